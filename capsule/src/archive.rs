@@ -1,0 +1,167 @@
+//! `.capsule`: a gzipped tar with exactly two files, `Capsule.toml` and `component.wasm`, in that order.
+//!
+//! Writing is reproducible: no times, owners or paths. Reading trusts nothing: sizes are capped while decompressing,
+//! only plain files with exactly these names are taken, and nothing is ever written to disk from here.
+
+use std::io::{self, Read, Write};
+
+use crate::manifest::{Manifest, ManifestError};
+
+/// The largest component, in bytes.
+pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+
+const MANIFEST: &str = "Capsule.toml";
+const COMPONENT: &str = "component.wasm";
+
+/// An archive that was read and checked.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    pub manifest: Manifest,
+    /// The manifest's text as it stood in the archive.
+    pub manifest_text: String,
+    pub component: Vec<u8>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error("not a capsule archive: {0}")]
+    Format(String),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+fn format(text: impl Into<String>) -> ArchiveError {
+    ArchiveError::Format(text.into())
+}
+
+impl Archive {
+    /// BLAKE3 of the component, in hex: its name in a host's `bin/`.
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.component).to_hex().to_string()
+    }
+
+    /// Writes an archive; the same input gives the same bytes.
+    pub fn write(manifest: &Manifest, component: &[u8], to: impl Write) -> io::Result<()> {
+        let gzip = flate2::GzBuilder::new().mtime(0).write(to, flate2::Compression::new(6));
+        let mut tar = tar::Builder::new(gzip);
+        for (name, bytes) in [(MANIFEST, manifest.packed().as_bytes()), (COMPONENT, component)] {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            header.set_mtime(0);
+            tar.append_data(&mut header, name, bytes)?;
+        }
+        tar.into_inner()?.finish()?.flush()
+    }
+
+    /// Reads and checks an archive. Never reads more than the caps, whatever the headers say.
+    pub fn read(from: impl Read) -> Result<Self, ArchiveError> {
+        let cap = MAX_COMPONENT_BYTES + crate::manifest::MAX_BYTES as u64 + 64 * 1024;
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(from).take(cap));
+        let mut entries = tar.entries().map_err(|e| format(e.to_string()))?;
+        let manifest = next(&mut entries, MANIFEST, crate::manifest::MAX_BYTES as u64)?;
+        let component = next(&mut entries, COMPONENT, MAX_COMPONENT_BYTES)?;
+        if entries.next().is_some() {
+            return Err(format(format!("holds more than {MANIFEST} and {COMPONENT}")));
+        }
+        let manifest_text = String::from_utf8(manifest).map_err(|_| format(format!("{MANIFEST} is not UTF-8")))?;
+        Ok(Self { manifest: Manifest::parse(&manifest_text)?, manifest_text, component })
+    }
+}
+
+fn next<R: Read>(entries: &mut tar::Entries<'_, R>, name: &str, cap: u64) -> Result<Vec<u8>, ArchiveError> {
+    let missing = || format(format!("{name} is missing"));
+    let entry = entries.next().ok_or_else(missing)?.map_err(|e| format(e.to_string()))?;
+    if entry.header().entry_type() != tar::EntryType::Regular {
+        return Err(format(format!("holds something other than a plain file where {name} is expected")));
+    }
+    if entry.path_bytes().as_ref() != name.as_bytes() {
+        let found = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        return Err(format(format!("holds `{}` where {name} is expected", crate::shown(&found))));
+    }
+    let size = entry.size();
+    if size > cap {
+        return Err(format(format!("{name} has {size} bytes; at most {cap} are taken")));
+    }
+    let mut bytes = Vec::new();
+    entry.take(cap).read_to_end(&mut bytes).map_err(|e| format(format!("{name}: {e}")))?;
+    if bytes.len() as u64 != size {
+        return Err(format(format!("{name} ends early")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST_TEXT: &str = "[package]\nname = \"a\"\nversion = \"0.1.0\"\n";
+
+    fn archive() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Archive::write(&Manifest::parse(MANIFEST_TEXT).unwrap(), b"wasm", &mut bytes).unwrap();
+        bytes
+    }
+
+    fn tarball(files: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        for (name, kind, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(*kind);
+            header.set_size(bytes.len() as u64);
+            let field = &mut header.as_old_mut().name;
+            field[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            tar.append(&header, *bytes).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn what_was_written_reads_back_and_the_same_input_gives_the_same_bytes() {
+        let read = Archive::read(&archive()[..]).unwrap();
+        assert_eq!(read.component, b"wasm");
+        assert_eq!(read.manifest.package.name, "a");
+        assert_eq!(archive(), archive());
+    }
+
+    #[test]
+    fn only_the_two_plain_files_are_taken() {
+        use tar::EntryType::{Link, Regular, Symlink};
+        let toml = MANIFEST_TEXT.as_bytes();
+        let cases: [(&[(&str, tar::EntryType, &[u8])], &str); 7] = [
+            (&[("Capsule.toml", Regular, toml)], "component.wasm is missing"),
+            (&[("Capsule.toml", Symlink, b"")], "plain file"),
+            (&[("Capsule.toml", Regular, toml), ("component.wasm", Link, b"")], "plain file"),
+            (&[("../Capsule.toml", Regular, toml)], "holds `../Capsule.toml`"),
+            (&[("/Capsule.toml", Regular, toml)], "holds `/Capsule.toml`"),
+            (&[("component.wasm", Regular, b"x"), ("Capsule.toml", Regular, toml)], "holds `component.wasm`"),
+            (
+                &[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"x"), ("c", Regular, b"x")],
+                "holds more",
+            ),
+        ];
+        for (files, want) in cases {
+            let error = Archive::read(&tarball(files)[..]).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_unfolds() {
+        let zeros = vec![0; 1 << 20];
+        let bomb = tarball(&[("Capsule.toml", tar::EntryType::Regular, &zeros)]);
+        assert!(bomb.len() < 64 * 1024);
+        assert!(Archive::read(&bomb[..]).unwrap_err().to_string().contains("at most"));
+    }
+
+    #[test]
+    fn noise_and_truncation_are_errors() {
+        let whole = archive();
+        for cut in 0..whole.len() - 8 {
+            assert!(Archive::read(&whole[..cut]).is_err(), "{cut}");
+        }
+        assert!(Archive::read(&b"not gzip at all"[..]).is_err());
+    }
+}

@@ -1,0 +1,33 @@
+//! What a capsule is, in one place for the host, the tools and the components: the grammar of topics, capabilities
+//! and principal ids, and (feature `package`) the manifest and the archive.
+//!
+//! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
+
+pub mod capability;
+pub mod principal;
+pub mod topic;
+
+#[cfg(feature = "package")]
+pub mod archive;
+#[cfg(feature = "package")]
+pub mod distro;
+#[cfg(feature = "package")]
+pub mod manifest;
+
+pub use capability::Capability;
+pub use principal::PrincipalId;
+pub use topic::{Pattern, Topic};
+
+/// A name that does not fit its grammar. The text names the value and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+/// A value as it may stand in an error: at most 64 bytes of it, without control characters.
+pub(crate) fn shown(value: &str) -> String {
+    let mut out: String = value.chars().take(64).flat_map(char::escape_debug).collect();
+    if value.chars().count() > 64 {
+        out.push('…');
+    }
+    out
+}

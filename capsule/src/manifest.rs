@@ -1,0 +1,421 @@
+//! `Capsule.toml`: what a capsule is called, what it binds, what it sends, and what it asks the operator for.
+//!
+//! The manifest asks; it grants itself nothing. Unknown keys are refused by name. Parsing checks everything that the
+//! text alone can tell; whether a component fits its manifest is the loader's business.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{Capability, Pattern, Topic, shown};
+
+/// The largest manifest that anybody reads, in bytes.
+pub const MAX_BYTES: usize = 256 * 1024;
+
+/// Why a manifest was refused: where it stands (line and column, where the text has one) and what to change.
+#[derive(Debug, thiserror::Error)]
+#[error("Capsule.toml: {0}")]
+pub struct ManifestError(pub String);
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Manifest {
+    pub package: Package,
+    #[serde(default, skip_serializing_if = "Component::is_default")]
+    pub component: Component,
+    /// Topics that the capsule may publish to or send requests to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+    /// Bindings: which topics reach which handler.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscribe: Vec<Subscribe>,
+    /// Capabilities that exist because this capsule is installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capability: Vec<Declaration>,
+    /// What the capsule itself wants to be granted by the operator: see [`grant`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
+    pub asks: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Package {
+    /// The capsule's id: 1 to 64 of `[a-z0-9-]`, beginning with a letter; not `host`.
+    pub name: String,
+    pub version: semver::Version,
+    /// One line for people, at most 500 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Component {
+    /// A component that another tool chain has built, relative to the manifest. Absent for cargo projects, and in
+    /// archives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wasm: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Publish {
+    #[serde(with = "pattern")]
+    pub topic: Pattern,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Subscribe {
+    #[serde(with = "pattern")]
+    pub topic: Pattern,
+    /// The name that the component's handler is called with.
+    pub handler: String,
+    /// Capabilities that the message's principal must hold, every one, checked by the host with the message's target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
+    pub requires: Vec<Capability>,
+    /// Whether `anonymous` reaches it. Without this even a binding that requires nothing wants a known, enabled
+    /// principal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
+}
+
+/// A capability that people can be granted.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Declaration {
+    #[serde(with = "capability")]
+    pub id: Capability,
+    pub label: String,
+    pub description: String,
+    pub category: String,
+    pub scope: Scope,
+    pub danger: Danger,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Only the plain form means anything.
+    Global,
+    /// Only the `self:` form means anything.
+    #[serde(rename = "self")]
+    Own,
+    /// Both forms.
+    Both,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Danger {
+    Safe,
+    Normal,
+    Elevated,
+    Extreme,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Http {
+    /// Path prefixes, each `/` or `/` and segments without a trailing `/`.
+    pub mounts: Vec<String>,
+    /// Bodies above this are answered with 413 before they are read whole. 1 to 16 MiB.
+    #[serde(default = "Http::default_body")]
+    pub max_body_bytes: u64,
+}
+
+impl Http {
+    fn default_body() -> u64 {
+        64 * 1024
+    }
+}
+
+/// What one call may use at most. The host's own ceilings are lower bounds to these.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Limits {
+    /// Linear memory of one instance: 1 to 4096 MiB in bytes, further bounded by the host's pool.
+    pub max_memory_bytes: u64,
+    /// One call, in milliseconds: 1 to 86,400,000.
+    pub timeout_ms: u64,
+    /// Fuel of one call.
+    pub max_fuel: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_memory_bytes: 64 << 20, timeout_ms: 30_000, max_fuel: 10_000_000_000 }
+    }
+}
+
+impl Limits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Component {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a capsule may ask the operator for, beside nothing: each opens one interface of the host.
+pub mod grant {
+    /// Import `astrid:authority/sessions`.
+    pub const SESSIONS: &str = "authority:sessions";
+    /// Export `astrid:authority/authenticator`. One capsule holds it.
+    pub const AUTHENTICATOR: &str = "authority:authenticator";
+    /// Import `astrid:authority/registrar`. One capsule holds it.
+    pub const REGISTRAR: &str = "authority:registrar";
+    /// Import `astrid:sys/host`.
+    pub const HOST: &str = "sys:host";
+    /// Serve HTTP under the manifest's mounts.
+    pub const MOUNT: &str = "http:mount";
+    /// `keys:<purpose>`: sign and verify with that purpose's key.
+    pub const KEYS: &str = "keys";
+
+    /// Every grant by its fixed name; `keys:<purpose>` is the only family.
+    pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
+}
+
+impl Manifest {
+    /// Parses and checks.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MAX_BYTES {
+            return Err(ManifestError(format!("is larger than {MAX_BYTES} bytes")));
+        }
+        let manifest: Manifest =
+            toml::from_str(text).map_err(|error| ManifestError(error.to_string().trim_end().into()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest as it stands in an archive: without what only means something where it was built.
+    pub fn packed(&self) -> String {
+        let mut copy = self.clone();
+        copy.component.wasm = None;
+        toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
+    }
+
+    /// Whether the capsule may send to `topic`.
+    pub fn may_send(&self, topic: &Topic) -> bool {
+        self.publish.iter().any(|p| p.topic.matches(topic))
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let fail = |text: String| Err(ManifestError(text));
+        let name = &self.package.name;
+        let named = name.len() <= 64
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !named || name == "host" {
+            return fail(format!(
+                "package.name `{}` must be 1 to 64 of a-z 0-9 -, begin with a letter, and not be `host`",
+                shown(name)
+            ));
+        }
+        if self.package.description.as_ref().is_some_and(|d| d.len() > 500) {
+            return fail("package.description is longer than 500 bytes".into());
+        }
+        if self.package.version.to_string().len() > 64 {
+            return fail("package.version is longer than 64 bytes".into());
+        }
+        for (n, binding) in self.subscribe.iter().enumerate() {
+            let at = format!("subscribe[{n}] ({})", binding.topic);
+            if binding.handler.is_empty() || binding.handler.len() > 64 {
+                return fail(format!("{at}: handler must have 1 to 64 bytes"));
+            }
+            if let Some(wild) = binding.requires.iter().find(|c| c.is_pattern()) {
+                return fail(format!("{at}: requires `{wild}`, but what is required can't hold a `*`"));
+            }
+            if let Some(own) = binding.requires.iter().find(|c| c.segments().next() == Some("self")) {
+                return fail(format!(
+                    "{at}: requires `{own}`; write the plain form, its self: form is enough where the target is the caller"
+                ));
+            }
+            if binding.public && !binding.requires.is_empty() {
+                return fail(format!("{at}: is public and requires {:?}; `anonymous` holds nothing", binding.requires));
+            }
+        }
+        let mut seen = HashSet::new();
+        for declared in &self.capability {
+            if declared.id.is_pattern() {
+                return fail(format!("capability `{}` can't hold a `*`", declared.id));
+            }
+            if !seen.insert(&declared.id) {
+                return fail(format!("capability `{}` is declared twice", declared.id));
+            }
+        }
+        for asked in &self.asks {
+            let text = asked.as_str();
+            let keys = asked.segments().collect::<Vec<_>>();
+            let purpose = keys.len() == 2 && keys[0] == grant::KEYS && keys[1] != "*";
+            if !grant::FIXED.contains(&text) && !purpose {
+                return fail(format!(
+                    "asks `{}`, which no host offers; there are {} and keys:<purpose>",
+                    shown(text),
+                    grant::FIXED.join(", ")
+                ));
+            }
+        }
+        if let Some(http) = &self.http {
+            if http.mounts.is_empty() {
+                return fail("http.mounts is empty; leave [http] out instead".into());
+            }
+            for mount in &http.mounts {
+                let fine = mount == "/"
+                    || mount.strip_prefix('/').is_some_and(|rest| {
+                        rest.split('/').all(|s| {
+                            !s.is_empty()
+                                && s != "."
+                                && s != ".."
+                                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+                        })
+                    });
+                if !fine || mount.len() > 256 {
+                    return fail(format!(
+                        "http.mounts `{}` must be `/` or `/` and plain segments, without a trailing `/`",
+                        shown(mount)
+                    ));
+                }
+            }
+            if !(1..=16 << 20).contains(&http.max_body_bytes) {
+                return fail(format!("http.max-body-bytes = {} must be 1 to 16777216", http.max_body_bytes));
+            }
+            if !self.asks.iter().any(|c| c.as_str() == grant::MOUNT) {
+                return fail(format!("[http] needs asks = [\"{}\"]", grant::MOUNT));
+            }
+        }
+        let limits = &self.limits;
+        if !(1 << 20..=4 << 30).contains(&limits.max_memory_bytes) {
+            return fail(format!("limits.max-memory-bytes = {} must be 1 MiB to 4 GiB", limits.max_memory_bytes));
+        }
+        if !(1..=86_400_000).contains(&limits.timeout_ms) {
+            return fail(format!("limits.timeout-ms = {} must be 1 to 86400000", limits.timeout_ms));
+        }
+        if !(1_000..=i64::MAX as u64).contains(&limits.max_fuel) {
+            return fail(format!("limits.max-fuel = {} must be 1000 to {}", limits.max_fuel, i64::MAX));
+        }
+        Ok(())
+    }
+}
+
+mod pattern {
+    use super::*;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Pattern, D::Error> {
+        Pattern::parse(&String::deserialize(d)?).map_err(de::Error::custom)
+    }
+
+    pub(super) fn serialize<S: Serializer>(p: &Pattern, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(p.as_str())
+    }
+}
+
+mod capability {
+    use super::*;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Capability, D::Error> {
+        Capability::parse(&String::deserialize(d)?).map_err(de::Error::custom)
+    }
+
+    pub(super) fn serialize<S: Serializer>(c: &Capability, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(c.as_str())
+    }
+}
+
+/// Lists of capabilities, as in manifests and distributions.
+pub(crate) mod capabilities {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Capability>, D::Error> {
+        Vec::<String>::deserialize(d)?.iter().map(|t| Capability::parse(t).map_err(de::Error::custom)).collect()
+    }
+
+    pub(crate) fn serialize<S: Serializer>(list: &[Capability], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(list.iter().map(Capability::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+        asks = ["http:mount", "keys:session"]
+        [package]
+        name = "notes"
+        version = "1.2.3"
+        description = "keeps notes"
+        [[publish]]
+        topic = "audit.v1.*"
+        [[subscribe]]
+        topic = "notes.v1.add"
+        handler = "add"
+        requires = ["notes:add"]
+        [[subscribe]]
+        topic = "notes.v1.hello"
+        handler = "hello"
+        public = true
+        [[capability]]
+        id = "notes:add"
+        label = "Add notes"
+        description = "Write a note"
+        category = "notes"
+        scope = "both"
+        danger = "normal"
+        [http]
+        mounts = ["/notes"]
+        [limits]
+        timeout-ms = 500
+    "#;
+
+    #[test]
+    fn a_manifest_reads_and_its_packed_form_reads_the_same() {
+        let manifest = Manifest::parse(WHOLE).unwrap();
+        let packed = manifest.packed();
+        assert_eq!(packed, Manifest::parse(&packed).unwrap().packed());
+        assert_eq!(manifest.limits.timeout_ms, 500);
+        assert_eq!(manifest.limits.max_memory_bytes, 64 << 20);
+        assert!(manifest.may_send(&Topic::parse("audit.v1.a.b").unwrap()));
+        assert!(!manifest.may_send(&Topic::parse("notes.v1.add").unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let with = |from: &str, to: &str| {
+            assert!(WHOLE.contains(from), "{from}");
+            Manifest::parse(&WHOLE.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        let cases = [
+            ("handler = \"add\"", "handler = \"add\"\nhandlre = 1", "handlre"),
+            ("name = \"notes\"", "name = \"Notes\"", "package.name"),
+            ("name = \"notes\"", "name = \"host\"", "package.name"),
+            ("version = \"1.2.3\"", "version = \"1.2\"", "line"),
+            ("topic = \"notes.v1.add\"", "topic = \"notes..add\"", "empty segment"),
+            ("requires = [\"notes:add\"]", "requires = [\"notes:*\"]", "can't hold a `*`"),
+            ("requires = [\"notes:add\"]", "requires = [\"self:notes\"]", "plain form"),
+            ("public = true", "public = true\nrequires = [\"a\"]", "holds nothing"),
+            ("\"keys:session\"", "\"keys:*\"", "no host offers"),
+            ("\"keys:session\"", "\"root\"", "no host offers"),
+            ("\"/notes\"", "\"/notes/\"", "http.mounts"),
+            ("\"/notes\"", "\"/../x\"", "http.mounts"),
+            ("\"http:mount\", ", "", "needs asks"),
+            ("timeout-ms = 500", "timeout-ms = 0", "limits.timeout-ms"),
+            ("timeout-ms = 500", "max-memory-bytes = 1", "limits.max-memory-bytes"),
+            ("timeout-ms = 500", "max-fuel = -1", "max-fuel"),
+            ("danger = \"normal\"", "danger = \"none\"", "danger"),
+        ];
+        for (from, to, want) in cases {
+            let error = with(from, to);
+            assert!(error.contains(want), "{to}: {error}");
+        }
+    }
+}
