@@ -1,1 +1,126 @@
-fn main(){}
+//! `astrid-build`: from a checkout and a plain Rust to packed capsules, passing tests and a running host.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `toolchain` | that wasm32-wasip2 can be built here |
+//! | `workspace` | what cargo knows of a folder |
+//! | `component` | `build` and `pack`: from a cargo project to a checked `.capsule` |
+//! | `new` | a capsule project that builds and passes its test |
+//! | `test` | which tests a filter means, and the runner |
+//! | `bench` | the bench program, with everything that it measures built |
+//! | `up` | a home, and a daemon in it |
+//! | `run`, `files`, `say` | child processes, atomic files, progress |
+//!
+//! Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage; `test`, `bench` and
+//! a foreground `up` end with the code of what they ran. It refuses to know what a capsule does: it checks that a
+//! component fits its manifest, by the rules that the host's loader uses as well.
+
+mod bench;
+mod component;
+mod files;
+mod new;
+mod run;
+mod say;
+mod test;
+mod toolchain;
+mod up;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+#[derive(Parser)]
+#[command(name = "astrid-build", version, about = "Build, check, pack and test capsules; bring a host up")]
+struct Cli {
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make sure that components can be built here (the other verbs do it by themselves).
+    Toolchain {
+        /// Print shell lines that let plain cargo build components.
+        #[arg(long)]
+        print_env: bool,
+    },
+    /// Build, check and pack capsules.
+    Build {
+        /// Capsule folders, or roots of cargo workspaces that hold some.
+        #[arg(default_value = ".")]
+        paths: Vec<PathBuf>,
+    },
+    /// Check and pack capsules that are built already.
+    Pack {
+        /// A capsule folder, or the root of a cargo workspace that holds some.
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Where the archive goes, instead of the target directory's capsules/.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+    /// Start a capsule project that builds and passes its test.
+    New {
+        /// The capsule's id: 1 to 64 of a-z 0-9 -, beginning with a letter.
+        name: String,
+        /// The folder to make, instead of ./NAME.
+        #[arg(long)]
+        path: Option<PathBuf>,
+    },
+    /// Build everything and run the tests.
+    Test {
+        /// A test program of the package astrid-tests (story, component, …), or a part of tests' names.
+        filter: Option<String>,
+        /// Arguments for the runner (cargo nextest run, or cargo test).
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Build everything in release and run the benches.
+    Bench {
+        /// Only this bench.
+        name: Option<String>,
+    },
+    /// Build everything in release, write a home, and run the host in it.
+    Up(up::Options),
+    /// Become a program in a session of its own.
+    #[command(name = up::SESSION_VERB, hide = true)]
+    Session {
+        #[arg(required = true, last = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            if cli.json {
+                let problems = error.downcast_ref::<component::Refused>().map(|refused| &refused.problems);
+                println!("{}", json!({ "error": format!("{error:#}"), "problems": problems }));
+            } else {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.verb {
+        Verb::Toolchain { print_env } => toolchain::verb(*print_env),
+        Verb::Build { paths } => component::build_verb(paths, cli.json),
+        Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
+        Verb::New { name, path } => new::verb(name, path.as_deref()),
+        Verb::Test { filter, args } => test::verb(filter.as_deref(), args),
+        Verb::Bench { name } => bench::verb(name.as_deref()),
+        Verb::Up(options) => up::verb(options),
+        Verb::Session { command } => up::session(command),
+    }
+}

@@ -1,5 +1,5 @@
 //! What a capsule is, in one place for the host, the tools and the components: the grammar of topics, capabilities
-//! and principal ids, and (feature `package`) the manifest and the archive.
+//! and principal ids, and (feature `package`) the manifest, the archive and what a component must look like.
 //!
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
@@ -9,6 +9,8 @@ pub mod topic;
 
 #[cfg(feature = "package")]
 pub mod archive;
+#[cfg(feature = "package")]
+pub mod check;
 #[cfg(feature = "package")]
 pub mod distro;
 #[cfg(feature = "package")]

@@ -1,1 +1,58 @@
+//! The native half of Astrid: it moves bytes and counts costs; components decide.
+//!
+//! # Where things are
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`bus`] | messages: routes, fair queues, delivery, request and reply |
+//! | [`pool`] | the engine, its instance pool, admission |
+//! | [`meter`] | what one call may use and used |
+//! | [`authority`] | is this capability held? authentication and its memory |
+//! | [`store`], [`buckets`] | durable bytes; what a capsule sees of them |
+//! | [`keys`] | signing keys that no guest sees |
+//! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
+//! | [`loader`] | installed capsules and the change from one generation to the next |
+//! | [`link`] | WIT conversion, one file for each interface |
+//! | [`config`], [`home`], [`log`], [`observe`], [`shutdown`], [`files`] | what a process needs |
+//! | [`host`] | all of it together, from command line to exit |
+//! | [`cli`] | the verbs of `astrid`, each a call of the HTTP surface |
+//!
+//! A request: `http` reads it, finds the mount and calls that generation's component in a fresh instance; the component
+//! hands its credential to `authority` and asks the `bus` for what it needs; the bus checks the binding's requirements
+//! and calls another component in another fresh instance; its answer travels back by value.
+//!
+//! # What never happens
+//!
+//! - A store (in wasmtime's sense) is used for two calls, or the caller of a call changes.
+//! - A payload says who is calling: only the host stamps principal and sender.
+//! - Something is granted by a manifest: it asks, the operator grants.
+//! - A room reads the environment or another room's configuration.
+//! - The host looks into a payload, or knows what an invite, a role, a route or a tool is.
+//! - A loss, a refusal or a fallback is silent.
 
+pub mod authority;
+pub mod buckets;
+pub mod bus;
+pub mod cli;
+pub mod config;
+pub mod files;
+pub mod home;
+pub mod host;
+pub mod http;
+pub mod keys;
+pub mod link;
+pub mod loader;
+pub mod log;
+pub mod meter;
+pub mod observe;
+pub mod pool;
+pub mod shutdown;
+pub mod store;
+
+use std::pin::Pin;
+
+/// This build's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A future behind a pointer, where a trait object must return one.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,1 +1,82 @@
+//! Write a capsule: a WebAssembly component that an Astrid host loads, and that talks to others by messages.
+//!
+//! A whole capsule is a manifest and a few functions. `Capsule.toml` binds topics to handlers and says what they
+//! require:
+//!
+//! ```toml
+//! [package]
+//! name = "greeter"
+//! version = "0.1.0"
+//!
+//! [[subscribe]]
+//! topic = "greeter.v1.greet"
+//! handler = "greet"
+//! ```
+//!
+//! `src/lib.rs`, in a crate with `crate-type = ["cdylib", "rlib"]` that depends on `astrid-sdk` and `serde`:
+//!
+//! ```
+//! use astrid_sdk::prelude::*;
+//!
+//! #[derive(Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Greet {
+//!     name: String,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Greeting {
+//!     text: String,
+//!     times: u64,
+//! }
+//!
+//! fn greet(message: Message) -> Answer {
+//!     let Greet { name } = message.json()?;
+//!     if name.is_empty() {
+//!         return Err(Refusal::invalid("name is empty"));
+//!     }
+//!     let greeted = Bucket::open("greeted", Scope::Principal)?;
+//!     let times = kv::transact(|transaction| {
+//!         let times = transaction.get_json::<u64>(&greeted, &name)?.unwrap_or(0) + 1;
+//!         transaction.put_json(&greeted, &name, &times)?;
+//!         Ok::<_, kv::Error>(times)
+//!     })?;
+//!     log::info!("{} greets {name}", message.principal);
+//!     json(&Greeting { text: format!("Hello, {name}!"), times })
+//! }
+//!
+//! handlers! { "greet" => greet }
+//! ```
+//!
+//! What to know of a call:
+//! - It runs in an instance of its own. Nothing stays in memory afterwards; what must stay goes into [`kv`].
+//! - The host has checked what the binding requires, against the message's principal and target. A handler doesn't
+//!   repeat it, and nothing in a payload says who is calling: [`bus::Message::principal`] does.
+//! - It ends: by its answer, or by its deadline, its fuel or its memory. A panic is a trap: the caller gets `trapped`,
+//!   and nobody else notices.
+//! - `?` turns a failed [`bus`] request, a [`kv`] or a [`keys`] error into a fitting [`bus::Refusal`].
+//!
+//! Build it with `astrid-build build`, which makes a component of it for `wasm32-wasip2`. Natively everything compiles
+//! and nothing of the host answers, so logic that deserves native tests sits in modules that call none of it.
+//!
+//! This crate owns names, JSON and the macros of [`export`]; every effect is an import that the host implements.
 
+pub mod authority;
+#[doc(hidden)]
+pub mod bindings;
+pub mod bus;
+pub mod export;
+pub mod host;
+pub mod http;
+pub mod keys;
+pub mod kv;
+pub mod log;
+
+/// What most capsules need: `use astrid_sdk::prelude::*;`.
+pub mod prelude {
+    pub use serde::{Deserialize, Serialize};
+
+    pub use crate::bus::{self, Answer, Failure, Message, Refusal, json};
+    pub use crate::kv::{self, Bucket, Scope, Transaction};
+    pub use crate::{authenticator, front_end, handlers, log, starter};
+}

@@ -1,1 +1,109 @@
+//! The HTTP surface: routes, shapes and statuses, and nothing else.
+//!
+//! A request is looked up ([`routes`]), its credential turned into a session by the host, its parts checked and made
+//! into a plan ([`plan`]), and the plan is one or two messages on the bus. Who may do what is decided at the other
+//! end: by what the bindings require and what the handlers refuse. The order of the checks is the order of
+//! [`answer`]: path, method, credential, parameters and query, content type, body.
+//!
+//! What the bus says is passed on as JSON with the status of [`errors`]; [`respond`] adds the headers that every
+//! response has.
 
+pub mod credential;
+pub mod errors;
+pub mod plan;
+pub mod respond;
+pub mod routes;
+pub mod uri;
+
+use astrid_sdk::authority::{self, Session};
+use astrid_sdk::bus::{self, Failure, Options};
+use astrid_sdk::http::{Request, Response};
+
+use errors::{Asked, Problem};
+use plan::Plan;
+use routes::{Auth, Found};
+
+fn serve(request: Request) -> Response {
+    let response = answer(&request).unwrap_or_else(Problem::into_response);
+    respond::finished(response, request.connection.tls)
+}
+
+fn answer(request: &Request) -> Result<Response, Problem> {
+    let matched = match routes::find(&request.method, &request.path)? {
+        Found::Route(matched) => matched,
+        Found::Options(allow) => return Ok(Response::new(204).with_header("allow", allow)),
+    };
+    let session = match matched.route.auth {
+        Auth::Public => None,
+        Auth::Bearer => Some(session(request)?),
+    };
+    let plan = plan::of(&matched, request)?;
+    match session {
+        None => anonymously(plan),
+        Some(session) => on_behalf(&session, plan),
+    }
+}
+
+fn session(request: &Request) -> Result<Session, Problem> {
+    let credential = credential::of(request).ok_or_else(Problem::unauthorized)?;
+    authority::authenticate(&credential).map_err(errors::of_rejection)
+}
+
+fn anonymously(plan: Plan) -> Result<Response, Problem> {
+    match plan {
+        Plan::Request { topic, payload, success } => {
+            let answer = bus::request_raw(topic, &payload, &Options::default());
+            Ok(respond::answered(success, answer.map_err(|f| errors::of_failure(f, Asked::OwnTopic))?))
+        }
+        Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
+            Err(Problem::unauthorized())
+        }
+    }
+}
+
+fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
+    let own = |failure| errors::of_failure(failure, Asked::OwnTopic);
+    let named = |failure| errors::of_failure(failure, Asked::NamedTopic);
+    match plan {
+        Plan::Request { topic, payload, success } => {
+            let answer = session.request(topic, &payload, &Options::default()).map_err(own)?;
+            Ok(respond::answered(success, answer))
+        }
+        Plan::Me => {
+            let answer = session.request(plan::ME, b"{}", &Options::default()).map_err(own)?;
+            respond::me(&answer, session.expires_at())
+        }
+        Plan::Principals { payload } => {
+            let answer = principals(session, &payload).map_err(own)?;
+            Ok(respond::answered(200, answer))
+        }
+        Plan::BusRequest { topic, payload, options } => {
+            require(session, "bus:request")?;
+            let answer = session.request(&topic, &payload, &options).map_err(named)?;
+            Ok(respond::answered(200, answer))
+        }
+        Plan::BusPublish { topic, payload, target } => {
+            require(session, "bus:publish")?;
+            let delivered = session.publish(&topic, &payload, target.as_deref()).map_err(named)?;
+            Ok(respond::delivered(delivered))
+        }
+    }
+}
+
+/// Everybody's rows, or, if that is denied, the caller's own: for that the self form of the capability is enough.
+fn principals(session: &Session, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+    match session.request(plan::PRINCIPALS, payload, &Options::default()) {
+        Err(Failure::Denied(_)) => {
+            let options = Options { target: Some(session.principal()), ..Options::default() };
+            session.request(plan::PRINCIPALS, payload, &options)
+        }
+        answer => answer,
+    }
+}
+
+/// The rule that no binding can state: any topic may be named on `/api/bus`, so the way itself needs a capability.
+fn require(session: &Session, capability: &str) -> Result<(), Problem> {
+    if session.holds(capability, None) { Ok(()) } else { Err(Problem::forbidden(format!("requires {capability}"))) }
+}
+
+astrid_sdk::front_end!(serve);

@@ -1,1 +1,52 @@
+//! Test a capsule as the bytes that ship: one component alone in wasmtime, with fakes for everything that it imports.
+//!
+//! ```no_run
+//! use astrid_sdk_test::Capsule;
+//! use serde_json::json;
+//!
+//! let mut capsule = Capsule::named("greeter")?;
+//! let answer = capsule.as_principal("alice").handle("greet", json!({ "name": "Bo" }))?;
+//! assert_eq!(answer.unwrap()["text"], "Hello, Bo!");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Owns the fakes: a store in memory, responders for the bus, real ed25519 keys from fixed seeds, sessions, the
+//! registrar and the host. They keep the contracts of `wit/`: what the manifest does not ask for is denied, topics
+//! that it does not name can't be sent to, a conflict is a conflict. Everything is deterministic but the guest's
+//! random numbers; the clock stands still until the test moves it.
+//!
+//! Bounds: every call runs in a fresh instance, within the manifest's memory and fuel. Deadlines are not simulated;
+//! an endless loop ends by fuel.
+//!
+//! Refuses to know: routing and what bindings require (the host checks before a handler runs, so a test here decides
+//! itself who calls), listeners, other capsules. Stories across capsules belong to tests against a real host.
 
+mod bindings;
+mod bus;
+mod capsule;
+mod engine;
+mod error;
+mod find;
+mod http;
+mod keys;
+mod registrar;
+mod sessions;
+mod store;
+mod sys;
+
+pub use bindings::astrid::authority::registrar::Standing;
+pub use bindings::astrid::authority::sessions::Rejection;
+pub use bindings::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
+pub use bindings::astrid::http::types::{Connection, Request, Response};
+pub use bindings::astrid::store::kv::Entry;
+pub use bindings::astrid::sys::host::{Capsule as CapsuleRow, HostStatus, InstallError, Installed, LogLine};
+pub use bindings::astrid::sys::log::Level;
+pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use capsule::{Call, Capsule, Usage};
+pub use engine::DEFAULT_TIME;
+pub use error::{CallError, OpenError};
+pub use find::packed;
+pub use registrar::Registrar;
+pub use sessions::OWNER_UID;
+pub use store::{MemoryStore, Owner, Slot};
+pub use sys::{FakeHost, Logged};

@@ -1,0 +1,113 @@
+//! `test`: builds what the tests run, then runs them.
+//!
+//! In the workspace of the host that is every capsule, the host's programs and the tests, in one cargo call with one
+//! set of packages, so that a filter never changes what is built. In a capsule project outside it is that capsule and
+//! its tests. The runner is cargo-nextest where it is installed, else cargo test; its summary is the last word, and
+//! its exit code this program's.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace::Workspace;
+use crate::{component, run, say};
+
+/// The package of the tests that have names of their own.
+const TESTS: &str = "astrid-tests";
+
+/// Where the tests find packed capsules.
+const CAPSULES: &str = "ASTRID_CAPSULES";
+
+/// `test`.
+pub(crate) fn verb(filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
+    let here = env::current_dir().context("the current folder is gone")?;
+    let workspace = Workspace::around(&here)?;
+    match workspace {
+        Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, args),
+        _ => outside(&here, filter, args),
+    }
+}
+
+fn inside(workspace: &Workspace, filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
+    let (_, capsules) = component::find(&workspace.root)?;
+    component::build(Some(workspace), &capsules)?;
+    let packages = packages(workspace);
+    let step = say::step("building the host and the tests");
+    let mut build = run::cargo();
+    build.current_dir(&workspace.root).args(["build", "--lib", "--bins", "--tests"]).args(&packages);
+    ensure!(run::status(&mut build)?.success(), "building the host and the tests failed; cargo's messages stand above");
+    step.done("built");
+    let mut runner = runner();
+    runner.current_dir(&workspace.root).env(CAPSULES, workspace.capsules()).args(&packages);
+    runner.args(selection(workspace, filter)).args(args);
+    run_tests(&mut runner)
+}
+
+fn outside(here: &Path, filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
+    let (workspace, capsules) = component::find(here)?;
+    let workspace = workspace.with_context(|| format!("{} is no cargo project, so it has no tests", here.display()))?;
+    component::build(Some(&workspace), &capsules)?;
+    let target = Workspace::checkout()?.target;
+    say::note(format_args!("tests build in {}, so that wasmtime need not be built again", target.display()));
+    let mut cargo = run::cargo();
+    cargo.current_dir(here).arg("test").args(filter).args(args);
+    run_tests(cargo.env("CARGO_TARGET_DIR", target).env(CAPSULES, workspace.capsules()))
+}
+
+fn run_tests(runner: &mut Command) -> Result<ExitCode> {
+    say::step(format_args!("running the tests: {}", run::shown(runner)));
+    run::status(runner).map(run::exit_code)
+}
+
+fn runner() -> Command {
+    let mut nextest = run::cargo();
+    if run::output(nextest.args(["nextest", "--version"])).is_ok() {
+        let mut cargo = run::cargo();
+        cargo.args(["nextest", "run"]);
+        return cargo;
+    }
+    let mut cargo = run::cargo();
+    cargo.arg("test");
+    cargo
+}
+
+/// The native crates, and of the crates for components those that have native tests: all but the guests of tests.
+fn packages(workspace: &Workspace) -> Vec<String> {
+    let components = workspace.root.join("components");
+    let native = workspace.packages.iter().filter(|package| {
+        workspace.is_default(package) || package.folder().starts_with(&components) || package.name == "astrid-sdk"
+    });
+    native.flat_map(|package| ["--package".to_owned(), package.name.clone()]).collect()
+}
+
+/// A test program's name selects it; anything else is a part of tests' names.
+fn selection(workspace: &Workspace, filter: Option<&str>) -> Vec<String> {
+    let Some(filter) = filter else { return Vec::new() };
+    let targets = workspace.package(TESTS).map_or(&[][..], |package| &package.targets);
+    let program = targets.iter().any(|t| t.name == filter && t.kind.iter().any(|kind| kind == "test"));
+    if program { vec!["--test".into(), filter.into()] } else { vec![filter.into()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn native_crates_and_components_are_tested_and_guests_are_not() {
+        let packages = packages(&Workspace::checkout().unwrap());
+        for name in ["astrid-host", "astrid-build", "astrid-sdk", "astrid-identity", "astrid-gateway", "astrid-system"]
+        {
+            assert!(packages.iter().any(|package| package == name), "{name}");
+        }
+        assert!(!packages.iter().any(|package| package.starts_with("guest-")));
+    }
+
+    #[test]
+    fn a_filter_that_is_no_program_is_a_part_of_names() {
+        let workspace = Workspace::checkout().unwrap();
+        assert_eq!(selection(&workspace, None), Vec::<String>::new());
+        assert_eq!(selection(&workspace, Some("no-such-program")), ["no-such-program"]);
+    }
+}

@@ -1,0 +1,277 @@
+//! `up`: from a checkout to a running host with the default distribution.
+//!
+//! Owns what it writes below the home: `distro/`, atomically and only where bytes differ. Everything else there is the
+//! daemon's. In the foreground the daemon has a process group of its own, so that a signal reaches it once: `up` passes
+//! it on and ends with the daemon's exit code. Detached, it has a session of its own and outlives `up`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use astrid_capsule::distro::Distro;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::workspace::Workspace;
+use crate::{bench, component, files, run, say};
+
+/// The hidden verb that a detached daemon begins as.
+pub(crate) const SESSION_VERB: &str = "in-session";
+
+/// How long a detached daemon may take until it is ready. The first start compiles the components.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// How much of a failed daemon's last words is shown.
+const LAST_WORDS: u64 = 8 * 1024;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The host's folder, instead of $ASTRID_HOME or ~/.astrid.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The address to listen on, instead of the daemon's default.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Short for --listen 127.0.0.1:PORT; 0 takes any free port.
+    #[arg(long, conflicts_with = "listen")]
+    port: Option<u16>,
+    /// Come back when the host is ready, and leave it running.
+    #[arg(long)]
+    detach: bool,
+    /// Set a configuration key; may be repeated.
+    #[arg(long, value_name = "ROOM.KEY=VALUE", value_parser = setting)]
+    set: Vec<String>,
+}
+
+fn setting(text: &str) -> Result<String, String> {
+    let key = text.split_once('=').map(|(key, _)| key);
+    match key.and_then(|key| key.split_once('.')) {
+        Some((room, key)) if !room.is_empty() && !key.is_empty() => Ok(text.into()),
+        _ => Err("must be ROOM.KEY=VALUE".into()),
+    }
+}
+
+/// The daemon's one line on stdout.
+#[derive(Deserialize)]
+struct Ready {
+    address: String,
+    socket: PathBuf,
+}
+
+/// `up`.
+pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
+    let home = Home::choose(options.home.clone())?;
+    let workspace = Workspace::checkout()?;
+    let registry = workspace.root.join("registry/Distro.toml");
+    let text = fs::read_to_string(&registry).with_context(|| format!("can't read {}", registry.display()))?;
+    let distro = Distro::parse(&text).with_context(|| format!("in {}", registry.display()))?;
+    let (_, mut capsules) = component::find(&workspace.root)?;
+    capsules.retain(|capsule| distro.capsule.iter().any(|entry| entry.name == capsule.manifest.package.name));
+    component::build(Some(&workspace), &capsules)?;
+    bench::build_host(&workspace)?;
+    for folder in ["", "distro", "log"] {
+        files::private_folder(&home.folder.join(folder))?;
+    }
+    for entry in &distro.capsule {
+        let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == entry.name);
+        let capsule =
+            capsule.with_context(|| format!("{} names `{}`, which no member is", registry.display(), entry.name))?;
+        let bytes =
+            fs::read(capsule.archive()).with_context(|| format!("can't read {}", capsule.archive().display()))?;
+        files::write_if_changed(&home.folder.join("distro").join(&entry.source), &bytes)?;
+    }
+    files::write_if_changed(&home.folder.join("distro/Distro.toml"), text.as_bytes())?;
+    start(options, &home, &workspace.target.join("release"))
+}
+
+/// Where the host lives.
+struct Home {
+    folder: PathBuf,
+    /// Whether every tool finds it by itself.
+    is_default: bool,
+}
+
+impl Home {
+    fn choose(flag: Option<PathBuf>) -> Result<Self> {
+        let default = env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".astrid"));
+        let variable = env::var_os("ASTRID_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = match (flag, variable) {
+            (Some(flag), _) => std::path::absolute(flag).context("--home")?,
+            (None, Some(variable)) => {
+                ensure!(variable.is_absolute(), "ASTRID_HOME={} is not an absolute path", variable.display());
+                variable
+            }
+            (None, None) => default.clone().context("there is no home folder; name one with --home DIR")?,
+        };
+        Ok(Self { is_default: default.as_ref() == Some(&folder), folder })
+    }
+}
+
+fn start(options: &Options, home: &Home, programs: &Path) -> Result<ExitCode> {
+    let mut words: Vec<OsString> =
+        vec![programs.join("astrid-daemon").into(), "--home".into(), home.folder.clone().into()];
+    let listen = options.listen.clone().or_else(|| options.port.map(|port| format!("127.0.0.1:{port}")));
+    listen.into_iter().for_each(|address| words.extend(["--listen".into(), address.into()]));
+    options.set.iter().for_each(|setting| words.extend(["--set".into(), setting.into()]));
+    let step = say::step(format_args!("starting the host in {}", home.folder.display()));
+    let ready = |ready: Ready| {
+        step.done("ready");
+        println!("Astrid is up.");
+        println!("  address      http://{}", ready.address);
+        println!("  Unix socket  {}", ready.socket.display());
+        println!("  make an invite:");
+        println!("{}", invite(programs, home));
+    };
+    if options.detach { detached(&words, home, ready) } else { foreground(&words, ready) }
+}
+
+/// The line to paste for a first invite.
+fn invite(programs: &Path, home: &Home) -> String {
+    let astrid = run::quoted(programs.join("astrid"));
+    if home.is_default {
+        format!("{astrid} invite issue")
+    } else {
+        format!("{astrid} --home {} invite issue", run::quoted(&home.folder))
+    }
+}
+
+fn foreground(words: &[OsString], ready: impl FnOnce(Ready)) -> Result<ExitCode> {
+    // Caught before there is anybody to pass them on to, so that none is missed.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("can't catch signals")?;
+    let mut command = Command::new(&words[0]);
+    let mut daemon = spawn(command.args(&words[1..]).process_group(0))?;
+    let id = pid(&daemon)?;
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            // A terminal that is closed asks for the same as Ctrl-C.
+            let pass = if signal == SIGINT { Signal::INT } else { Signal::TERM };
+            let _ = kill_process(id, pass);
+        }
+    });
+    let line = first_line(&mut daemon)?.recv().unwrap_or_default();
+    let was_ready = !line.is_empty();
+    if was_ready {
+        ready(parse(&line)?);
+    }
+    let status = daemon.wait().context("can't wait for the daemon")?;
+    if !was_ready {
+        eprintln!("error: the host ended before it was ready ({}); its messages stand above", run::ended(status));
+        return Ok(if status.success() { ExitCode::FAILURE } else { run::exit_code(status) });
+    }
+    Ok(run::exit_code(status))
+}
+
+fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
+    let path = home.folder.join("log/daemon.stderr");
+    let log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+    let own = env::current_exe().context("this program's own path is unknown")?;
+    let mut command = Command::new(own);
+    let mut daemon = spawn(command.arg(SESSION_VERB).arg("--").args(words).stdin(Stdio::null()).stderr(log))?;
+    match first_line(&mut daemon)?.recv_timeout(READY_LIMIT) {
+        Ok(line) => ready(parse(&line)?),
+        Err(RecvTimeoutError::Disconnected) => {
+            let status = daemon.wait().context("can't wait for the daemon")?;
+            bail!(
+                "the host ended before it was ready ({}). Its last words:\n{}",
+                run::ended(status),
+                last_words(&path)
+            );
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            let _ = kill_process(pid(&daemon)?, Signal::TERM);
+            let limit = READY_LIMIT.as_secs();
+            bail!(
+                "the host was not ready after {limit} s and was told to stop. Its last words:\n{}",
+                last_words(&path)
+            );
+        }
+    }
+    println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What [`SESSION_VERB`] does: leaves the terminal's session and becomes the daemon.
+pub(crate) fn session(command: &[OsString]) -> Result<ExitCode> {
+    rustix::process::setsid().context("can't begin a session")?;
+    let error = Command::new(&command[0]).args(&command[1..]).exec();
+    Err(error).with_context(|| format!("can't run {}", command[0].to_string_lossy()))
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.stdout(Stdio::piped()).spawn().with_context(|| format!("can't run `{}`", run::shown(command)))
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the daemon has no process id")
+}
+
+/// The first line of its stdout, or a closed channel when there is none. Reads on, so that nothing ever blocks there.
+fn first_line(child: &mut Child) -> Result<mpsc::Receiver<String>> {
+    let mut stdout: BufReader<ChildStdout> = BufReader::new(child.stdout.take().context("the daemon has no stdout")?);
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        if stdout.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+            let _ = send.send(line);
+        }
+        drop(send);
+        let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+    });
+    Ok(receive)
+}
+
+fn parse(line: &str) -> Result<Ready> {
+    serde_json::from_str(line)
+        .with_context(|| format!("the daemon printed `{}` instead of where it listens", line.trim()))
+}
+
+fn last_words(path: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().into())
+    };
+    read().unwrap_or_else(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_has_a_room_a_key_and_a_value() {
+        assert_eq!(setting("http.listen=a=b").unwrap(), "http.listen=a=b");
+        for bad in ["", "a", "a=b", "a.b", ".b=c", "a.=c"] {
+            assert!(setting(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_line_to_paste_names_the_home_only_where_it_must() {
+        let home = |is_default| Home { folder: "/a b".into(), is_default };
+        assert_eq!(invite(Path::new("/p"), &home(true)), "/p/astrid invite issue");
+        assert_eq!(invite(Path::new("/p"), &home(false)), "/p/astrid --home '/a b' invite issue");
+    }
+
+    #[test]
+    fn the_last_words_are_the_end_of_a_long_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, format!("{}\nthe reason\n", "x".repeat(1 << 20))).unwrap();
+        let words = last_words(&path);
+        assert!(words.ends_with("the reason") && words.len() as u64 <= LAST_WORDS);
+    }
+}

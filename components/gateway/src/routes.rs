@@ -1,0 +1,238 @@
+//! The route table: which method on which path does what. Pure, and the only place that knows a path.
+
+use crate::errors::Problem;
+
+/// Who may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody, as `anonymous`.
+    Public,
+    /// Whoever has a session.
+    Bearer,
+}
+
+/// What the request's body must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// There may be none.
+    Nothing,
+    /// JSON, which becomes the message's payload as it is.
+    Json,
+    /// As `Json`; an absent one stands for `{}`.
+    JsonOrNothing,
+}
+
+/// How a value of the query becomes JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    Text,
+    /// An unsigned integer of 64 bits.
+    Number,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A request of this topic, answered with this status. Its payload is the body; on a route without one, an object
+    /// of the path's parameters and the query.
+    Topic(&'static str, u16),
+    /// Who the caller is, with the end of the session.
+    Me,
+    /// Everybody's rows, or the caller's own.
+    Principals,
+    /// A request of the topic in the path.
+    BusRequest,
+    /// A publication on the topic in the path.
+    BusPublish,
+}
+
+#[derive(Debug)]
+pub struct Route {
+    pub method: &'static str,
+    /// Segments after a `/`; `{name}` is a parameter of one segment.
+    pub template: &'static str,
+    pub auth: Auth,
+    pub query: &'static [(&'static str, Value)],
+    pub body: Body,
+    pub action: Action,
+}
+
+const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number)];
+const LOGS: &[(&str, Value)] =
+    &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
+const REQUEST: &[(&str, Value)] = &[("target", Value::Text), ("timeout_ms", Value::Number)];
+const PUBLISH: &[(&str, Value)] = &[("target", Value::Text)];
+
+const fn route(
+    method: &'static str,
+    template: &'static str,
+    auth: Auth,
+    query: &'static [(&'static str, Value)],
+    body: Body,
+    action: Action,
+) -> Route {
+    Route { method, template, auth, query, body, action }
+}
+
+#[rustfmt::skip]
+pub const ROUTES: [Route; 13] = {
+    use Action::{BusPublish, BusRequest, Me, Principals, Topic};
+    use Auth::{Bearer, Public};
+    use Body::{Json, JsonOrNothing, Nothing};
+    [
+        route("POST",   "/api/auth/redeem",               Public, &[],     Json,          Topic("identity.v1.invite.redeem", 200)),
+        route("GET",    "/api/auth/me",                   Bearer, &[],     Nothing,       Me),
+        route("GET",    "/api/sys/invites",               Bearer, PAGE,    Nothing,       Topic("identity.v1.invite.list", 200)),
+        route("POST",   "/api/sys/invites",               Bearer, &[],     Json,          Topic("identity.v1.invite.issue", 200)),
+        route("DELETE", "/api/sys/invites/{fingerprint}", Bearer, &[],     Nothing,       Topic("identity.v1.invite.revoke", 204)),
+        route("GET",    "/api/sys/principals",            Bearer, PAGE,    Nothing,       Principals),
+        route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
+        route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
+        route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
+        route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
+        route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),
+        route("POST",   "/api/bus/request/{topic}",       Bearer, REQUEST, Json,          BusRequest),
+        route("POST",   "/api/bus/publish/{topic}",       Bearer, PUBLISH, Json,          BusPublish),
+    ]
+};
+
+/// A route, and the path's parameters as they stand on the wire.
+#[derive(Debug)]
+pub struct Matched<'p> {
+    pub route: &'static Route,
+    pub parameters: Vec<(&'static str, &'p str)>,
+}
+
+#[derive(Debug)]
+pub enum Found<'p> {
+    Route(Matched<'p>),
+    /// `OPTIONS` on a path that exists: the value of `Allow`.
+    Options(String),
+}
+
+/// 404 if no template fits the path, 405 if none of those that do has the method. `HEAD` is `GET`.
+pub fn find<'p>(method: &str, path: &'p str) -> Result<Found<'p>, Problem> {
+    let wanted = if method == "HEAD" { "GET" } else { method };
+    let mut methods = Vec::new();
+    for route in &ROUTES {
+        let Some(parameters) = parameters(route.template, path) else { continue };
+        if route.method == wanted {
+            return Ok(Found::Route(Matched { route, parameters }));
+        }
+        methods.push(route.method);
+    }
+    if methods.is_empty() {
+        return Err(Problem::not_found("nothing is served at this path"));
+    }
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.push("OPTIONS");
+    let allow = methods.join(", ");
+    if method == "OPTIONS" { Ok(Found::Options(allow)) } else { Err(Problem::method_not_allowed(allow)) }
+}
+
+/// The parameters if the path fits: the same literal segments, and something for each parameter.
+fn parameters<'p>(template: &'static str, path: &'p str) -> Option<Vec<(&'static str, &'p str)>> {
+    let mut parameters = Vec::new();
+    let mut segments = path.split('/');
+    for want in template.split('/') {
+        let have = segments.next()?;
+        match want.strip_prefix('{').and_then(|want| want.strip_suffix('}')) {
+            Some(name) if !have.is_empty() => parameters.push((name, have)),
+            None if have == want => {}
+            _ => return None,
+        }
+    }
+    segments.next().is_none().then_some(parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(method: &str, path: &str) -> u16 {
+        match find(method, path) {
+            Ok(Found::Route(_)) => 200,
+            Ok(Found::Options(_)) => 204,
+            Err(problem) => problem.kind.status(),
+        }
+    }
+
+    fn matched<'p>(method: &str, path: &'p str) -> Matched<'p> {
+        match find(method, path) {
+            Ok(Found::Route(matched)) => matched,
+            other => panic!("{method} {path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_route_is_found_at_its_own_path() {
+        for route in &ROUTES {
+            let path = route.template.replace(['{', '}'], "");
+            let found = matched(route.method, &path).route;
+            assert_eq!((found.method, found.template), (route.method, route.template));
+        }
+    }
+
+    #[test]
+    fn only_redeeming_is_public() {
+        let public: Vec<_> = ROUTES.iter().filter(|r| r.auth == Auth::Public).map(|r| r.template).collect();
+        assert_eq!(public, ["/api/auth/redeem"]);
+    }
+
+    #[test]
+    fn parameters_come_as_they_stand_on_the_wire() {
+        assert_eq!(matched("DELETE", "/api/sys/invites/a%2Fb").parameters, [("fingerprint", "a%2Fb")]);
+        assert_eq!(matched("POST", "/api/bus/request/echo.v1.say").parameters, [("topic", "echo.v1.say")]);
+    }
+
+    #[test]
+    fn what_is_no_path_of_ours_is_404_whatever_the_method() {
+        for path in [
+            "",
+            "/",
+            "/api",
+            "/api/",
+            "/api/auth/me/",
+            "//api/auth/me",
+            "/api//auth/me",
+            "/api/auth/Me",
+            "/api/auth/m%65",
+            "/api/sys/invites/",
+            "/api/sys/invites/a/",
+            "/api/sys/invites/a/b",
+            "/api/bus/request",
+            "/api/bus/request/",
+            "/api/bus/other/a",
+            "/api/../api/auth/me",
+            "/apiauth/me",
+        ] {
+            for method in ["GET", "OPTIONS", "BREW"] {
+                assert_eq!(status(method, path), 404, "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_path_with_another_method_says_which_it_takes() {
+        for (method, path, want) in [
+            ("DELETE", "/api/sys/invites", "GET, POST, HEAD, OPTIONS"),
+            ("GET", "/api/sys/invites/a", "DELETE, OPTIONS"),
+            ("HEAD", "/api/auth/redeem", "POST, OPTIONS"),
+            ("get", "/api/auth/me", "GET, HEAD, OPTIONS"),
+            ("TRACE", "/api/auth/me", "GET, HEAD, OPTIONS"),
+        ] {
+            let problem = find(method, path).unwrap_err();
+            assert_eq!((problem.kind.status(), problem.allow.as_deref()), (405, Some(want)), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn head_is_get_and_options_lists_the_methods() {
+        assert_eq!(matched("HEAD", "/api/auth/me").route.method, "GET");
+        assert!(
+            matches!(find("OPTIONS", "/api/capsules"), Ok(Found::Options(allow)) if allow == "GET, POST, HEAD, OPTIONS")
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! The outside of a running component: [`Ports`] made of the host's imports. Wires and decides nothing.
+
+use std::time::SystemTime;
+
+use astrid_sdk::authority::registrar;
+use astrid_sdk::{keys, kv, log};
+
+use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
+
+/// The host.
+pub(crate) struct Imports;
+
+/// A transaction of the host's store.
+pub(crate) struct Staged(kv::Transaction);
+
+fn open(bucket: Bucket) -> Result<kv::Bucket, PortError> {
+    kv::Bucket::open(bucket.name(), kv::Scope::Capsule).map_err(store)
+}
+
+fn store(error: kv::Error) -> PortError {
+    match error {
+        kv::Error::Conflict => PortError::Conflict,
+        kv::Error::Unavailable => PortError::Unavailable,
+        kv::Error::TooLarge(_) | kv::Error::Invalid(_) => broken("the store", error),
+    }
+}
+
+/// What can't happen while the host and this component agree on the interface.
+fn broken(what: &str, detail: impl std::fmt::Debug) -> PortError {
+    log::error!("{what} refused: {detail:?}");
+    PortError::Unavailable
+}
+
+impl Ports for Imports {
+    type Transaction = Staged;
+
+    fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
+        Ok(open(bucket)?.get(key).map_err(store)?.map(|entry| entry.value))
+    }
+
+    fn put(&self, bucket: Bucket, key: &str, value: &[u8]) -> Result<(), PortError> {
+        open(bucket)?.put(key, value).map(drop).map_err(store)
+    }
+
+    fn delete(&self, bucket: Bucket, key: &str) -> Result<bool, PortError> {
+        open(bucket)?.delete(key).map_err(store)
+    }
+
+    fn scan(&self, bucket: Bucket, prefix: &str, after: Option<&str>, limit: u32) -> Result<Page, PortError> {
+        let page = open(bucket)?.scan(prefix, after, limit).map_err(store)?;
+        let entries = page.entries.into_iter().map(|(key, entry)| (key, entry.value)).collect();
+        Ok(Page { entries, more: page.next.is_some() })
+    }
+
+    fn begin(&self) -> Staged {
+        Staged(kv::Transaction::new())
+    }
+
+    fn sign(&self, purpose: &str, bytes: &[u8]) -> Result<Vec<u8>, PortError> {
+        keys::sign(purpose, bytes).map_err(|error| broken("the key service", error))
+    }
+
+    fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError> {
+        keys::verify(purpose, bytes, signature).map_err(|error| broken("the key service", error))
+    }
+
+    fn now(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<(), PortError> {
+        getrandom::fill(bytes).map_err(|error| broken("the source of randomness", error))
+    }
+}
+
+impl Transaction for Staged {
+    fn get(&mut self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
+        self.0.get(&open(bucket)?, key).map_err(store)
+    }
+
+    fn put(&mut self, bucket: Bucket, key: &str, value: &[u8]) -> Result<(), PortError> {
+        self.0.put(&open(bucket)?, key, value).map_err(store)
+    }
+
+    fn delete(&mut self, bucket: Bucket, key: &str) -> Result<(), PortError> {
+        self.0.delete(&open(bucket)?, key).map_err(store)
+    }
+
+    fn set_principal(&mut self, standing: Standing<'_>) -> Result<(), PortError> {
+        let standing = registrar::Standing {
+            principal: standing.principal.into(),
+            enabled: standing.enabled,
+            groups: standing.groups.into(),
+            grants: standing.grants.into(),
+            revokes: standing.revokes.into(),
+        };
+        registrar::set_principal(&self.0, &standing).map_err(|error| broken("the registrar", error))
+    }
+
+    fn set_group(&mut self, name: &str, capabilities: &[&str]) -> Result<(), PortError> {
+        let capabilities: Vec<String> = capabilities.iter().map(|&capability| capability.into()).collect();
+        registrar::set_group(&self.0, name, &capabilities).map_err(|error| broken("the registrar", error))
+    }
+
+    fn commit(self) -> Result<(), PortError> {
+        kv::Transaction::commit(self.0).map_err(store)
+    }
+}

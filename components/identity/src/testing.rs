@@ -1,0 +1,288 @@
+//! The outside in memory: an optimistic store like the host's, keys by purpose, a clock that tests set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::Value;
+
+use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
+
+/// What the registrar was told of a principal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) enabled: bool,
+    pub(crate) groups: Vec<String>,
+    pub(crate) grants: Vec<String>,
+    pub(crate) revokes: Vec<String>,
+}
+
+#[derive(Default)]
+struct Tables {
+    version: u64,
+    entries: BTreeMap<(Bucket, String), (u64, Vec<u8>)>,
+    principals: BTreeMap<String, Told>,
+    groups: BTreeMap<String, Vec<String>>,
+    calls: Vec<String>,
+}
+
+impl Tables {
+    fn version_of(&self, key: &(Bucket, String)) -> Option<u64> {
+        self.entries.get(key).map(|(version, _)| *version)
+    }
+
+    fn put(&mut self, key: (Bucket, String), value: Vec<u8>) {
+        self.version += 1;
+        self.entries.insert(key, (self.version, value));
+    }
+}
+
+type Hook = Box<dyn FnOnce(&Fake) + Send>;
+
+/// Shared by its clones.
+#[derive(Clone)]
+pub(crate) struct Fake(Arc<Shared>);
+
+struct Shared {
+    tables: Mutex<Tables>,
+    now: AtomicU64,
+    random: AtomicU64,
+    fixed_random: AtomicU32,
+    forced_conflicts: AtomicU32,
+    away: AtomicU32,
+    before_commit: Mutex<Option<Hook>>,
+}
+
+pub(crate) const NOW: u64 = 1_800_000_000;
+
+impl Fake {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Shared {
+            tables: Mutex::default(),
+            now: NOW.into(),
+            random: 0.into(),
+            fixed_random: 0.into(),
+            forced_conflicts: 0.into(),
+            away: 0.into(),
+            before_commit: Mutex::default(),
+        }))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.tables.lock().unwrap()
+    }
+
+    fn call(&self, name: &str) -> Result<MutexGuard<'_, Tables>, PortError> {
+        if self.0.away.load(SeqCst) == 1 {
+            return Err(PortError::Unavailable);
+        }
+        let mut tables = self.tables();
+        tables.calls.push(name.into());
+        Ok(tables)
+    }
+
+    pub(crate) fn set_now(&self, now: u64) {
+        self.0.now.store(now, SeqCst);
+    }
+
+    /// The next commits, so many, are conflicts.
+    pub(crate) fn force_conflicts(&self, times: u32) {
+        self.0.forced_conflicts.store(times, SeqCst);
+    }
+
+    /// Everything fails from now on.
+    pub(crate) fn go_away(&self) {
+        self.0.away.store(1, SeqCst);
+    }
+
+    /// The next random fills repeat the first ones, so many.
+    pub(crate) fn repeat_random(&self, times: u32) {
+        self.0.fixed_random.store(times, SeqCst);
+    }
+
+    /// Runs once, just before the next commit takes effect.
+    pub(crate) fn before_commit(&self, hook: impl FnOnce(&Fake) + Send + 'static) {
+        *self.0.before_commit.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// The calls so far, forgotten afterwards.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.tables().calls)
+    }
+
+    pub(crate) fn keys(&self, bucket: Bucket) -> Vec<String> {
+        self.tables().entries.keys().filter(|(of, _)| *of == bucket).map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(crate) fn value(&self, bucket: Bucket, key: &str) -> Option<Value> {
+        let tables = self.tables();
+        tables.entries.get(&(bucket, key.into())).map(|(_, bytes)| serde_json::from_slice(bytes).unwrap())
+    }
+
+    pub(crate) fn set(&self, bucket: Bucket, key: &str, value: &Value) {
+        self.tables().put((bucket, key.into()), value.to_string().into_bytes());
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let tables = self.tables();
+        let line = |((bucket, key), (_, value)): (&(Bucket, String), &(u64, Vec<u8>))| {
+            format!("{bucket:?} {key} {}\n", String::from_utf8_lossy(value))
+        };
+        tables.entries.iter().map(line).collect()
+    }
+
+    pub(crate) fn told(&self) -> BTreeMap<String, Told> {
+        self.tables().principals.clone()
+    }
+
+    pub(crate) fn told_groups(&self) -> BTreeMap<String, Vec<String>> {
+        self.tables().groups.clone()
+    }
+}
+
+/// Stands for a signature: 64 bytes that depend on the purpose and the bytes.
+pub(crate) fn signature(purpose: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 64];
+    blake3::Hasher::new_derive_key(purpose).update(bytes).finalize_xof().fill(&mut out);
+    out
+}
+
+/// The public key that belongs to a seed, in hex.
+pub(crate) fn public_key(seed: u32) -> String {
+    let secret = blake3::hash(&seed.to_le_bytes());
+    hex::encode(ed25519_dalek::SigningKey::from_bytes(secret.as_bytes()).verifying_key().to_bytes())
+}
+
+impl Ports for Fake {
+    type Transaction = FakeTransaction;
+
+    fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
+        Ok(self.call("get")?.entries.get(&(bucket, key.into())).map(|(_, value)| value.clone()))
+    }
+
+    fn put(&self, bucket: Bucket, key: &str, value: &[u8]) -> Result<(), PortError> {
+        self.call("put")?.put((bucket, key.into()), value.into());
+        Ok(())
+    }
+
+    fn delete(&self, bucket: Bucket, key: &str) -> Result<bool, PortError> {
+        Ok(self.call("delete")?.entries.remove(&(bucket, key.into())).is_some())
+    }
+
+    fn scan(&self, bucket: Bucket, prefix: &str, after: Option<&str>, limit: u32) -> Result<Page, PortError> {
+        assert!((1..=1000).contains(&limit), "limit {limit}");
+        let tables = self.call("scan")?;
+        let mut found = tables.entries.iter().filter(|((of, key), _)| {
+            *of == bucket && key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)
+        });
+        let entries: Vec<_> =
+            found.by_ref().take(limit as usize).map(|((_, key), (_, value))| (key.clone(), value.clone())).collect();
+        Ok(Page { entries, more: found.next().is_some() })
+    }
+
+    fn begin(&self) -> FakeTransaction {
+        FakeTransaction {
+            fake: self.clone(),
+            read: Vec::new(),
+            written: BTreeMap::new(),
+            principals: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    fn sign(&self, purpose: &str, bytes: &[u8]) -> Result<Vec<u8>, PortError> {
+        drop(self.call("sign")?);
+        Ok(signature(purpose, bytes))
+    }
+
+    fn verify(&self, purpose: &str, bytes: &[u8], signed: &[u8]) -> Result<bool, PortError> {
+        drop(self.call("verify")?);
+        Ok(signature(purpose, bytes) == signed)
+    }
+
+    fn now(&self) -> u64 {
+        self.0.now.load(SeqCst)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<(), PortError> {
+        drop(self.call("random")?);
+        let repeat = self.0.fixed_random.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        let count = if repeat { 0 } else { self.0.random.fetch_add(1, SeqCst) };
+        blake3::Hasher::new().update(&count.to_le_bytes()).finalize_xof().fill(bytes);
+        Ok(())
+    }
+}
+
+pub(crate) struct FakeTransaction {
+    fake: Fake,
+    read: Vec<((Bucket, String), Option<u64>)>,
+    written: BTreeMap<(Bucket, String), Option<Vec<u8>>>,
+    principals: Vec<(String, Told)>,
+    groups: Vec<(String, Vec<String>)>,
+}
+
+impl Transaction for FakeTransaction {
+    fn get(&mut self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
+        let key = (bucket, key.to_owned());
+        if let Some(written) = self.written.get(&key) {
+            return Ok(written.clone());
+        }
+        let tables = self.fake.call("transaction.get")?;
+        self.read.push((key.clone(), tables.version_of(&key)));
+        Ok(tables.entries.get(&key).map(|(_, value)| value.clone()))
+    }
+
+    fn put(&mut self, bucket: Bucket, key: &str, value: &[u8]) -> Result<(), PortError> {
+        self.written.insert((bucket, key.into()), Some(value.into()));
+        Ok(())
+    }
+
+    fn delete(&mut self, bucket: Bucket, key: &str) -> Result<(), PortError> {
+        self.written.insert((bucket, key.into()), None);
+        Ok(())
+    }
+
+    fn set_principal(&mut self, standing: Standing<'_>) -> Result<(), PortError> {
+        let told = Told {
+            enabled: standing.enabled,
+            groups: standing.groups.into(),
+            grants: standing.grants.into(),
+            revokes: standing.revokes.into(),
+        };
+        self.principals.push((standing.principal.into(), told));
+        Ok(())
+    }
+
+    fn set_group(&mut self, name: &str, capabilities: &[&str]) -> Result<(), PortError> {
+        self.groups.push((name.into(), capabilities.iter().map(|&c| c.to_owned()).collect()));
+        Ok(())
+    }
+
+    fn commit(self) -> Result<(), PortError> {
+        let hook = self.fake.0.before_commit.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook(&self.fake);
+        }
+        assert!(self.written.len() <= 4_096, "{} keys in one transaction", self.written.len());
+        let mut tables = self.fake.call("commit")?;
+        let forced = self.fake.0.forced_conflicts.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        if forced || self.read.iter().any(|(key, version)| tables.version_of(key) != *version) {
+            return Err(PortError::Conflict);
+        }
+        for (key, value) in self.written {
+            match value {
+                Some(value) => tables.put(key, value),
+                None => drop(tables.entries.remove(&key)),
+            }
+        }
+        tables.principals.extend(self.principals);
+        tables.groups.extend(self.groups);
+        Ok(())
+    }
+}
+
+/// All elements are different.
+pub(crate) fn all_different<T: Ord>(elements: impl IntoIterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    elements.into_iter().all(|element| seen.insert(element))
+}

@@ -1,0 +1,337 @@
+//! The JSON of each operation, and the host's records that it stands for. Pure: nothing here calls the host.
+
+use std::collections::BTreeMap;
+
+use astrid_sdk::bus::Refusal;
+use astrid_sdk::host::{self, InstallError, LogQuery};
+use serde::{Deserialize, Serialize};
+
+/// How many log lines are answered if the query doesn't say.
+const DEFAULT_LINES: u32 = 200;
+/// The most log lines that one query may ask for.
+const MAX_LINES: u32 = 1000;
+/// The most bytes of log lines in one answer, well below what the bus delivers by default (1 MiB), escapes included.
+const MAX_LINES_BYTES: usize = 512 << 10;
+/// What the names of a line's fields and its numbers add to it, at most.
+const LINE_OVERHEAD: usize = 128;
+/// The longest path of an archive, in bytes.
+const MAX_SOURCE_BYTES: usize = 4096;
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+
+/// `{}`: of an operation that takes or answers nothing.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+#[derive(Debug, Serialize)]
+pub struct Status {
+    pub pid: u32,
+    pub uptime_secs: u64,
+    pub version: String,
+    pub connected_clients: u32,
+    pub connections_by_principal: BTreeMap<String, u32>,
+    pub loaded_capsules: Vec<String>,
+}
+
+impl From<host::HostStatus> for Status {
+    fn from(status: host::HostStatus) -> Self {
+        Self {
+            pid: status.pid,
+            uptime_secs: status.uptime_secs,
+            version: status.version,
+            connected_clients: status.connected_clients,
+            connections_by_principal: status.connections_by_principal.into_iter().collect(),
+            loaded_capsules: status.loaded_capsules,
+        }
+    }
+}
+
+/// Which log lines somebody wants to see.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    pub capsule: Option<String>,
+    /// This level and everything more severe.
+    pub level: Option<String>,
+    /// Only lines with a greater sequence number.
+    #[serde(default)]
+    pub after: u64,
+    /// 1 to [`MAX_LINES`].
+    #[serde(default = "Logs::default_limit")]
+    pub limit: u32,
+}
+
+impl Logs {
+    fn default_limit() -> u32 {
+        DEFAULT_LINES
+    }
+
+    /// The query for the host; `invalid` if a field is out of bounds.
+    pub fn query(self) -> Result<LogQuery, Refusal> {
+        if !(1..=MAX_LINES).contains(&self.limit) {
+            return Err(Refusal::invalid(format!("limit = {} must be 1 to {MAX_LINES}", self.limit)));
+        }
+        if let Some(level) = &self.level
+            && !LEVELS.contains(&level.as_str())
+        {
+            return Err(Refusal::invalid(format!("level `{}` must be {}", level.escape_debug(), LEVELS.join(", "))));
+        }
+        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after, limit: self.limit })
+    }
+}
+
+/// Oldest first, and the newest ones if not all fit: sequence numbers show what is missing.
+#[derive(Debug, Serialize)]
+pub struct Lines {
+    pub lines: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Line {
+    pub sequence: u64,
+    pub time_ms: u64,
+    pub level: String,
+    pub capsule: String,
+    pub message: String,
+}
+
+impl From<Vec<host::LogLine>> for Lines {
+    fn from(lines: Vec<host::LogLine>) -> Self {
+        let mut bytes = 0;
+        let newest = lines.into_iter().rev().map(|line| Line {
+            sequence: line.sequence,
+            time_ms: line.time_ms,
+            level: line.level,
+            capsule: line.capsule,
+            message: line.message,
+        });
+        let fitting = newest.take_while(|line| {
+            bytes += LINE_OVERHEAD + escaped(&line.level) + escaped(&line.capsule) + escaped(&line.message);
+            bytes <= MAX_LINES_BYTES
+        });
+        let mut lines: Vec<_> = fitting.collect();
+        lines.reverse();
+        Self { lines }
+    }
+}
+
+/// How long a text is as a JSON string, at most.
+fn escaped(text: &str) -> usize {
+    text.bytes()
+        .map(|b| {
+            if b < b' ' {
+                6
+            } else if b == b'"' || b == b'\\' {
+                2
+            } else {
+                1
+            }
+        })
+        .sum()
+}
+
+/// Sorted by id.
+#[derive(Debug, Serialize)]
+pub struct Capsules {
+    pub capsules: Vec<Capsule>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Capsule {
+    pub id: String,
+    pub version: String,
+    /// `live` or `failed`.
+    pub state: String,
+    /// BLAKE3 of the component, hex.
+    pub hash: String,
+}
+
+impl From<Vec<host::Capsule>> for Capsules {
+    fn from(capsules: Vec<host::Capsule>) -> Self {
+        let capsule = |c: host::Capsule| Capsule { id: c.id, version: c.version, state: c.state, hash: c.hash };
+        Self { capsules: capsules.into_iter().map(capsule).collect() }
+    }
+}
+
+/// What to install, and what the operator grants it of what its manifest asks.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// The absolute path of a `.capsule` file on the host's machine.
+    pub source: String,
+    #[serde(default)]
+    pub grants: Vec<String>,
+}
+
+impl Install {
+    /// Itself, if its source can be a path; else `invalid`.
+    pub fn checked(self) -> Result<Self, Refusal> {
+        if self.source.len() > MAX_SOURCE_BYTES {
+            return Err(Refusal::invalid(format!("source has more than {MAX_SOURCE_BYTES} bytes")));
+        }
+        if !self.source.starts_with('/') || self.source.contains('\0') {
+            let source = self.source.escape_debug();
+            return Err(Refusal::invalid(format!("source `{source}` must be the absolute path of a .capsule file")));
+        }
+        Ok(self)
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Installed {
+    pub id: String,
+    pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_version: Option<String>,
+    pub hash: String,
+    pub grants: Vec<String>,
+}
+
+impl From<host::Installed> for Installed {
+    fn from(installed: host::Installed) -> Self {
+        Self {
+            id: installed.id,
+            version: installed.version,
+            previous_version: installed.previous_version,
+            hash: installed.hash,
+            grants: installed.grants,
+        }
+    }
+}
+
+/// An installation that failed, as a refusal that says what to do next where something can be done.
+pub fn refusal(error: InstallError) -> Refusal {
+    match error {
+        InstallError::Invalid(reason) => Refusal::invalid(reason),
+        InstallError::NotFound(reason) => Refusal::not_found(reason),
+        InstallError::Conflict(reason) => Refusal::conflict(reason),
+        InstallError::Failed(reason) => Refusal::unavailable(reason),
+        InstallError::Ungranted(asked) => Refusal::denied(format!(
+            "the capsule asks for {} and was not granted it; repeat the request with it in grants to allow that",
+            asked.join(", ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use astrid_sdk::bus::RefusalCode;
+    use serde_json::{Value, json, to_value};
+
+    use super::*;
+
+    fn logs(query: Value) -> Result<LogQuery, String> {
+        let logs: Logs = serde_json::from_value(query).map_err(|e| e.to_string())?;
+        logs.query().map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn a_log_query_has_defaults_and_bounds() {
+        let query = logs(json!({})).unwrap();
+        assert_eq!((query.capsule, query.level, query.after, query.limit), (None, None, 0, 200));
+        let query = logs(json!({"capsule": "echo", "level": "warn", "after": 7, "limit": 1000})).unwrap();
+        assert_eq!((query.capsule.as_deref(), query.level.as_deref()), (Some("echo"), Some("warn")));
+        assert_eq!((query.after, query.limit), (7, 1000));
+        for (query, want) in [
+            (json!({"limit": 0}), "limit = 0 must be 1 to 1000"),
+            (json!({"limit": 1001}), "limit = 1001"),
+            (json!({"limit": -1}), "invalid value"),
+            (json!({"level": "loud\n"}), "level `loud\\n` must be error, warn, info, debug"),
+            (json!({"since": 1}), "unknown field `since`"),
+        ] {
+            let error = logs(query).unwrap_err();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_log_lines_stays_deliverable_and_keeps_the_newest() {
+        let line = |sequence| host::LogLine {
+            sequence,
+            time_ms: u64::MAX,
+            level: "debug".into(),
+            capsule: "c".repeat(64),
+            message: "\"\\\u{1}ä".repeat(1000),
+        };
+        let lines = Lines::from((1..=1000).map(line).collect::<Vec<_>>());
+        let size = serde_json::to_vec(&lines).unwrap().len();
+        assert!((400 << 10..=MAX_LINES_BYTES).contains(&size), "{size}");
+        let sequences: Vec<_> = lines.lines.iter().map(|l| l.sequence).collect();
+        let oldest = 1001 - sequences.len() as u64;
+        assert_eq!(sequences, (oldest..=1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_install_wants_an_absolute_path() {
+        let install = |source: &str| Install { source: source.into(), grants: vec![] }.checked();
+        assert!(install("/srv/notes.capsule").is_ok());
+        for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/a.capsule", "/a\0b"] {
+            let refusal = install(source).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::Invalid);
+            assert!(refusal.reason.contains("absolute path"), "{}", refusal.reason);
+        }
+        assert!(install(&format!("/{}", "a".repeat(4096))).is_err());
+    }
+
+    #[test]
+    fn an_ungranted_install_names_what_was_asked_and_what_to_do() {
+        let refusal = refusal(InstallError::Ungranted(vec!["sys:host".into(), "keys:session".into()]));
+        assert_eq!(refusal.code, RefusalCode::Denied);
+        assert!(refusal.reason.contains("sys:host, keys:session"), "{}", refusal.reason);
+        assert!(refusal.reason.contains("repeat"), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn every_install_error_has_its_code() {
+        let code = |error| refusal(error).code;
+        assert_eq!(code(InstallError::Invalid("a".into())), RefusalCode::Invalid);
+        assert_eq!(code(InstallError::NotFound("a".into())), RefusalCode::NotFound);
+        assert_eq!(code(InstallError::Conflict("a".into())), RefusalCode::Conflict);
+        assert_eq!(code(InstallError::Failed("a".into())), RefusalCode::Unavailable);
+    }
+
+    #[test]
+    fn answers_have_the_documented_shapes() {
+        let status = Status::from(host::HostStatus {
+            pid: 1,
+            uptime_secs: 2,
+            version: "0.1.0".into(),
+            connected_clients: 3,
+            connections_by_principal: vec![("default".into(), 3)],
+            loaded_capsules: vec!["gateway".into()],
+        });
+        assert_eq!(
+            to_value(&status).unwrap(),
+            json!({"pid": 1, "uptime_secs": 2, "version": "0.1.0", "connected_clients": 3,
+                   "connections_by_principal": {"default": 3}, "loaded_capsules": ["gateway"]})
+        );
+        let installed = |previous: Option<&str>| {
+            let previous_version = previous.map(String::from);
+            let (id, version, hash) = ("a".into(), "2.0.0".into(), "00".into());
+            to_value(Installed::from(host::Installed { id, version, previous_version, hash, grants: vec![] })).unwrap()
+        };
+        assert_eq!(installed(None), json!({"id": "a", "version": "2.0.0", "hash": "00", "grants": []}));
+        assert_eq!(installed(Some("1.0.0"))["previous_version"], "1.0.0");
+        let lines = Lines::from(vec![host::LogLine {
+            sequence: 1,
+            time_ms: 2,
+            level: "info".into(),
+            capsule: "host".into(),
+            message: "m".into(),
+        }]);
+        assert_eq!(
+            to_value(&lines).unwrap(),
+            json!({"lines": [{"sequence": 1, "time_ms": 2, "level": "info", "capsule": "host", "message": "m"}]})
+        );
+        let capsules = Capsules::from(vec![host::Capsule {
+            id: "a".into(),
+            version: "0.1.0".into(),
+            state: "live".into(),
+            hash: "00".into(),
+        }]);
+        assert_eq!(
+            to_value(&capsules).unwrap(),
+            json!({"capsules": [{"id": "a", "version": "0.1.0", "state": "live", "hash": "00"}]})
+        );
+    }
+}

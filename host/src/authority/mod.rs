@@ -1,0 +1,224 @@
+//! Is this capability held? Principals' standing, groups, and what authentication remembers.
+//!
+//! Owns the decision procedure ([`standing`]) and the memory of authenticated credentials ([`sessions`]). It checks;
+//! it never decides who should hold what: that is the authenticator capsule's, which publishes standings through
+//! `astrid:authority/registrar`.
+//!
+//! Bounded by: one record for each principal and group in memory, 65,536 remembered credentials.
+//! Refuses to know: how a credential looks inside, what a capability is good for, wasm, HTTP.
+
+pub mod sessions;
+pub mod standing;
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use astrid_capsule::manifest::Subscribe;
+use astrid_capsule::{Capability, PrincipalId};
+
+use crate::store::{ReadError, Store};
+use sessions::Remembered;
+pub use sessions::{Authenticator, Identified, Presented, Rejection};
+pub use standing::{Change, Decision, Directory, Standing};
+
+pub struct Authority {
+    directory: RwLock<Directory>,
+    remembered: Mutex<Remembered>,
+    authenticator: RwLock<Option<Arc<dyn Authenticator>>>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Authority {
+    /// Knows nobody.
+    pub fn new() -> Self {
+        Self {
+            directory: RwLock::new(Directory::default()),
+            remembered: Mutex::new(Remembered::default()),
+            authenticator: RwLock::new(None),
+        }
+    }
+
+    /// Knows everybody whom the store knows. Cost grows with the number of principals; done once, at boot.
+    pub fn load(store: &Store) -> Result<Self, ReadError> {
+        let authority = Self::new();
+        let changes = standing::load(store)?;
+        let mut directory = authority.directory.write().expect("no panic under this lock");
+        for (revision, change) in changes {
+            directory.apply(revision, change);
+        }
+        drop(directory);
+        Ok(authority)
+    }
+
+    /// Puts changes in force; `revision` is the version of the commit that made them durable.
+    pub fn apply(&self, revision: u64, changes: Vec<Change>) {
+        let mut directory = self.directory.write().expect("no panic under this lock");
+        for change in changes {
+            directory.apply(revision, change);
+        }
+    }
+
+    /// May `caller` do what needs `required`, to `target`? The documented order of docs/capabilities.md.
+    pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
+        self.directory.read().expect("no panic under this lock").decide(caller, required, target)
+    }
+
+    /// Whether the principal may reach a binding. The error names the capability that is missing.
+    pub fn admit(
+        &self,
+        binding: &Subscribe,
+        principal: &PrincipalId,
+        target: Option<&PrincipalId>,
+    ) -> Result<(), String> {
+        if binding.public {
+            return Ok(());
+        }
+        let directory = self.directory.read().expect("no panic under this lock");
+        if !directory.is_enabled(principal) {
+            return Err(format!("`{principal}` is not a known and enabled principal"));
+        }
+        for required in &binding.requires {
+            if !directory.decide(principal, required, target).allowed {
+                let own = if target == Some(principal) { " (or its self: form)" } else { "" };
+                return Err(format!("`{required}`{own} is needed for {}", binding.topic));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the capsule that authenticates from now on, or none.
+    pub fn set_authenticator(&self, authenticator: Option<Arc<dyn Authenticator>>) {
+        *self.authenticator.write().expect("no panic under this lock") = authenticator;
+        // Another authenticator owes nothing to what this one said.
+        self.remembered.lock().expect("no panic under this lock").forget();
+    }
+
+    /// Asks the authenticator, or remembers its answer while it holds: until it expires or the standing of its
+    /// principal changes. `now` in seconds since the Unix epoch.
+    pub async fn authenticate(&self, presented: Presented, now: u64) -> Result<Identified, Rejection> {
+        let key = presented.digest();
+        let remembered = self.remembered.lock().expect("no panic under this lock").get(&key, now);
+        if let Some((identified, revision)) = remembered
+            && self.revision(&identified.principal) == Some(revision)
+        {
+            metrics::counter!("astrid_authentications_total", "outcome" => "remembered").increment(1);
+            return Ok(identified);
+        }
+        let authenticator = self.authenticator.read().expect("no panic under this lock").clone();
+        let outcome = match authenticator {
+            None => Err(Rejection::Unavailable),
+            Some(authenticator) => self.ask(authenticator, presented, key, now).await,
+        };
+        let label = outcome.as_ref().map_or_else(|rejection| rejection.kind(), |_| "accepted");
+        metrics::counter!("astrid_authentications_total", "outcome" => label).increment(1);
+        outcome
+    }
+
+    async fn ask(
+        &self,
+        authenticator: Arc<dyn Authenticator>,
+        presented: Presented,
+        key: [u8; 32],
+        now: u64,
+    ) -> Result<Identified, Rejection> {
+        // A change while the authenticator thinks must not be papered over by its answer: what is remembered is
+        // tied to the state before the question.
+        let before = self.directory.read().expect("no panic under this lock").latest();
+        let identified = authenticator.authenticate(presented).await?;
+        if identified.expires_at <= now || identified.principal.is_anonymous() {
+            return Err(Rejection::Rejected);
+        }
+        match self.revision(&identified.principal) {
+            Some(revision) if revision <= before => {
+                self.remembered.lock().expect("no panic under this lock").put(key, identified.clone(), revision, now);
+                Ok(identified)
+            }
+            Some(_) => Ok(identified),
+            None => Err(Rejection::Rejected),
+        }
+    }
+
+    /// The revision of an enabled principal's standing.
+    fn revision(&self, principal: &PrincipalId) -> Option<u64> {
+        self.directory.read().expect("no panic under this lock").revision(principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::Boxed;
+
+    struct Always(PrincipalId, AtomicUsize);
+
+    impl Authenticator for Always {
+        fn authenticate(self: Arc<Self>, presented: Presented) -> Boxed<'static, Result<Identified, Rejection>> {
+            Box::pin(async move {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                match presented {
+                    Presented::Bearer(token) if token == "good" => {
+                        Ok(Identified { principal: self.0.clone(), expires_at: 1000 })
+                    }
+                    _ => Err(Rejection::Rejected),
+                }
+            })
+        }
+    }
+
+    fn alice() -> PrincipalId {
+        PrincipalId::parse("alice").unwrap()
+    }
+
+    fn standing(enabled: bool) -> Vec<Change> {
+        vec![Change::SetPrincipal(alice(), Standing::new(enabled, vec![], vec![], vec![]))]
+    }
+
+    fn bearer(text: &str) -> Presented {
+        Presented::Bearer(text.into())
+    }
+
+    #[tokio::test]
+    async fn a_credential_is_asked_about_once_until_it_expires_or_its_principal_changes() {
+        let authority = Authority::new();
+        assert_eq!(authority.authenticate(bearer("good"), 10).await, Err(Rejection::Unavailable));
+        let asked = Arc::new(Always(alice(), AtomicUsize::new(0)));
+        authority.set_authenticator(Some(asked.clone()));
+        authority.apply(1, standing(true));
+        let count = || asked.1.load(Ordering::Relaxed);
+
+        for _ in 0..3 {
+            assert!(authority.authenticate(bearer("good"), 10).await.is_ok());
+        }
+        assert_eq!(count(), 1);
+        assert_eq!(authority.authenticate(bearer("bad"), 10).await, Err(Rejection::Rejected));
+
+        authority.apply(2, standing(true));
+        assert!(authority.authenticate(bearer("good"), 10).await.is_ok());
+        assert_eq!(count(), 3);
+
+        authority.apply(3, standing(false));
+        assert_eq!(authority.authenticate(bearer("good"), 10).await, Err(Rejection::Rejected));
+        authority.apply(4, vec![Change::RemovePrincipal(alice())]);
+        assert_eq!(authority.authenticate(bearer("good"), 10).await, Err(Rejection::Rejected));
+
+        authority.apply(5, standing(true));
+        assert!(authority.authenticate(bearer("good"), 999).await.is_ok());
+        assert_eq!(authority.authenticate(bearer("good"), 1000).await, Err(Rejection::Rejected));
+    }
+
+    #[tokio::test]
+    async fn another_authenticator_owes_nothing_to_what_the_last_one_said() {
+        let authority = Authority::new();
+        authority.apply(1, standing(true));
+        authority.set_authenticator(Some(Arc::new(Always(alice(), AtomicUsize::new(0)))));
+        assert!(authority.authenticate(bearer("good"), 10).await.is_ok());
+        authority.set_authenticator(None);
+        assert_eq!(authority.authenticate(bearer("good"), 10).await, Err(Rejection::Unavailable));
+    }
+}

@@ -1,0 +1,301 @@
+//! What each principal holds, and the order in which it is decided. Pure, but for loading and for the form in which a
+//! change is stored.
+
+use std::collections::{HashMap, HashSet};
+
+use astrid_capsule::{Capability, PrincipalId};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{ReadError, Store};
+
+/// A principal as its authenticator has published it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub enabled: bool,
+    /// Names; one that is not defined grants nothing.
+    pub groups: Vec<String>,
+    pub grants: Vec<Capability>,
+    /// Beat everything.
+    pub revokes: Vec<Capability>,
+    revision: u64,
+}
+
+impl Standing {
+    pub fn new(enabled: bool, groups: Vec<String>, grants: Vec<Capability>, revokes: Vec<Capability>) -> Self {
+        Self { enabled, groups, grants, revokes, revision: 0 }
+    }
+}
+
+/// One step of what a transaction changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    SetPrincipal(PrincipalId, Standing),
+    RemovePrincipal(PrincipalId),
+    SetGroup(String, Vec<Capability>),
+    RemoveGroup(String),
+}
+
+/// What was decided, and by which rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub allowed: bool,
+    pub rule: Rule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    UnknownPrincipal,
+    Disabled,
+    Revoked(Capability),
+    Granted(Capability),
+    Group(String, Capability),
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+pub struct Directory {
+    principals: HashMap<PrincipalId, Standing>,
+    groups: HashMap<String, Vec<Capability>>,
+    latest: u64,
+}
+
+impl Directory {
+    pub fn apply(&mut self, revision: u64, change: Change) {
+        self.latest = self.latest.max(revision);
+        match change {
+            Change::SetPrincipal(id, standing) => {
+                for group in standing.groups.iter().filter(|g| !self.groups.contains_key(*g)) {
+                    tracing::warn!(principal = %id, group, "a group that is not defined grants nothing");
+                }
+                self.principals.insert(id, Standing { revision, ..standing });
+            }
+            Change::RemovePrincipal(id) => {
+                self.principals.remove(&id);
+            }
+            Change::SetGroup(name, capabilities) => {
+                self.groups.insert(name, capabilities);
+            }
+            Change::RemoveGroup(name) => {
+                self.groups.remove(&name);
+            }
+        }
+    }
+
+    /// The highest revision so far.
+    pub fn latest(&self) -> u64 {
+        self.latest
+    }
+
+    /// When this principal last changed; none unless it is known and enabled.
+    pub fn revision(&self, principal: &PrincipalId) -> Option<u64> {
+        self.principals.get(principal).filter(|s| s.enabled).map(|s| s.revision)
+    }
+
+    pub fn is_enabled(&self, principal: &PrincipalId) -> bool {
+        self.principals.get(principal).is_some_and(|s| s.enabled)
+    }
+
+    /// Unknown or disabled: no. A matching revoke: no. A matching grant: yes. A group's capability: yes. Else no.
+    /// Where the target is the caller, `required` or its `self:` form is enough, each judged on its own.
+    pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
+        let plain = self.decide_one(caller, required);
+        if plain.allowed || target != Some(caller) {
+            return plain;
+        }
+        let own = self.decide_one(caller, &required.self_form());
+        if own.allowed { own } else { plain }
+    }
+
+    fn decide_one(&self, caller: &PrincipalId, required: &Capability) -> Decision {
+        let no = |rule| Decision { allowed: false, rule };
+        let yes = |rule| Decision { allowed: true, rule };
+        let covering = |list: &[Capability]| list.iter().find(|held| held.covers(required)).cloned();
+        let Some(standing) = self.principals.get(caller) else { return no(Rule::UnknownPrincipal) };
+        if !standing.enabled {
+            return no(Rule::Disabled);
+        }
+        if let Some(revoke) = covering(&standing.revokes) {
+            return no(Rule::Revoked(revoke));
+        }
+        if let Some(grant) = covering(&standing.grants) {
+            return yes(Rule::Granted(grant));
+        }
+        for group in &standing.groups {
+            if let Some(held) = self.groups.get(group).and_then(|g| covering(g)) {
+                return yes(Rule::Group(group.clone(), held));
+            }
+        }
+        no(Rule::Nothing)
+    }
+}
+
+/// A key in the store, and the bytes to put there or none to delete it.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+const PRINCIPALS: &[u8] = b"h\0principal\0";
+const GROUPS: &[u8] = b"h\0group\0";
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    enabled: bool,
+    groups: Vec<String>,
+    grants: Vec<String>,
+    revokes: Vec<String>,
+}
+
+impl Change {
+    /// How the store remembers it: a key of the host's own namespace and what to write there.
+    pub fn to_write(&self) -> Write {
+        let key = |prefix: &[u8], name: &str| [prefix, name.as_bytes()].concat();
+        let texts = |list: &[Capability]| list.iter().map(|c| c.as_str().to_owned()).collect::<Vec<_>>();
+        let bytes = |value: serde_json::Result<Vec<u8>>| value.expect("plain records serialise");
+        match self {
+            Change::SetPrincipal(id, standing) => {
+                let stored = Stored {
+                    enabled: standing.enabled,
+                    groups: standing.groups.clone(),
+                    grants: texts(&standing.grants),
+                    revokes: texts(&standing.revokes),
+                };
+                (key(PRINCIPALS, id.as_str()), Some(bytes(serde_json::to_vec(&stored))))
+            }
+            Change::RemovePrincipal(id) => (key(PRINCIPALS, id.as_str()), None),
+            Change::SetGroup(name, capabilities) => {
+                (key(GROUPS, name), Some(bytes(serde_json::to_vec(&texts(capabilities)))))
+            }
+            Change::RemoveGroup(name) => (key(GROUPS, name), None),
+        }
+    }
+}
+
+/// Everything that was published, groups first, each with the version under which it is stored. A record that can't be
+/// read is left out, which denies, and logged.
+pub(super) fn load(store: &Store) -> Result<Vec<(u64, Change)>, ReadError> {
+    let mut changes = Vec::new();
+    for_each(store, GROUPS, |name, version, bytes| {
+        let Some(held) = serde_json::from_slice::<Vec<String>>(bytes).ok().and_then(|list| parse_all(&list)) else {
+            return tracing::error!(group = name, "a stored group can't be read and grants nothing");
+        };
+        changes.push((version, Change::SetGroup(name.to_owned(), held)));
+    })?;
+    for_each(store, PRINCIPALS, |name, version, bytes| {
+        let change = (|| {
+            let stored: Stored = serde_json::from_slice(bytes).ok()?;
+            let standing = Standing::new(
+                stored.enabled,
+                stored.groups,
+                parse_all(&stored.grants)?,
+                parse_all(&stored.revokes)?,
+            );
+            Some(Change::SetPrincipal(PrincipalId::parse(name).ok()?, standing))
+        })();
+        match change {
+            Some(change) => changes.push((version, change)),
+            None => tracing::error!(principal = name, "a stored standing can't be read and is denied everything"),
+        }
+    })?;
+    Ok(changes)
+}
+
+fn parse_all(texts: &[String]) -> Option<Vec<Capability>> {
+    texts.iter().map(|t| Capability::parse(t).ok()).collect()
+}
+
+fn for_each(store: &Store, prefix: &[u8], mut f: impl FnMut(&str, u64, &[u8])) -> Result<(), ReadError> {
+    let mut after: Option<Vec<u8>> = None;
+    let mut seen = HashSet::new();
+    loop {
+        let page = store.scan(prefix, after.as_deref(), 1000, 4 << 20)?;
+        for (key, entry) in &page.entries {
+            debug_assert!(seen.insert(key.clone()));
+            if let Ok(name) = std::str::from_utf8(&key[prefix.len()..]) {
+                f(name, entry.version, &entry.value);
+            }
+        }
+        match page.entries.last() {
+            Some((key, _)) if page.more => after = Some(key.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn caps(texts: &[&str]) -> Vec<Capability> {
+        texts.iter().map(|t| Capability::parse(t).unwrap()).collect()
+    }
+
+    fn id(text: &str) -> PrincipalId {
+        PrincipalId::parse(text).unwrap()
+    }
+
+    fn directory(standing: Standing) -> Directory {
+        let mut directory = Directory::default();
+        directory.apply(1, Change::SetGroup("admin".into(), caps(&["*"])));
+        directory.apply(1, Change::SetGroup("agent".into(), caps(&["self:*"])));
+        directory.apply(2, Change::SetPrincipal(id("a"), standing));
+        directory
+    }
+
+    fn decide(standing: Standing, required: &str, target: Option<&str>) -> Decision {
+        directory(standing).decide(&id("a"), &Capability::parse(required).unwrap(), target.map(id).as_ref())
+    }
+
+    #[test]
+    fn a_revoke_beats_everything_and_a_disabled_principal_holds_nothing() {
+        let admin = |revokes: &[&str]| Standing::new(true, vec!["admin".into()], vec![], caps(revokes));
+        assert!(decide(admin(&[]), "x:y", None).allowed);
+        let denied = decide(admin(&["x:*"]), "x:y", None);
+        assert_eq!(denied.rule, Rule::Revoked(caps(&["x:*"])[0].clone()));
+        assert!(!decide(Standing::new(false, vec!["admin".into()], caps(&["*"]), vec![]), "x", None).allowed);
+        assert_eq!(directory(admin(&[])).decide(&id("b"), &caps(&["x"])[0], None).rule, Rule::UnknownPrincipal);
+    }
+
+    #[test]
+    fn the_self_form_reaches_oneself_and_nobody_else() {
+        let agent = || Standing::new(true, vec!["agent".into()], vec![], vec![]);
+        assert!(decide(agent(), "quota:get", Some("a")).allowed);
+        assert!(!decide(agent(), "quota:get", Some("b")).allowed);
+        assert!(!decide(agent(), "quota:get", None).allowed);
+        let without = Standing::new(true, vec!["agent".into()], vec![], caps(&["self:quota:get"]));
+        assert!(!decide(without, "quota:get", Some("a")).allowed);
+    }
+
+    #[test]
+    fn a_group_that_is_not_defined_grants_nothing_and_edits_count_at_once() {
+        let mut directory = directory(Standing::new(true, vec!["ops".into()], vec![], vec![]));
+        let required = &caps(&["invite:issue"])[0];
+        assert!(!directory.decide(&id("a"), required, None).allowed);
+        directory.apply(3, Change::SetGroup("ops".into(), caps(&["invite:*"])));
+        assert!(directory.decide(&id("a"), required, None).allowed);
+        directory.apply(4, Change::RemoveGroup("ops".into()));
+        assert!(!directory.decide(&id("a"), required, None).allowed);
+    }
+
+    proptest! {
+        /// The rule book as a list of sentences, without indexes or early exits.
+        #[test]
+        fn decisions_agree_with_the_rule_book(
+            enabled: bool,
+            grants in prop::collection::vec(prop::sample::select(vec!["*", "a:*", "a:b", "self:*", "self:a:b", "c"]), 0..3),
+            revokes in prop::collection::vec(prop::sample::select(vec!["*", "a:*", "self:a:b", "c"]), 0..2),
+            group in prop::sample::select(vec!["admin", "agent", "undefined"]),
+            required in prop::sample::select(vec!["a:b", "c", "d:e:f"]),
+            target in prop::sample::select(vec![None, Some("a"), Some("b")]),
+        ) {
+            let holds = |needed: &Capability| {
+                let covered = |list: &[&str]| caps(list).iter().any(|c| c.covers(needed));
+                let group: &[&str] = match group { "admin" => &["*"], "agent" => &["self:*"], _ => &[] };
+                enabled && !covered(&revokes) && (covered(&grants) || covered(group))
+            };
+            let needed = Capability::parse(required).unwrap();
+            let expected = holds(&needed) || (target == Some("a") && holds(&needed.self_form()));
+            let standing = Standing::new(enabled, vec![group.into()], caps(&grants), caps(&revokes));
+            prop_assert_eq!(decide(standing, required, target).allowed, expected);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a capsule sees of the store: named buckets in a namespace of its own, and optimistic transactions over them.
+//!
+//! Owns how a bucket's key becomes a key of the store, and the bounds of keys, values and transactions. A capsule can't
+//! name another's namespace, and of a principal's buckets only its caller's: neither id is ever taken from it. Refuses
+//! to know what the bytes mean.
+
+use std::collections::BTreeMap;
+
+use astrid_capsule::PrincipalId;
+
+use crate::authority::Change;
+use crate::store::{Commit, CommitError, Entry, Store};
+
+/// The longest key of a bucket, in bytes.
+pub const MAX_KEY: usize = 512;
+/// The largest value, in bytes.
+pub const MAX_VALUE: usize = 1 << 20;
+/// The most bytes that one transaction may write.
+pub const MAX_TRANSACTION: usize = 4 << 20;
+/// The most keys that one transaction may touch.
+pub const MAX_TOUCHED: usize = 4096;
+/// The most bytes in a page of a scan.
+const MAX_PAGE: usize = 1 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    Conflict,
+    TooLarge { limit: u64 },
+    Invalid(String),
+    Unavailable,
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict => Error::Conflict,
+            CommitError::Overloaded | CommitError::Unavailable => Error::Unavailable,
+        }
+    }
+}
+
+/// A bucket: a prefix of the store's keys.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    prefix: Vec<u8>,
+}
+
+/// Part of a bucket, keys without its prefix.
+#[derive(Debug)]
+pub struct Page {
+    pub entries: Vec<(String, Entry)>,
+    pub more: bool,
+}
+
+impl Bucket {
+    /// `owner`: the principal whose bucket it is, or none for the capsule's own.
+    pub fn open(capsule: &str, owner: Option<&PrincipalId>, name: &str) -> Result<Self, Error> {
+        let fine = (1..=64).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fine {
+            return Err(Error::Invalid("a bucket's name must be 1 to 64 of a-z 0-9 -".into()));
+        }
+        // No part can hold a NUL, so no two buckets share a prefix.
+        let owner = owner.map_or("", |o| o.as_str());
+        Ok(Self { prefix: [b"c", capsule.as_bytes(), owner.as_bytes(), name.as_bytes(), b""].join(&0) })
+    }
+
+    fn key(&self, key: &str) -> Result<Vec<u8>, Error> {
+        if key.is_empty() {
+            return Err(Error::Invalid("a key can't be empty".into()));
+        }
+        if key.len() > MAX_KEY {
+            return Err(Error::TooLarge { limit: MAX_KEY as u64 });
+        }
+        Ok([&self.prefix, key.as_bytes()].concat())
+    }
+
+    pub fn get(&self, store: &Store, key: &str) -> Result<Option<Entry>, Error> {
+        store.get(&self.key(key)?).map_err(|_| Error::Unavailable)
+    }
+
+    /// What [`Store::commit`] has to do for a put (or, without a value, a delete), with what must hold before.
+    pub fn write(
+        &self,
+        key: &str,
+        value: Option<Vec<u8>>,
+        expected: Option<Option<u64>>,
+    ) -> Result<Commit, Error> {
+        check_value(value.as_deref())?;
+        let key = self.key(key)?;
+        let expect = expected.map(|version| (key.clone(), version)).into_iter().collect();
+        Ok(Commit { expect, writes: vec![(key, value)], then: None })
+    }
+
+    pub fn scan(&self, store: &Store, prefix: &str, after: Option<&str>, limit: u32) -> Result<Page, Error> {
+        if !(1..=1000).contains(&limit) {
+            return Err(Error::Invalid(format!("limit = {limit} must be 1 to 1000")));
+        }
+        if prefix.len() > MAX_KEY || after.is_some_and(|a| a.len() > MAX_KEY) {
+            return Err(Error::TooLarge { limit: MAX_KEY as u64 });
+        }
+        let full = [&self.prefix, prefix.as_bytes()].concat();
+        let after = after.map(|a| [&self.prefix, a.as_bytes()].concat());
+        let page = store
+            .scan(&full, after.as_deref(), limit as usize, MAX_PAGE)
+            .map_err(|_| Error::Unavailable)?;
+        let entries = page
+            .entries
+            .into_iter()
+            .map(|(key, entry)| (String::from_utf8_lossy(&key[self.prefix.len()..]).into_owned(), entry))
+            .collect();
+        Ok(Page { entries, more: page.more })
+    }
+}
+
+fn check_value(value: Option<&[u8]>) -> Result<(), Error> {
+    if value.is_some_and(|v| v.len() > MAX_VALUE) { Err(Error::TooLarge { limit: MAX_VALUE as u64 }) } else { Ok(()) }
+}
+
+/// Reads and writes that take effect together. Holds no lock: what it read is expected at the commit.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    read: BTreeMap<Vec<u8>, Option<u64>>,
+    written: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+    changes: Vec<Change>,
+}
+
+impl Transaction {
+    pub fn get(&mut self, store: &Store, bucket: &Bucket, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let key = bucket.key(key)?;
+        if let Some(own) = self.written.get(&key) {
+            return Ok(own.clone());
+        }
+        self.room(&key)?;
+        let entry = store.get(&key).map_err(|_| Error::Unavailable)?;
+        // The first read counts: what it saw must still hold, whatever a later one sees.
+        self.read.entry(key).or_insert(entry.as_ref().map(|e| e.version));
+        Ok(entry.map(|e| e.value))
+    }
+
+    pub fn put(&mut self, bucket: &Bucket, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        check_value(value.as_deref())?;
+        let key = bucket.key(key)?;
+        self.room(&key)?;
+        self.write(key, value)
+    }
+
+    /// Adds a change of the authority, in force when the commit is durable.
+    pub fn stage(&mut self, change: Change) -> Result<(), String> {
+        let full = |_| format!("a transaction can't touch more than {MAX_TOUCHED} keys or {MAX_TRANSACTION} bytes");
+        let (key, value) = change.to_write();
+        self.room(&key).and_then(|()| self.write(key, value)).map_err(full)?;
+        self.changes.push(change);
+        Ok(())
+    }
+
+    /// What the store has to do, and the changes that are in force once it has.
+    pub fn finish(self) -> (Commit, Vec<Change>) {
+        let commit = Commit {
+            expect: self.read.into_iter().collect(),
+            writes: self.written.into_iter().collect(),
+            then: None,
+        };
+        (commit, self.changes)
+    }
+
+    fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), Error> {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        if self.bytes > MAX_TRANSACTION {
+            return Err(Error::TooLarge { limit: MAX_TRANSACTION as u64 });
+        }
+        self.written.insert(key, value);
+        Ok(())
+    }
+
+    fn room(&self, key: &[u8]) -> Result<(), Error> {
+        let touched = self.read.len() + self.written.len();
+        if touched >= MAX_TOUCHED && !self.read.contains_key(key) && !self.written.contains_key(key) {
+            return Err(Error::Invalid(format!("a transaction can't touch more than {MAX_TOUCHED} keys")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Config;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb"), &Config::default()).unwrap();
+        (dir, store)
+    }
+
+    fn alice() -> PrincipalId {
+        PrincipalId::parse("alice").unwrap()
+    }
+
+    fn put(store: &Store, bucket: &Bucket, key: &str, value: &[u8]) {
+        store.commit_blocking(bucket.write(key, Some(value.to_vec()), None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn no_bucket_sees_anothers_keys() {
+        let (_dir, store) = store();
+        let open = |capsule, owner: Option<&PrincipalId>, name| Bucket::open(capsule, owner, name).unwrap();
+        let alice = alice();
+        let buckets = [
+            open("notes", None, "a"),
+            open("notes", None, "ab"),
+            open("notes", Some(&alice), "a"),
+            open("note", None, "a"),
+            open("notes", Some(&PrincipalId::parse("a").unwrap()), "a"),
+        ];
+        for (n, bucket) in buckets.iter().enumerate() {
+            put(&store, bucket, "k", &[n as u8]);
+        }
+        for (n, bucket) in buckets.iter().enumerate() {
+            assert_eq!(bucket.get(&store, "k").unwrap().unwrap().value, [n as u8]);
+            assert_eq!(bucket.scan(&store, "", None, 10).unwrap().entries.len(), 1);
+        }
+    }
+
+    #[test]
+    fn hostile_names_keys_and_sizes_are_refused() {
+        let (_dir, store) = store();
+        for name in ["", "A", "a\0b", "../x", &"a".repeat(65)] {
+            assert!(matches!(Bucket::open("c", None, name), Err(Error::Invalid(_))), "{name:?}");
+        }
+        let bucket = Bucket::open("c", None, "b").unwrap();
+        assert!(matches!(bucket.get(&store, ""), Err(Error::Invalid(_))));
+        assert_eq!(bucket.get(&store, &"k".repeat(513)), Err(Error::TooLarge { limit: 512 }));
+        assert!(bucket.get(&store, "a\0b").unwrap().is_none());
+        assert!(matches!(bucket.write("k", Some(vec![0; MAX_VALUE + 1]), None), Err(Error::TooLarge { .. })));
+        for limit in [0, 1001, u32::MAX] {
+            assert!(matches!(bucket.scan(&store, "", None, limit), Err(Error::Invalid(_))));
+        }
+        let mut transaction = Transaction::default();
+        let full = (0..10).find_map(|n| transaction.put(&bucket, &n.to_string(), Some(vec![0; MAX_VALUE])).err());
+        assert_eq!(full, Some(Error::TooLarge { limit: MAX_TRANSACTION as u64 }));
+        let mut transaction = Transaction::default();
+        let full = (0..=MAX_TOUCHED).find_map(|n| transaction.get(&store, &bucket, &n.to_string()).err());
+        assert!(matches!(full, Some(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_transaction_sees_its_own_writes_and_fails_when_what_it_read_has_changed() {
+        let (_dir, store) = store();
+        let bucket = Bucket::open("c", None, "b").unwrap();
+        put(&store, &bucket, "a", b"1");
+        let mut transaction = Transaction::default();
+        assert_eq!(transaction.get(&store, &bucket, "a").unwrap().unwrap(), b"1");
+        assert_eq!(transaction.get(&store, &bucket, "none").unwrap(), None);
+        transaction.put(&bucket, "a", Some(b"2".to_vec())).unwrap();
+        assert_eq!(transaction.get(&store, &bucket, "a").unwrap().unwrap(), b"2");
+        put(&store, &bucket, "none", b"now there");
+        assert_eq!(store.commit_blocking(transaction.finish().0), Err(CommitError::Conflict));
+        assert_eq!(bucket.get(&store, "a").unwrap().unwrap().value, b"1");
+    }
+
+    #[test]
+    fn scanning_pages_through_everything_once() {
+        let (_dir, store) = store();
+        let bucket = Bucket::open("c", None, "b").unwrap();
+        for n in 0..25 {
+            put(&store, &bucket, &format!("k{n:02}"), b"v");
+        }
+        put(&store, &bucket, "other", b"v");
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = bucket.scan(&store, "k", after.as_deref(), 10).unwrap();
+            seen.extend(page.entries.iter().map(|(k, _)| k.clone()));
+            if !page.more {
+                break;
+            }
+            after = seen.last().cloned();
+        }
+        assert_eq!(seen, (0..25).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,425 @@
+//! The message bus: publish and request over routes.
+//!
+//! Owns delivery: which binding a message reaches, whether its principal may reach it, in what order, and what a
+//! sender is told. A route is a pattern tied to one handler of one generation of a capsule, with a fair queue of its
+//! own ([`fair`]); requests go straight to their handler and are bounded by the pool's admission.
+//!
+//! Bounded by: payload size, nesting depth, each route's byte budget and concurrency.
+//! Refuses to know: what is in a payload, wasm, HTTP, the store, who should hold what.
+
+pub mod fair;
+pub mod routes;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use astrid_capsule::manifest::Subscribe;
+use astrid_capsule::{Pattern, PrincipalId, Topic};
+
+use crate::Boxed;
+use crate::authority::Authority;
+use fair::{FairQueue, Pushed};
+use routes::Index;
+
+/// `[bus]` of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// The largest payload and the largest answer, in bytes (1 KiB to 64 MiB).
+    pub max_payload_bytes: usize,
+    /// How deep requests may be nested (1 to 64).
+    pub max_depth: u8,
+    /// What may wait in one route's queue, in bytes (at least `max-payload-bytes`).
+    pub queue_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20 }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Result<(), String> {
+        if !(1024..=64 << 20).contains(&self.max_payload_bytes) {
+            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 67108864", self.max_payload_bytes));
+        }
+        if !(1..=64).contains(&self.max_depth) {
+            return Err(format!("bus.max-depth = {} must be 1 to 64", self.max_depth));
+        }
+        if self.queue_bytes < self.max_payload_bytes {
+            return Err(format!("bus.queue-bytes = {} must be at least bus.max-payload-bytes", self.queue_bytes));
+        }
+        Ok(())
+    }
+}
+
+/// A message as the host carries it. Only the host fills it in.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub id: u64,
+    pub topic: Topic,
+    pub principal: PrincipalId,
+    /// The capsule that sent it.
+    pub sender: Arc<str>,
+    pub target: Option<PrincipalId>,
+    pub payload: Bytes,
+    /// When the sender stops waiting; for a publication, when its handler must have ended.
+    pub deadline: Instant,
+    pub publication: bool,
+    /// Requests above this one.
+    pub depth: u8,
+    /// The id of the request from outside that caused it, if any.
+    pub cause: Option<Arc<str>>,
+}
+
+/// A handler's refusal, passed on as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalCode {
+    Invalid,
+    Denied,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Internal,
+}
+
+/// Every way in which a request ends without an answer; `wit/bus` says when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    NoResponder,
+    Denied(String),
+    Timeout,
+    Overloaded { retry_ms: u32 },
+    TooLarge { limit: u64 },
+    Invalid(String),
+    Trapped,
+    Refused(Refusal),
+}
+
+impl Failure {
+    /// One word for metrics and log lines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Failure::NoResponder => "no-responder",
+            Failure::Denied(_) => "denied",
+            Failure::Timeout => "timeout",
+            Failure::Overloaded { .. } => "overloaded",
+            Failure::TooLarge { .. } => "too-large",
+            Failure::Invalid(_) => "invalid",
+            Failure::Trapped => "trapped",
+            Failure::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Whatever can be called with a message: a generation of a capsule.
+pub trait Responder: Send + Sync {
+    /// Calls the named handler. Ends by the message's deadline, whatever the handler does.
+    fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>>;
+}
+
+/// A binding of a live generation, with its queue.
+pub struct Route {
+    binding: Subscribe,
+    handler: Arc<str>,
+    responder: Arc<dyn Responder>,
+    queue: Mutex<Queue>,
+}
+
+struct Queue {
+    fair: FairQueue<PrincipalId, Message>,
+    workers: usize,
+}
+
+/// Publications that one route has in flight, each for another principal.
+const ROUTE_WORKERS: usize = 16;
+
+impl Route {
+    pub fn new(binding: Subscribe, responder: Arc<dyn Responder>, config: &Config) -> Arc<Self> {
+        let fair = FairQueue::new(config.queue_bytes);
+        let handler = binding.handler.as_str().into();
+        Arc::new(Self { binding, handler, responder, queue: Mutex::new(Queue { fair, workers: 0 }) })
+    }
+
+    pub fn pattern(&self) -> &Pattern {
+        &self.binding.topic
+    }
+
+    /// Queues a publication and sees to it that somebody works on it. False: there was no room for it.
+    fn enqueue(self: &Arc<Self>, message: Message) -> bool {
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let size = message.payload.len() + message.topic.as_str().len() + 128;
+        match queue.fair.push(message.principal.clone(), size, message) {
+            Pushed::Queued => {}
+            Pushed::Evicted(lost) => {
+                metrics::counter!("astrid_bus_lost_messages_total").increment(lost.len() as u64);
+                tracing::warn!(
+                    topic = %self.binding.topic, lost = lost.len(), principal = %lost[0].principal,
+                    "queue over budget: newest publications of the heaviest principal dropped"
+                );
+            }
+            Pushed::Refused(_) => return false,
+        }
+        if queue.workers < ROUTE_WORKERS {
+            queue.workers += 1;
+            tokio::spawn(self.clone().work());
+        }
+        true
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut queue = self.queue.lock().expect("no panic under this lock");
+                let next = queue.fair.pop();
+                if next.is_none() {
+                    queue.workers -= 1;
+                }
+                next
+            };
+            let Some((principal, message)) = next else { return };
+            let topic = message.topic.clone();
+            if let Err(failure) = self.responder.clone().call(self.handler.clone(), message).await {
+                tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
+            }
+            self.queue.lock().expect("no panic under this lock").fair.release(&principal);
+        }
+    }
+}
+
+/// How to send: what a caller may choose.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing {
+    pub topic: String,
+    pub payload: Bytes,
+    pub target: Option<String>,
+    /// At most what is left of the caller's own deadline.
+    pub timeout: Option<Duration>,
+}
+
+/// On whose behalf, from where and until when: what a caller can't choose.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    pub principal: PrincipalId,
+    pub capsule: Arc<str>,
+    pub deadline: Instant,
+    pub depth: u8,
+    pub cause: Option<Arc<str>>,
+}
+
+pub struct Bus {
+    config: Config,
+    authority: Arc<Authority>,
+    routes: RwLock<Arc<Index<Arc<Route>>>>,
+    ids: AtomicU64,
+}
+
+impl Bus {
+    pub fn new(config: Config, authority: Arc<Authority>) -> Self {
+        Self { config, authority, routes: RwLock::new(Arc::new(Index::new([]))), ids: AtomicU64::new(1) }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Replaces all routes at once. Calls and queues of routes that are gone run to their end.
+    pub fn set_routes(&self, routes: impl IntoIterator<Item = Arc<Route>>) {
+        let index = Index::new(routes.into_iter().map(|r| (r.binding.topic.clone(), r)));
+        *self.routes.write().expect("no panic under this lock") = Arc::new(index);
+    }
+
+    fn routes(&self) -> Arc<Index<Arc<Route>>> {
+        self.routes.read().expect("no panic under this lock").clone()
+    }
+
+    /// Asks the best matching handler and waits for its answer, at most until the deadline.
+    pub async fn request(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
+        let result = self.deliver(sender, outgoing).await;
+        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
+        result
+    }
+
+    async fn deliver(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
+        let message = self.message(sender, outgoing, false)?;
+        if message.depth > self.config.max_depth {
+            return Err(Failure::Denied(format!(
+                "requests are nested more than {} deep; the last topic was {}",
+                self.config.max_depth, message.topic
+            )));
+        }
+        let routes = self.routes();
+        let route = routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
+        drop(routes);
+        self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
+        let answer = route.responder.clone().call(route.handler.clone(), message).await?;
+        if answer.len() > self.config.max_payload_bytes {
+            return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
+        }
+        Ok(answer)
+    }
+
+    /// Hands the message to every matching binding that its principal may reach; the answer is how many took it.
+    pub fn publish(&self, sender: Sender, outgoing: Outgoing) -> Result<u32, Failure> {
+        // A publication outlives its sender's call: it has a deadline of its own, the handler's limit.
+        let message = self.message(sender, outgoing, true)?;
+        let routes = self.routes();
+        let mut taken = 0;
+        for route in routes.matches(&message.topic) {
+            let admitted =
+                self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).is_ok();
+            if admitted && route.enqueue(message.clone()) {
+                taken += 1;
+            }
+        }
+        metrics::counter!("astrid_bus_published_total").increment(1);
+        metrics::counter!("astrid_bus_deliveries_total").increment(taken.into());
+        Ok(taken)
+    }
+
+    fn message(&self, sender: Sender, outgoing: Outgoing, publication: bool) -> Result<Message, Failure> {
+        let topic = Topic::parse(&outgoing.topic).map_err(|e| Failure::Invalid(e.to_string()))?;
+        let target = outgoing
+            .target
+            .map(|t| PrincipalId::parse(&t))
+            .transpose()
+            .map_err(|e| Failure::Invalid(format!("target: {e}")))?;
+        if outgoing.payload.len() > self.config.max_payload_bytes {
+            return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
+        }
+        let deadline = if publication {
+            Instant::now() + Duration::from_secs(300)
+        } else {
+            outgoing.timeout.map_or(sender.deadline, |t| sender.deadline.min(Instant::now() + t))
+        };
+        Ok(Message {
+            id: self.ids.fetch_add(1, Ordering::Relaxed),
+            topic,
+            principal: sender.principal,
+            sender: sender.capsule,
+            target,
+            payload: outgoing.payload,
+            deadline,
+            publication,
+            depth: sender.depth.saturating_add(1),
+            cause: sender.cause,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{Change, Standing};
+    use astrid_capsule::Capability;
+    use tokio::sync::mpsc;
+
+    /// Answers with what it was called with, and tells the test.
+    struct Recorder(mpsc::UnboundedSender<(String, String, Bytes)>);
+
+    impl Responder for Recorder {
+        fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+            Box::pin(async move {
+                let _ = self.0.send((handler.to_string(), message.principal.to_string(), message.payload.clone()));
+                Ok(message.payload)
+            })
+        }
+    }
+
+    fn binding(topic: &str, handler: &str, requires: &[&str], public: bool) -> Subscribe {
+        Subscribe {
+            topic: Pattern::parse(topic).unwrap(),
+            handler: handler.into(),
+            requires: requires.iter().map(|c| Capability::parse(c).unwrap()).collect(),
+            public,
+        }
+    }
+
+    fn sender(principal: &str) -> Sender {
+        Sender {
+            principal: PrincipalId::parse(principal).unwrap(),
+            capsule: "test".into(),
+            deadline: Instant::now() + Duration::from_secs(5),
+            depth: 0,
+            cause: None,
+        }
+    }
+
+    fn out(topic: &str, payload: &'static [u8]) -> Outgoing {
+        Outgoing { topic: topic.into(), payload: Bytes::from_static(payload), ..Outgoing::default() }
+    }
+
+    fn bus(bindings: Vec<Subscribe>) -> (Bus, mpsc::UnboundedReceiver<(String, String, Bytes)>) {
+        let authority = Arc::new(Authority::new());
+        authority.apply(
+            1,
+            vec![Change::SetPrincipal(
+                PrincipalId::parse("alice").unwrap(),
+                Standing::new(true, vec![], vec![Capability::parse("notes:read").unwrap()], vec![]),
+            )],
+        );
+        let (tx, rx) = mpsc::unbounded_channel();
+        let responder = Arc::new(Recorder(tx));
+        let bus = Bus::new(Config::default(), authority);
+        let routes: Vec<_> = bindings.into_iter().map(|b| Route::new(b, responder.clone(), bus.config())).collect();
+        bus.set_routes(routes);
+        (bus, rx)
+    }
+
+    #[tokio::test]
+    async fn a_request_is_answered_or_its_failure_is_told_at_once() {
+        let (bus, _rx) = bus(vec![
+            binding("notes.v1.read", "read", &["notes:read"], false),
+            binding("notes.v1.write", "write", &["notes:write"], false),
+            binding("notes.v1.open", "open", &[], true),
+            binding("notes.v1.known", "known", &[], false),
+        ]);
+        let ask = |who: &str, topic: &str| bus.request(sender(who), out(topic, b"x"));
+        assert_eq!(ask("alice", "notes.v1.read").await.unwrap(), "x");
+        assert!(matches!(ask("alice", "notes.v1.write").await, Err(Failure::Denied(why)) if why.contains("notes:write")));
+        assert!(matches!(ask("mallory", "notes.v1.known").await, Err(Failure::Denied(_))));
+        assert!(matches!(ask("anonymous", "notes.v1.known").await, Err(Failure::Denied(_))));
+        assert!(ask("anonymous", "notes.v1.open").await.is_ok());
+        assert_eq!(ask("alice", "nobody.home").await, Err(Failure::NoResponder));
+        assert!(matches!(ask("alice", "notes.*").await, Err(Failure::Invalid(_))));
+        let big = Outgoing { topic: "notes.v1.open".into(), payload: vec![0; (1 << 20) + 1].into(), ..Default::default() };
+        assert_eq!(bus.request(sender("alice"), big).await, Err(Failure::TooLarge { limit: 1 << 20 }));
+        let deep = Sender { depth: 16, ..sender("alice") };
+        assert!(matches!(bus.request(deep, out("notes.v1.open", b"")).await, Err(Failure::Denied(w)) if w.contains("nested")));
+    }
+
+    #[tokio::test]
+    async fn a_publication_reaches_every_binding_its_principal_may_reach_in_order() {
+        let (bus, mut rx) = bus(vec![
+            binding("n.*", "all", &[], false),
+            binding("n.a", "one", &[], false),
+            binding("n.a", "secret", &["other:cap"], false),
+        ]);
+        for payload in [b"1", b"2", b"3"] {
+            assert_eq!(bus.publish(sender("alice"), out("n.a", payload)).unwrap(), 2);
+        }
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push(rx.recv().await.unwrap());
+        }
+        for handler in ["all", "one"] {
+            let order: Vec<&[u8]> = seen.iter().filter(|s| s.0 == handler).map(|s| &s.2[..]).collect();
+            assert_eq!(order, [b"1", b"2", b"3"], "{handler}");
+        }
+        assert_eq!(bus.publish(sender("alice"), out("elsewhere", b"")).unwrap(), 0);
+        assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"")).unwrap(), 0);
+    }
+}

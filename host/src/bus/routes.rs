@@ -1,0 +1,122 @@
+//! The index from topics to routes: a trie over segments, so that a lookup costs the topic's length and its matches,
+//! not the number of routes.
+
+use std::collections::HashMap;
+
+use astrid_capsule::{Pattern, Topic};
+
+/// An immutable index; a change of routes builds a new one.
+pub struct Index<R> {
+    root: Node<R>,
+}
+
+struct Node<R> {
+    next: HashMap<String, Node<R>>,
+    /// An inner `*`.
+    any: Option<Box<Node<R>>>,
+    /// Patterns that end here.
+    here: Vec<(Pattern, R)>,
+    /// Patterns that end in a trailing `*` after this.
+    below: Vec<(Pattern, R)>,
+}
+
+impl<R> Default for Node<R> {
+    fn default() -> Self {
+        Self { next: HashMap::new(), any: None, here: Vec::new(), below: Vec::new() }
+    }
+}
+
+impl<R> Index<R> {
+    pub fn new(routes: impl IntoIterator<Item = (Pattern, R)>) -> Self {
+        let mut root = Node::default();
+        for (pattern, route) in routes {
+            let mut node = &mut root;
+            let mut segments = pattern.segments().peekable();
+            let trailing = loop {
+                match segments.next() {
+                    None => break false,
+                    Some("*") if segments.peek().is_none() => break true,
+                    Some("*") => node = node.any.get_or_insert_default(),
+                    Some(literal) => node = node.next.entry(literal.to_owned()).or_default(),
+                }
+            };
+            let list = if trailing { &mut node.below } else { &mut node.here };
+            list.push((pattern.clone(), route));
+        }
+        Self { root }
+    }
+
+    /// Every route whose pattern matches, in no particular order.
+    pub fn matches(&self, topic: &Topic) -> Vec<&R> {
+        let mut found = Vec::new();
+        self.root.collect(&topic.segments().collect::<Vec<_>>(), &mut |_, route| found.push(route));
+        found
+    }
+
+    /// The route whose pattern matches best ([`Pattern::specificity`]).
+    pub fn best(&self, topic: &Topic) -> Option<&R> {
+        let mut best: Option<(&Pattern, &R)> = None;
+        self.root.collect(&topic.segments().collect::<Vec<_>>(), &mut |pattern, route| {
+            if best.is_none_or(|(other, _)| pattern.specificity() > other.specificity()) {
+                best = Some((pattern, route));
+            }
+        });
+        best.map(|(_, route)| route)
+    }
+}
+
+impl<R> Node<R> {
+    fn collect<'a>(&'a self, segments: &[&str], found: &mut impl FnMut(&'a Pattern, &'a R)) {
+        let Some((first, rest)) = segments.split_first() else {
+            return self.here.iter().for_each(|(p, r)| found(p, r));
+        };
+        self.below.iter().for_each(|(p, r)| found(p, r));
+        if let Some(node) = self.next.get(*first) {
+            node.collect(rest, found);
+        }
+        if let Some(node) = &self.any {
+            node.collect(rest, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn index(patterns: &[&str]) -> Index<String> {
+        Index::new(patterns.iter().map(|p| (Pattern::parse(p).unwrap(), (*p).to_owned())))
+    }
+
+    #[test]
+    fn a_request_goes_to_the_longest_literal_beginning() {
+        let index = index(&["*", "a.*", "a.*.c", "a.b.*", "a.b.c"]);
+        for (topic, best) in
+            [("a.b.c", "a.b.c"), ("a.x.c", "a.*.c"), ("a.b.x", "a.b.*"), ("a.x", "a.*"), ("x", "*"), ("a", "*")]
+        {
+            assert_eq!(index.best(&Topic::parse(topic).unwrap()).unwrap(), best, "{topic}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_exactly_what_the_matcher_matches(
+            patterns in prop::collection::vec(prop::collection::vec(prop::sample::select(vec!["a", "b", "*"]), 1..5), 0..12),
+            topic in prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..5),
+        ) {
+            let patterns: Vec<String> = patterns.iter().map(|p| p.join(".")).collect();
+            let topic = Topic::parse(&topic.join(".")).unwrap();
+            let index = index(&patterns.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut found: Vec<&String> = index.matches(&topic);
+            let mut expected: Vec<&String> =
+                patterns.iter().filter(|p| Pattern::parse(p).unwrap().matches(&topic)).collect();
+            found.sort();
+            expected.sort();
+            prop_assert_eq!(&found, &expected);
+            let best = index.best(&topic).map(|p| Pattern::parse(p).unwrap().specificity());
+            prop_assert_eq!(best, expected.iter().map(|p| Pattern::parse(p).unwrap().specificity()).max());
+        }
+    }
+}

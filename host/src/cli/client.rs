@@ -1,0 +1,444 @@
+//! One HTTP call at a time: HTTP/1.1 over the home's Unix socket or over TCP, a new connection for each.
+//!
+//! Bounded by one deadline from connecting to the last byte, and by [`MAX_ANSWER_BYTES`]. Knows how connections fail
+//! and what to do about each; refuses to know what any route means.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::failure::Failure;
+use super::text::quoted;
+use crate::home::Home;
+
+/// The largest answer that is taken.
+pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Where a host listens on TCP, from `http://HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TcpAddress {
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
+}
+
+impl TcpAddress {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|e| format!("no URL: {e}"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err("the URL must begin with http:// (TLS is not spoken here)".to_owned());
+        }
+        let authority = uri.authority().ok_or("the URL names no host")?;
+        if authority.as_str().contains('@') {
+            return Err("the URL may hold no user name; pass --bearer".to_owned());
+        }
+        if uri.path_and_query().is_some_and(|rest| rest != "/") {
+            return Err("the URL may hold no path; write http://HOST:PORT".to_owned());
+        }
+        let host = authority.host();
+        let port = match &authority.as_str()[host.len()..] {
+            "" => 80,
+            port => port.trim_start_matches(':').parse().map_err(|_| "the URL's port is no port".to_owned())?,
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err("the URL names no host".to_owned());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+
+    /// As it stands in a Host header.
+    fn authority(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for TcpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority())
+    }
+}
+
+pub(super) struct Client {
+    home: Home,
+    tcp: Option<TcpAddress>,
+    /// The value of the Authorization header.
+    authorization: Option<HeaderValue>,
+    deadline: Duration,
+}
+
+/// An answer read to its end.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// The body as the document that the route promises.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|e| {
+            Failure::failed("protocol", format!("the answer is not what this route promises: {e}"))
+                .next("is this `astrid` of the host's own version? With --json the answer is printed as it is")
+        })
+    }
+}
+
+impl Client {
+    pub(super) fn new(
+        home: Home,
+        tcp: Option<TcpAddress>,
+        bearer: Option<String>,
+        deadline: Duration,
+    ) -> Result<Self, Failure> {
+        let authorization = match bearer {
+            None => None,
+            Some(bearer) => {
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.trim()))
+                    .map_err(|_| Failure::usage("the bearer holds characters that no bearer has"))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Self { home, tcp, authorization, deadline })
+    }
+
+    /// How long a call may take in all.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Whether calls go over TCP, possibly to another machine.
+    pub(super) fn is_remote(&self) -> bool {
+        self.tcp.is_some()
+    }
+
+    /// Whether anything accepts a connection within a second.
+    pub(super) async fn is_listened_to(&self) -> bool {
+        let attempt = async {
+            match &self.tcp {
+                Some(address) => TcpStream::connect((address.host.as_str(), address.port)).await.is_ok(),
+                None => UnixStream::connect(self.home.socket()).await.is_ok(),
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), attempt).await.unwrap_or(true)
+    }
+
+    pub(super) async fn get(&self, what: &str, path: &str) -> Result<Answer, Failure> {
+        self.call(what, Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, what: &str, path: &str, json: String) -> Result<Answer, Failure> {
+        self.call(what, Method::POST, path, Some(json)).await
+    }
+
+    pub(super) async fn delete(&self, what: &str, path: &str) -> Result<Answer, Failure> {
+        self.call(what, Method::DELETE, path, None).await
+    }
+
+    /// One call; an answer that is no success is a failure.
+    async fn call(&self, what: &str, method: Method, path: &str, json: Option<String>) -> Result<Answer, Failure> {
+        let answer = self.exchange(method, path, json).await.map_err(|f| f.doing(what))?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let failure = Failure::answered(answer.status.as_u16(), &answer.body).doing(what);
+        Err(if answer.status == StatusCode::UNAUTHORIZED { self.unauthorized(failure) } else { failure })
+    }
+
+    /// One call, whatever its status. `path` is percent-encoded.
+    pub(super) async fn exchange(&self, method: Method, path: &str, json: Option<String>) -> Result<Answer, Failure> {
+        let work = async {
+            match &self.tcp {
+                Some(address) => {
+                    let stream = TcpStream::connect((address.host.as_str(), address.port))
+                        .await
+                        .map_err(|e| tcp_failure(address, &e))?;
+                    self.speak(stream, &address.authority(), method, path, json).await
+                }
+                None => {
+                    self.home.check().map_err(|e| Failure::failed("home", e.to_string()))?;
+                    let stream = UnixStream::connect(self.home.socket()).await.map_err(|e| self.socket_failure(&e))?;
+                    self.speak(stream, "localhost", method, path, json).await
+                }
+            }
+        };
+        tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| {
+            let reason = format!("no answer from {} within {} s", self.place(), self.deadline.as_secs());
+            Err(Failure::failed("timeout", reason).next("allow more with --timeout SECS, or see `astrid doctor`"))
+        })
+    }
+
+    async fn speak(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        host: &str,
+        method: Method,
+        path: &str,
+        json: Option<String>,
+    ) -> Result<Answer, Failure> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, "application/json");
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        if json.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(Bytes::from(json.unwrap_or_default())))
+            .map_err(|e| Failure::failed("internal", format!("`{path}` makes no request: {e}")))?;
+
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
+        // Ends when the sender is dropped; what breaks it also fails the request.
+        let driver = tokio::spawn(connection);
+        let answer = async {
+            let (head, body) = sender.send_request(request).await.map_err(|e| self.broken(&e))?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| {
+                if e.is::<LengthLimitError>() {
+                    let reason = format!("the answer has more than {} MiB", MAX_ANSWER_BYTES >> 20);
+                    Failure::failed("too_large", reason).next("ask for less")
+                } else {
+                    self.broken(&*e)
+                }
+            })?;
+            Ok(Answer { status: head.status, body: body.to_bytes() })
+        };
+        let answer = answer.await;
+        driver.abort();
+        answer
+    }
+
+    /// Where calls go, for a sentence.
+    fn place(&self) -> String {
+        self.tcp.as_ref().map_or_else(|| self.home.socket().display().to_string(), TcpAddress::to_string)
+    }
+
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let place = self.place();
+        match error.downcast_ref::<hyper::Error>() {
+            Some(e) if e.is_parse() => {
+                Failure::failed("protocol", format!("what listens at {place} speaks no HTTP: {e}"))
+                    .next("is that address another program's?")
+            }
+            _ => {
+                let mut reason = format!("{place} ended the connection before the answer was complete: {error}");
+                if let Some(cause) = error.source() {
+                    reason += &format!(": {cause}");
+                }
+                Failure::failed("disconnected", reason).next(self.see_log())
+            }
+        }
+    }
+
+    fn see_log(&self) -> String {
+        if self.is_remote() {
+            "is the host ending? Its log has the cause".to_owned()
+        } else {
+            format!("is the host ending? Its log has the cause: {}", self.home.log().display())
+        }
+    }
+
+    fn socket_failure(&self, error: &io::Error) -> Failure {
+        let (home, socket) = (self.home.root(), self.home.socket());
+        let at = socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound => Failure::failed(
+                "not_running",
+                format!("no host is running for {}: there is no socket {at}", home.display()),
+            )
+            .next(start(home)),
+            io::ErrorKind::ConnectionRefused => {
+                Failure::failed("stale_socket", format!("the host that made the socket {at} is gone"))
+                    .next(format!("{} (a new host replaces the socket)", start(home)))
+            }
+            io::ErrorKind::PermissionDenied => Failure::failed("permission", format!("this user may not open {at}"))
+                .next("run as the user who runs the host, or pass --url and --bearer"),
+            _ => Failure::failed("unreachable", format!("{at}: {error}")).next("see `astrid doctor`"),
+        }
+    }
+
+    fn unauthorized(&self, failure: Failure) -> Failure {
+        let (reason, next) = if self.authorization.is_some() {
+            (
+                "the bearer was not accepted: it may have expired or been revoked, or another host made it".to_owned(),
+                "redeem an invite for a new one: `astrid invite redeem TOKEN`".to_owned(),
+            )
+        } else if self.is_remote() {
+            (
+                "no bearer was sent".to_owned(),
+                format!("set ${} or pass --bearer; `astrid invite redeem TOKEN` makes one", super::BEARER_VARIABLE),
+            )
+        } else {
+            (
+                "the host does not take this user for its owner".to_owned(),
+                format!("run as the user who owns {}, or pass --bearer", self.home.root().display()),
+            )
+        };
+        failure.because(reason).next(next)
+    }
+}
+
+/// How a host of this home is started.
+pub(super) fn start(home: &Path) -> String {
+    let home = quoted(&home.to_string_lossy());
+    format!("start it with `cargo astrid up --home {home}` or `astrid-daemon --home {home}`")
+}
+
+fn tcp_failure(address: &TcpAddress, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        Failure::failed("not_running", format!("nothing listens at {address}"))
+            .next("start the host with `cargo astrid up`, or check host and port")
+    } else {
+        Failure::failed("unreachable", format!("{address}: {error}")).next("check host and port")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::cli::failure::Exit;
+    use crate::cli::testing::{Host, home};
+
+    fn client(home: &Home, seconds: u64) -> Client {
+        Client::new(home.clone(), None, None, Duration::from_secs(seconds)).unwrap()
+    }
+
+    fn get(client: &Client) -> Result<Answer, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.get("ask", "/api/x?y=1"))
+    }
+
+    #[test]
+    fn an_address_is_a_plain_http_origin() {
+        let parse = |text| TcpAddress::parse(text).map(|a| a.to_string());
+        assert_eq!(parse("http://127.0.0.1:2787").unwrap(), "http://127.0.0.1:2787");
+        assert_eq!(parse("http://host/").unwrap(), "http://host:80");
+        assert_eq!(parse("http://[::1]:1").unwrap(), "http://[::1]:1");
+        for bad in [
+            "https://h",
+            "h:1",
+            "127.0.0.1:2787",
+            "http://u@h",
+            "http://h/p",
+            "http://h/?q",
+            "http://",
+            "http://h:x",
+            "",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_answer_arrives_with_status_and_body_and_the_request_as_it_was_meant() {
+        let host = Host::answering(200, "{\"ok\":true}");
+        let answer = get(&client(&host.home, 5)).unwrap();
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, &b"{\"ok\":true}"[..]));
+        assert_eq!(host.requests(), ["GET /api/x?y=1"]);
+    }
+
+    #[test]
+    fn a_missing_socket_says_how_to_start_a_host() {
+        let (_dir, home) = home();
+        let failure = get(&client(&home, 5)).unwrap_err();
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Failed, "not_running"));
+        let text = failure.to_text();
+        assert!(
+            text.contains("cannot ask") && text.contains("astrid.sock") && text.contains("cargo astrid up"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_stale_socket_is_told_from_a_missing_one() {
+        let (_dir, home) = home();
+        drop(UnixListener::bind(home.socket()).unwrap());
+        let failure = get(&client(&home, 5)).unwrap_err();
+        assert_eq!(failure.code, "stale_socket");
+        assert!(failure.to_text().contains("replaces the socket"));
+    }
+
+    #[test]
+    fn a_host_that_never_answers_costs_no_more_than_the_deadline() {
+        let (_dir, home) = home();
+        let _silent = UnixListener::bind(home.socket()).unwrap();
+        let begun = Instant::now();
+        let failure = get(&client(&home, 1)).unwrap_err();
+        assert_eq!(failure.code, "timeout");
+        assert!(failure.to_text().contains("within 1 s") && begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn what_speaks_no_http_and_what_hangs_up_are_told_apart() {
+        for (says, code) in [
+            ("220 mail ready\r\n", "protocol"),
+            ("", "disconnected"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "disconnected"),
+        ] {
+            let (_dir, home) = home();
+            let listener = UnixListener::bind(home.socket()).unwrap();
+            let server = std::thread::spawn(move || {
+                use std::io::{Read, Write};
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                stream.write_all(says.as_bytes()).unwrap();
+            });
+            assert_eq!(get(&client(&home, 5)).unwrap_err().code, code, "{says:?}");
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_answer_over_the_limit_is_refused_and_not_held() {
+        let (_dir, home) = home();
+        let listener = UnixListener::bind(home.socket()).unwrap();
+        let server = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let length = MAX_ANSWER_BYTES + 1;
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").unwrap();
+            let chunk = vec![b' '; 1 << 20];
+            while stream.write_all(&chunk).is_ok() {}
+        });
+        assert_eq!(get(&client(&home, 30)).unwrap_err().code, "too_large");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_401_says_who_could_do_it_instead() {
+        let host = Host::answering(401, r#"{"error":"unauthorized"}"#);
+        let text = get(&client(&host.home, 5)).unwrap_err().to_text();
+        assert!(text.contains("owner") && text.contains("--bearer") && text.contains("[unauthorized]"), "{text}");
+        let with = Client::new(host.home.clone(), None, Some("a.b.c.d".into()), Duration::from_secs(5)).unwrap();
+        let text = get(&with).unwrap_err().to_text();
+        assert!(text.contains("bearer was not accepted"), "{text}");
+        assert_eq!(host.requests()[1], "GET /api/x?y=1 Bearer a.b.c.d");
+    }
+
+    #[test]
+    fn a_home_that_others_may_write_to_is_not_spoken_to() {
+        use std::os::unix::fs::PermissionsExt;
+        let host = Host::answering(200, "{}");
+        fs::set_permissions(host.home.root(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(get(&client(&host.home, 5)).unwrap_err().code, "home");
+        assert!(host.requests().is_empty());
+    }
+}

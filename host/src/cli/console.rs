@@ -1,0 +1,116 @@
+//! The process's three streams. Documents and tables go to stdout, errors and remarks to stderr; with `--json` nothing
+//! but JSON is written to either. What a person may be asked is asked only where a person sits.
+
+use std::io::{self, Read, Write};
+
+use super::client::MAX_ANSWER_BYTES;
+use super::failure::{Exit, Failure};
+use super::{json, text};
+
+/// Which streams are terminals.
+#[derive(Clone, Copy)]
+pub(super) struct Terminals {
+    pub(super) input: bool,
+    pub(super) output: bool,
+}
+
+pub(super) struct Console<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    input: &'a mut dyn Read,
+    terminals: Terminals,
+    pub(super) json: bool,
+    closed: bool,
+}
+
+impl<'a> Console<'a> {
+    pub(super) fn new(
+        out: &'a mut dyn Write,
+        err: &'a mut dyn Write,
+        input: &'a mut dyn Read,
+        terminals: Terminals,
+    ) -> Self {
+        Self { out, err, input, terminals, json: false, closed: false }
+    }
+
+    /// Whether the reader of stdout is gone, so that printing more has no purpose.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Text that is fit for a terminal, and a line break unless it ends in one.
+    pub(super) fn print(&mut self, text: &str) -> Result<(), Failure> {
+        if self.closed {
+            return Ok(());
+        }
+        let line_break = if text.ends_with('\n') { "" } else { "\n" };
+        match write!(self.out, "{text}{line_break}").and_then(|()| self.out.flush()) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(e) => Err(Failure::failed("io", format!("writing to stdout failed: {e}"))),
+        }
+    }
+
+    /// A JSON document that somebody else wrote, on one line; nothing for an empty body.
+    pub(super) fn document(&mut self, body: &[u8]) -> Result<(), Failure> {
+        if body.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let wrong = |e: String| Failure::failed("protocol", format!("the answer is no JSON document: {e}"));
+        let document = std::str::from_utf8(body).map_err(|e| wrong(e.to_string()))?;
+        json::check(document).map_err(wrong)?;
+        let line = json::one_line(document);
+        if self.terminals.output { self.print(&text::shown_json(&line)) } else { self.print(&line) }
+    }
+
+    /// A remark on stderr for a person; programs don't get it.
+    pub(super) fn remark(&mut self, text: &str) {
+        if !self.json {
+            let _ = writeln!(self.err, "{text}");
+        }
+    }
+
+    /// Text on stderr as it is.
+    pub(super) fn complain(&mut self, text: &str) {
+        let _ = write!(self.err, "{text}");
+    }
+
+    /// Reports the failure and answers with its exit code.
+    pub(super) fn fail(&mut self, failure: &Failure) -> Exit {
+        let text = if self.json { failure.to_json() } else { failure.to_text() };
+        self.complain(&(text + "\n"));
+        failure.exit
+    }
+
+    /// Whether somebody can answer a question.
+    pub(super) fn can_ask(&self) -> bool {
+        self.terminals.input && !self.json
+    }
+
+    /// Asks on stderr; only a line of `y` or `yes` is a yes.
+    pub(super) fn ask(&mut self, question: &str) -> bool {
+        self.complain(&format!("{question} [y/N] "));
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while line.len() < 16 && matches!(self.input.read(&mut byte), Ok(1)) && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        matches!(line.trim_ascii().to_ascii_lowercase().as_slice(), b"y" | b"yes")
+    }
+
+    /// All of stdin, as text of at most [`MAX_ANSWER_BYTES`].
+    pub(super) fn read_input(&mut self) -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        let limit = MAX_ANSWER_BYTES as u64;
+        (&mut *self.input)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Failure::failed("io", format!("reading stdin failed: {e}")))?;
+        if bytes.len() as u64 > limit {
+            return Err(Failure::usage(format!("stdin has more than {limit} bytes")));
+        }
+        String::from_utf8(bytes).map_err(|e| Failure::usage(format!("stdin is no UTF-8 text: {}", e.utf8_error())))
+    }
+}

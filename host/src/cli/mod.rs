@@ -1,0 +1,174 @@
+//! The `astrid` command line: each verb is one call of the HTTP surface, over the Unix socket of a home or over TCP.
+//!
+//! Owns the verbs, how answers and errors look, and the user's own key pairs. Bounded by a deadline for every call and
+//! [`client::MAX_ANSWER_BYTES`] for every answer. Refuses to know how the host does what it asks for: there is no other
+//! way in than the surface that everybody has.
+//!
+//! Exit codes: 0 done, 1 failed, 2 used wrongly.
+
+mod bus;
+mod capsule;
+mod client;
+mod console;
+mod daemon;
+mod doctor;
+mod failure;
+mod invite;
+mod json;
+mod keypair;
+mod keystore;
+mod logs;
+mod table;
+#[cfg(test)]
+mod testing;
+mod text;
+mod time;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use self::client::{Client, TcpAddress};
+use self::console::Console;
+use self::failure::{Exit, Failure};
+use crate::home::Home;
+
+/// The environment variable that holds the bearer for `--url` where `--bearer` does not.
+const BEARER_VARIABLE: &str = "ASTRID_BEARER";
+
+/// Operate an Astrid host
+#[derive(Parser)]
+#[command(name = "astrid", version)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+struct Global {
+    /// The host's home [default: $ASTRID_HOME, else ~/.astrid]
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Print JSON documents of one line; errors too
+    #[arg(long, global = true)]
+    json: bool,
+    /// How long a call may take in all
+    #[arg(long, global = true, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Call http://HOST:PORT instead of the home's socket
+    #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
+    url: Option<TcpAddress>,
+    /// Speak as the principal of this bearer [with --url, default: $ASTRID_BEARER]
+    #[arg(long, global = true, value_name = "TOKEN")]
+    bearer: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Show what the host is doing
+    Status,
+    /// Ask the host to drain and end, and wait until it has
+    Stop,
+    /// Check the home, the host and this machine; say what to do about each fault
+    Doctor,
+    /// Issue, list, revoke and redeem invites
+    #[command(subcommand)]
+    Invite(invite::Verb),
+    /// Manage your own key pairs; no host is needed
+    #[command(subcommand)]
+    Keypair(keypair::Verb),
+    /// List and install capsules
+    #[command(subcommand)]
+    Capsule(capsule::Verb),
+    /// Send a message to a topic
+    #[command(subcommand)]
+    Bus(bus::Verb),
+    /// Show the host's log, or one capsule's
+    Logs(logs::Options),
+}
+
+/// What every verb is given.
+struct Context<'a> {
+    home: Home,
+    client: Client,
+    console: Console<'a>,
+    /// How to call this program again for the same host: `astrid`, with `--home` or `--url` if that was said.
+    command: String,
+}
+
+/// Parses `args` (the first is the program's name), runs the verb and answers with the process's exit code. Prints to
+/// stdout and stderr; a stdout whose reader is gone ends it quietly.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (mut out, mut err, mut input) = (io::stdout(), io::stderr(), io::stdin());
+    let terminals = console::Terminals { input: input.is_terminal(), output: out.is_terminal() };
+    let console = Console::new(&mut out, &mut err, &mut input, terminals);
+    execute(args, std::env::var(BEARER_VARIABLE).ok(), console).into()
+}
+
+/// All of [`run`] but the process: the streams and the environment's bearer are the caller's.
+fn execute(args: impl IntoIterator<Item = OsString>, bearer: Option<String>, mut console: Console<'_>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    console.json = args.iter().any(|a| a == "--json");
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return console.print(&e.to_string()).map_or_else(|f| console.fail(&f), |()| Exit::Done);
+        }
+        Err(e) if console.json => {
+            // What is wrong, without the help after it.
+            let text = e.to_string();
+            let wrong = text.split("\n\n").next().unwrap_or_default();
+            return console.fail(&Failure::usage(wrong.strip_prefix("error: ").unwrap_or(wrong)));
+        }
+        Err(e) => {
+            console.complain(&e.to_string());
+            return Exit::Usage;
+        }
+    };
+    console.json = cli.global.json;
+    let mut context = match resolve(cli.global, bearer) {
+        Ok((home, client, command)) => Context { home, client, console, command },
+        Err(failure) => return console.fail(&failure),
+    };
+    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(perform(cli.verb, &mut context)),
+        Err(e) => Err(Failure::failed("internal", format!("no runtime for input and output: {e}"))),
+    };
+    outcome.unwrap_or_else(|failure| context.console.fail(&failure))
+}
+
+async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Status => daemon::status(context).await,
+        Verb::Stop => daemon::stop(context).await,
+        Verb::Doctor => doctor::run(context).await,
+        Verb::Invite(verb) => verb.run(context).await,
+        Verb::Keypair(verb) => verb.run(context),
+        Verb::Capsule(verb) => verb.run(context).await,
+        Verb::Bus(verb) => verb.run(context).await,
+        Verb::Logs(options) => options.run(context).await,
+    }
+}
+
+/// The home, the client and the command of a [`Context`].
+fn resolve(global: Global, bearer: Option<String>) -> Result<(Home, Client, String), Failure> {
+    let mut command = "astrid".to_owned();
+    if let Some(home) = &global.home {
+        command += &format!(" --home {}", text::quoted(&home.to_string_lossy()));
+    }
+    if let Some(url) = &global.url {
+        command += &format!(" --url {url}");
+    }
+    let home = Home::resolve(global.home).map_err(|e| Failure::failed("home", e.to_string()))?;
+    // On the socket the connection says who is calling; a variable that was set for another host must not.
+    let bearer = global.bearer.or(bearer.filter(|b| global.url.is_some() && !b.is_empty()));
+    let client = Client::new(home.clone(), global.url, bearer, Duration::from_secs(global.timeout))?;
+    Ok((home, client, command))
+}

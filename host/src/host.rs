@@ -1,0 +1,183 @@
+//! The host: every room, built in the order in which they need each other, and the life of the process.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
+use rustix::fs::FlockOperation;
+
+use crate::authority::Authority;
+use crate::bus::Bus;
+use crate::config::Config;
+use crate::home::Home;
+use crate::http::{self, Connections, Mounts};
+use crate::keys::Keys;
+use crate::loader::Loader;
+use crate::log::{self, Log};
+use crate::pool::Pool;
+use crate::shutdown::{self, Shutdown};
+use crate::store::Store;
+use crate::{files, observe};
+
+pub struct Host {
+    pub config: Config,
+    pub home: Home,
+    pub log: Arc<Log>,
+    pub metrics: PrometheusHandle,
+    pub store: Arc<Store>,
+    pub keys: Keys,
+    pub authority: Arc<Authority>,
+    pub bus: Bus,
+    pub pool: Pool,
+    pub loader: Loader,
+    pub mounts: Mounts,
+    pub connections: Arc<Connections>,
+    pub shutdown: Arc<Shutdown>,
+    pub started: Instant,
+}
+
+/// What the daemon was told on its command line.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub home: Option<PathBuf>,
+    /// `room.key=value`, strongest last.
+    pub sets: Vec<String>,
+    /// Where the distribution lies; `<home>/distro` unless named.
+    pub distro: Option<PathBuf>,
+}
+
+/// A home that this process alone serves. The lock is gone with the process, however it ends.
+pub struct LockedHome {
+    pub home: Home,
+    _lock: File,
+}
+
+impl LockedHome {
+    /// Creates the home where it is missing and takes its lock, before anything else is touched.
+    pub fn take(home: Option<PathBuf>) -> anyhow::Result<Self> {
+        let home = Home::resolve(home)?;
+        home.create()?;
+        let path = home.lock();
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        if let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+            let who = std::fs::read_to_string(home.state_file()).unwrap_or_default();
+            bail!("another daemon serves {}: {}", home.root().display(), who.trim());
+        }
+        Ok(Self { home, _lock: lock })
+    }
+}
+
+impl Host {
+    /// Builds every room. Nothing is served yet.
+    pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
+        let metrics = observe::install();
+        let store = Store::open(&home.store(), &config.store)?;
+        let keys = Keys::open(&home.keys().join("host.key"))?;
+        let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
+        let pool = Pool::new(&config.pool).map_err(anyhow::Error::from).context("making the instance pool")?;
+        metrics::gauge!("astrid_build_info", "version" => crate::VERSION).set(1);
+        Ok(Arc::new(Self {
+            bus: Bus::new(config.bus.clone(), authority.clone()),
+            config,
+            home,
+            log,
+            metrics,
+            store: Arc::new(store),
+            keys,
+            authority,
+            pool,
+            loader: Loader::default(),
+            mounts: Mounts::default(),
+            connections: Arc::default(),
+            shutdown,
+            started: Instant::now(),
+        }))
+    }
+
+    /// The most linear memory that the pool can give one instance, in bytes.
+    pub fn pool_memory_bytes(&self) -> usize {
+        usize::try_from(self.config.pool.max_memory_bytes).unwrap_or(usize::MAX)
+    }
+}
+
+/// The daemon, from command line to exit.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let log = Arc::new(Log::default());
+    let locked = LockedHome::take(options.home)?;
+    let home = locked.home.clone();
+    let config = Config::load(&home.config(), &options.sets, std::env::vars())?;
+    log.open_file(&home.log()).with_context(|| format!("opening {}", home.log().display()))?;
+    log::install(log.clone(), &config.log);
+    let shutdown = Arc::new(Shutdown::default());
+    shutdown::watch_signals(shutdown.clone()).context("listening for signals")?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let host = Host::build(home, config, log, shutdown)?;
+    let distro = options.distro.unwrap_or_else(|| host.home.distro());
+    runtime.block_on(serve(host.clone(), distro))?;
+    // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    host.store.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve(host: Arc<Host>, distro: PathBuf) -> anyhow::Result<()> {
+    let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
+    host.loader.boot(&host, &distro).await?;
+    let state = serde_json::json!({
+        "pid": std::process::id(),
+        "address": listeners.address.to_string(),
+        "socket": listeners.socket,
+        "version": crate::VERSION,
+    });
+    let (address, socket) = (listeners.address, listeners.socket.clone());
+    files::write(&host.home.state_file(), state.to_string().as_bytes(), 0o600)?;
+    tokio::spawn(upkeep(host.clone()));
+    let server = tokio::spawn(http::serve(host.clone(), listeners));
+    tracing::info!(%address, socket = %socket.display(), version = crate::VERSION, "ready");
+    announce(&serde_json::json!({ "ready": true, "address": address.to_string(), "socket": socket }));
+
+    server.await.context("the listener died")?;
+    let drained = tokio::time::timeout(shutdown::DRAIN, async {
+        while host.connections.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!(open = host.connections.count(), "connections were still open at the end of the drain");
+    }
+    let _ = std::fs::remove_file(host.home.socket());
+    let _ = std::fs::remove_file(host.home.state_file());
+    Ok(())
+}
+
+/// One line on standard output, for whoever started the daemon. A reader that went away is no reason to stop.
+fn announce(ready: &serde_json::Value) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
+}
+
+async fn upkeep(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(observe::UPKEEP);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => host.metrics.run_upkeep(),
+            () = host.shutdown.begun() => return,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Which mount serves a path: the longest prefix of whole segments.
+
+use std::sync::{Arc, RwLock};
+
+use super::Mounted;
+
+/// Prefixes and what serves them, longest first.
+pub(super) type Table<M> = Vec<(String, M)>;
+
+pub struct Mounts<M: ?Sized = dyn Mounted> {
+    table: RwLock<Arc<Table<Arc<M>>>>,
+}
+
+impl<M: ?Sized> Default for Mounts<M> {
+    fn default() -> Self {
+        Self { table: RwLock::new(Arc::new(Vec::new())) }
+    }
+}
+
+impl<M: ?Sized> Mounts<M> {
+    /// Replaces all mounts at once; requests that run go on where they are.
+    pub fn set(&self, mut mounts: Table<Arc<M>>) {
+        mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        *self.table.write().expect("no panic under this lock") = Arc::new(mounts);
+    }
+
+    pub fn find(&self, path: &str) -> Option<Arc<M>> {
+        let table = self.table.read().expect("no panic under this lock").clone();
+        let found = table.iter().find(|(prefix, _)| covers(prefix, path))?;
+        Some(found.1.clone())
+    }
+}
+
+fn covers(prefix: &str, path: &str) -> bool {
+    prefix == "/" || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_of_whole_segments_wins() {
+        let mounts = Mounts::<str>::default();
+        let table = ["/", "/api", "/api/v2"].map(|p| (p.to_owned(), Arc::from(p)));
+        mounts.set(table.to_vec());
+        for (path, want) in
+            [("/api", "/api"), ("/api/x", "/api"), ("/apix", "/"), ("/api/v2/y", "/api/v2"), ("/api/v20", "/api"), ("/", "/")]
+        {
+            assert_eq!(&*mounts.find(path).unwrap(), want, "{path}");
+        }
+        mounts.set(vec![("/api".into(), Arc::from("/api"))]);
+        assert!(mounts.find("/other").is_none());
+    }
+}

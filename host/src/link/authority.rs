@@ -1,0 +1,179 @@
+//! `astrid:authority`: sessions for front ends, the registrar for the authenticator.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use astrid_capsule::{Capability, PrincipalId};
+use wasmtime::component::Resource;
+
+use super::Call;
+use super::bindings::handler::astrid::authority::{registrar, sessions};
+use super::bindings::handler::astrid::bus::bus::Options;
+use super::bindings::handler::astrid::bus::types::Failure;
+use super::store::Transaction;
+use crate::authority::{Change, Identified, Presented, Rejection, Standing};
+use crate::bus::Sender;
+
+/// A front end's right to speak for a principal, for as long as its call lives.
+pub struct Session(Identified);
+
+impl sessions::Host for Call {
+    async fn authenticate(
+        &mut self,
+        credential: sessions::Credential,
+    ) -> wasmtime::Result<Result<Resource<Session>, sessions::Rejection>> {
+        let presented = match credential {
+            sessions::Credential::Bearer(token) => Some(Presented::Bearer(token)),
+            sessions::Credential::Connection => self.connection.as_ref().and_then(|c| c.presented()),
+        };
+        let Some(presented) = presented else { return Ok(Err(sessions::Rejection::Rejected)) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let authority = self.host.authority.clone();
+        match authority.authenticate(presented, now).await {
+            Ok(identified) => {
+                if let Some(connection) = &self.connection {
+                    connection.set_principal(identified.principal.clone());
+                }
+                Ok(Ok(self.table.push(Session(identified))?))
+            }
+            Err(Rejection::Rejected) => Ok(Err(sessions::Rejection::Rejected)),
+            Err(Rejection::Unavailable) => Ok(Err(sessions::Rejection::Unavailable)),
+            Err(Rejection::Overloaded) => Ok(Err(sessions::Rejection::Overloaded)),
+        }
+    }
+}
+
+impl Call {
+    fn speaking_for(&self, session: &Resource<Session>) -> wasmtime::Result<Sender> {
+        let Session(identified) = self.table.get(session)?;
+        Ok(Sender { principal: identified.principal.clone(), ..self.sender.clone() })
+    }
+}
+
+impl sessions::HostSession for Call {
+    async fn principal(&mut self, session: Resource<Session>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&session)?.0.principal.as_str().into())
+    }
+
+    async fn expires_at(&mut self, session: Resource<Session>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&session)?.0.expires_at)
+    }
+
+    async fn holds(
+        &mut self,
+        session: Resource<Session>,
+        capability: String,
+        target: Option<String>,
+    ) -> wasmtime::Result<bool> {
+        let Session(identified) = self.table.get(&session)?;
+        let Ok(capability) = Capability::parse(&capability) else { return Ok(false) };
+        let Ok(target) = target.map(|t| PrincipalId::parse(&t)).transpose() else { return Ok(false) };
+        Ok(self.host.authority.decide(&identified.principal, &capability, target.as_ref()).allowed)
+    }
+
+    async fn request(
+        &mut self,
+        session: Resource<Session>,
+        topic: String,
+        payload: Vec<u8>,
+        options: Options,
+    ) -> wasmtime::Result<Result<Vec<u8>, Failure>> {
+        let sender = self.speaking_for(&session)?;
+        Ok(self.send_request(sender, topic, payload, options).await)
+    }
+
+    async fn publish(
+        &mut self,
+        session: Resource<Session>,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+    ) -> wasmtime::Result<Result<u32, Failure>> {
+        let sender = self.speaking_for(&session)?;
+        Ok(self.send_publish(sender, topic, payload, target))
+    }
+
+    async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {
+        self.table.delete(session)?;
+        Ok(())
+    }
+}
+
+/// The most entries of one list in a standing or group.
+const MAX_LIST: usize = 1024;
+
+fn capabilities(field: &str, texts: &[String]) -> Result<Vec<Capability>, String> {
+    bounded(field, texts.len())?;
+    texts.iter().map(|t| Capability::parse(t).map_err(|e| format!("{field}: {e}"))).collect()
+}
+
+fn bounded(field: &str, len: usize) -> Result<(), String> {
+    if len > MAX_LIST { Err(format!("{field} has {len} entries; at most {MAX_LIST} are taken")) } else { Ok(()) }
+}
+
+fn group_name(name: String) -> Result<String, String> {
+    PrincipalId::parse(&name).map_err(|_| "a group's name must be 1 to 64 of A-Z a-z 0-9 _ -".to_owned())?;
+    Ok(name)
+}
+
+fn known(principal: &str) -> Result<PrincipalId, String> {
+    let id = PrincipalId::parse(principal).map_err(|e| e.to_string())?;
+    if id.is_anonymous() { Err("`anonymous` can't be given anything".into()) } else { Ok(id) }
+}
+
+impl Call {
+    fn stage(
+        &mut self,
+        transaction: &Resource<Transaction>,
+        change: Result<Change, String>,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let transaction = self.table.get_mut(transaction)?;
+        Ok(change.and_then(|change| transaction.stage(change)))
+    }
+}
+
+impl registrar::Host for Call {
+    async fn set_principal(
+        &mut self,
+        transaction: Resource<Transaction>,
+        standing: registrar::Standing,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let change = (|| {
+            let id = known(&standing.principal)?;
+            bounded("groups", standing.groups.len())?;
+            let groups = standing.groups.into_iter().map(group_name).collect::<Result<_, _>>()?;
+            let grants = capabilities("grants", &standing.grants)?;
+            let revokes = capabilities("revokes", &standing.revokes)?;
+            Ok(Change::SetPrincipal(id, Standing::new(standing.enabled, groups, grants, revokes)))
+        })();
+        self.stage(&transaction, change)
+    }
+
+    async fn remove_principal(
+        &mut self,
+        transaction: Resource<Transaction>,
+        principal: String,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let change = known(&principal).map(Change::RemovePrincipal);
+        self.stage(&transaction, change)
+    }
+
+    async fn set_group(
+        &mut self,
+        transaction: Resource<Transaction>,
+        name: String,
+        capabilities_held: Vec<String>,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let change = group_name(name)
+            .and_then(|name| Ok(Change::SetGroup(name, capabilities("capabilities", &capabilities_held)?)));
+        self.stage(&transaction, change)
+    }
+
+    async fn remove_group(
+        &mut self,
+        transaction: Resource<Transaction>,
+        name: String,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let change = group_name(name).map(Change::RemoveGroup);
+        self.stage(&transaction, change)
+    }
+}

@@ -1,0 +1,44 @@
+//! Generated from `wit/`: the host's side of every interface, and one world for each export.
+#![allow(unreachable_pub, missing_docs, reason = "generated code")]
+
+/// Imports, and the export of message handlers.
+pub mod handler {
+    wasmtime::component::bindgen!({
+        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+        world: "astrid:capsule/handler",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "astrid:store/kv.bucket": crate::link::store::Bucket,
+            "astrid:store/kv.transaction": crate::link::store::Transaction,
+            "astrid:authority/sessions.session": crate::link::authority::Session,
+        },
+    });
+}
+
+macro_rules! export_world {
+    ($name:ident, $world:literal) => {
+        pub mod $name {
+            wasmtime::component::bindgen!({
+                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+                world: $world,
+                imports: { default: async | trappable },
+                exports: { default: async },
+                with: {
+                    "astrid:bus/types": super::handler::astrid::bus::types,
+                    "astrid:bus/bus": super::handler::astrid::bus::bus,
+                    "astrid:store/kv": super::handler::astrid::store::kv,
+                    "astrid:keys/keys": super::handler::astrid::keys::keys,
+                    "astrid:sys/log": super::handler::astrid::sys::log,
+                    "astrid:sys/host": super::handler::astrid::sys::host,
+                    "astrid:authority/sessions": super::handler::astrid::authority::sessions,
+                    "astrid:authority/registrar": super::handler::astrid::authority::registrar,
+                },
+            });
+        }
+    };
+}
+
+export_world!(front_end, "astrid:capsule/front-end");
+export_world!(authenticator, "astrid:capsule/authenticator");
+export_world!(starter, "astrid:capsule/starter");

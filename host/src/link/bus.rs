@@ -1,0 +1,120 @@
+//! `astrid:bus`.
+
+use std::time::Duration;
+
+use super::Call;
+use super::bindings::handler::astrid::bus::{bus, types};
+use crate::Boxed;
+use crate::bus::{Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
+
+impl types::Host for Call {}
+
+impl bus::Host for Call {
+    async fn publish(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+    ) -> wasmtime::Result<Result<u32, types::Failure>> {
+        Ok(self.send_publish(self.sender.clone(), topic, payload, target))
+    }
+
+    async fn request(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        options: bus::Options,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+        Ok(self.send_request(self.sender.clone(), topic, payload, options).await)
+    }
+}
+
+impl Call {
+    pub(super) fn send_publish(
+        &self,
+        sender: Sender,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+    ) -> Result<u32, types::Failure> {
+        self.generation.may_send(&topic).map_err(types::Failure::from)?;
+        let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
+        self.host.bus.publish(sender, outgoing).map_err(Into::into)
+    }
+
+    /// Owns what it needs: a call's store can't be shared while it waits. Boxed, because a request leads into another
+    /// call, whose future holds this one's type again.
+    pub(super) fn send_request(
+        &self,
+        sender: Sender,
+        topic: String,
+        payload: Vec<u8>,
+        options: bus::Options,
+    ) -> Boxed<'static, Result<Vec<u8>, types::Failure>> {
+        let allowed = self.generation.may_send(&topic);
+        let host = self.host.clone();
+        let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
+        let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
+        Box::pin(async move {
+            allowed?;
+            Ok(host.bus.request(sender, outgoing).await?.into())
+        })
+    }
+}
+
+impl From<Failure> for types::Failure {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoResponder => Self::NoResponder,
+            Failure::Denied(why) => Self::Denied(why),
+            Failure::Timeout => Self::Timeout,
+            Failure::Overloaded { retry_ms } => Self::Overloaded(retry_ms),
+            Failure::TooLarge { limit } => Self::TooLarge(limit),
+            Failure::Invalid(why) => Self::Invalid(why),
+            Failure::Trapped => Self::Trapped,
+            Failure::Refused(refusal) => Self::Refused(refusal.into()),
+        }
+    }
+}
+
+impl From<Refusal> for types::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal.code {
+            RefusalCode::Invalid => types::RefusalCode::Invalid,
+            RefusalCode::Denied => types::RefusalCode::Denied,
+            RefusalCode::NotFound => types::RefusalCode::NotFound,
+            RefusalCode::Conflict => types::RefusalCode::Conflict,
+            RefusalCode::Unavailable => types::RefusalCode::Unavailable,
+            RefusalCode::Internal => types::RefusalCode::Internal,
+        };
+        Self { code, reason: refusal.reason }
+    }
+}
+
+impl From<types::Refusal> for Refusal {
+    fn from(refusal: types::Refusal) -> Self {
+        let code = match refusal.code {
+            types::RefusalCode::Invalid => RefusalCode::Invalid,
+            types::RefusalCode::Denied => RefusalCode::Denied,
+            types::RefusalCode::NotFound => RefusalCode::NotFound,
+            types::RefusalCode::Conflict => RefusalCode::Conflict,
+            types::RefusalCode::Unavailable => RefusalCode::Unavailable,
+            types::RefusalCode::Internal => RefusalCode::Internal,
+        };
+        Self { code, reason: crate::log::clean(&refusal.reason) }
+    }
+}
+
+/// As a handler sees it; `remaining_ms` counted at the call.
+pub fn to_wit(message: &Message) -> types::Message {
+    let remaining = message.deadline.saturating_duration_since(tokio::time::Instant::now());
+    types::Message {
+        id: message.id,
+        topic: message.topic.as_str().into(),
+        principal: message.principal.as_str().into(),
+        sender: message.sender.to_string(),
+        target: message.target.as_ref().map(|t| t.as_str().into()),
+        remaining_ms: if message.publication { 0 } else { u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX) },
+        payload: message.payload.to_vec(),
+    }
+}

@@ -1,0 +1,83 @@
+//! `astrid:http` and `wasi:http`, as the listener's mounts.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+
+use super::Call;
+use super::bindings::front_end::exports::astrid::http::handler::{Request as WitRequest, Response as WitResponse};
+use super::bindings::front_end::astrid::http::types::Connection as WitConnection;
+use crate::bus::Failure;
+use crate::http::{Body, Exchange};
+
+impl super::bindings::front_end::astrid::http::types::Host for Call {}
+
+/// Headers that belong to the connection, not to the answer.
+const FRAMING: [&str; 5] = ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"];
+
+pub fn to_wit(exchange: Exchange) -> WitRequest {
+    let (parts, body) = (exchange.head, exchange.body);
+    let headers = parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect();
+    WitRequest {
+        id: exchange.id.to_string(),
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().map(str::to_owned),
+        headers,
+        body: body.to_vec(),
+        connection: WitConnection {
+            address: exchange.connection.address.map(|a| a.to_string()),
+            unix_uid: exchange.connection.unix_uid,
+            tls: false,
+        },
+    }
+}
+
+/// An answer that is not legal HTTP is the capsule's failure.
+pub fn from_wit(answer: WitResponse) -> Result<Response<Body>, Failure> {
+    let status = StatusCode::from_u16(answer.status).ok().filter(|s| (200..600).contains(&s.as_u16()));
+    let mut response = Response::new(full(answer.body.into()));
+    *response.status_mut() = status.ok_or(Failure::Trapped)?;
+    for (name, value) in answer.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Failure::Trapped)?;
+        let value = HeaderValue::from_bytes(&value).map_err(|_| Failure::Trapped)?;
+        if !FRAMING.contains(&name.as_str()) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    Ok(response)
+}
+
+pub fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+type Outcome = Result<Response<wasmtime_wasi_http::p2::body::HyperOutgoingBody>, ErrorCode>;
+
+/// Puts a request and the place for its answer into a store.
+pub fn to_wasi(
+    call: &mut Call,
+    exchange: Exchange,
+    answer: tokio::sync::oneshot::Sender<Outcome>,
+) -> wasmtime::Result<(
+    wasmtime::component::Resource<wasmtime_wasi_http::p2::types::HostIncomingRequest>,
+    wasmtime::component::Resource<wasmtime_wasi_http::p2::types::HostResponseOutparam>,
+)> {
+    let mut head = exchange.head;
+    // wasi:http wants an authority; over a Unix socket or HTTP/1.0 there may be none.
+    head.headers.entry(hyper::header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    let request = Request::from_parts(head, Full::new(exchange.body));
+    let request = call.http().new_incoming_request(Scheme::Http, request)?;
+    Ok((request, call.http().new_response_outparam(answer)?))
+}
+
+pub fn from_wasi(outcome: Outcome) -> Result<Response<Body>, Failure> {
+    let mut response = outcome.map_err(|_| Failure::Trapped)?;
+    for name in FRAMING {
+        response.headers_mut().remove(name);
+    }
+    Ok(response.map(|body| body.map_err(|error| crate::http::BodyError(format!("{error:?}"))).boxed_unsync()))
+}

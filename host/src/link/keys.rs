@@ -1,0 +1,35 @@
+//! `astrid:keys`.
+
+use super::Call;
+use super::bindings::handler::astrid::keys::keys;
+
+impl Call {
+    fn allowed(&self, purpose: &str) -> Result<(), keys::Error> {
+        let fine = (1..=64).contains(&purpose.len())
+            && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if fine && self.generation.granted(&format!("keys:{purpose}")) {
+            return Ok(());
+        }
+        let shown = crate::log::clean(purpose.get(..64).unwrap_or(purpose));
+        Err(keys::Error::Denied(format!("the grant keys:{shown} is needed")))
+    }
+}
+
+impl keys::Host for Call {
+    async fn sign(&mut self, purpose: String, bytes: Vec<u8>) -> wasmtime::Result<Result<Vec<u8>, keys::Error>> {
+        Ok(self.allowed(&purpose).map(|()| self.host.keys.sign(&purpose, &bytes).to_vec()))
+    }
+
+    async fn verify(
+        &mut self,
+        purpose: String,
+        bytes: Vec<u8>,
+        signature: Vec<u8>,
+    ) -> wasmtime::Result<Result<bool, keys::Error>> {
+        Ok(self.allowed(&purpose).map(|()| self.host.keys.verify(&purpose, &bytes, &signature)))
+    }
+
+    async fn public_key(&mut self, purpose: String) -> wasmtime::Result<Result<Vec<u8>, keys::Error>> {
+        Ok(self.allowed(&purpose).map(|()| self.host.keys.public_key(&purpose).to_vec()))
+    }
+}

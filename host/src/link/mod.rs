@@ -1,0 +1,110 @@
+//! Between WIT and the rooms: conversion only, one file for each interface. Nothing here deserves a test of its own;
+//! what could go wrong lives in the room that a function calls.
+//!
+//! [`Call`] is what a store holds: one call, of one capsule, on one principal's behalf. The caller belongs to the call
+//! and never changes while it lives.
+
+pub mod authority;
+#[allow(clippy::all, reason = "generated code")]
+pub mod bindings;
+pub mod bus;
+pub mod exports;
+pub mod http;
+mod keys;
+pub mod store;
+mod sys;
+
+use std::sync::Arc;
+
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{
+    Error as WasiHttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+use crate::bus::Sender;
+use crate::host::Host;
+use crate::http::Connection;
+use crate::loader::Generation;
+use crate::meter::{Bounds, Limiter, MAX_HANDLES};
+
+/// One call: what its store holds.
+pub struct Call {
+    host: Arc<Host>,
+    generation: Arc<Generation>,
+    /// On whose behalf, until when, how deep.
+    sender: Sender,
+    /// What the listener knows, where the call is an HTTP request.
+    connection: Option<Arc<Connection>>,
+    limiter: Limiter,
+    table: ResourceTable,
+    wasi: Option<WasiCtx>,
+    wasi_http: WasiHttpCtx,
+    no_egress: NoEgress,
+}
+
+impl Call {
+    pub fn new(
+        host: Arc<Host>,
+        generation: Arc<Generation>,
+        sender: Sender,
+        connection: Option<Arc<Connection>>,
+        bounds: &Bounds,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self {
+            host,
+            generation,
+            sender,
+            connection,
+            limiter: Limiter::new(bounds),
+            table,
+            wasi: None,
+            wasi_http: WasiHttpCtx::new(),
+            no_egress: NoEgress,
+        }
+    }
+
+    pub fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
+    }
+}
+
+impl WasiView for Call {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Clocks and randomness; no arguments, environment, files, sockets or standard streams. Built on first use:
+        // most calls never ask.
+        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().build());
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Call {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.wasi_http, table: &mut self.table, hooks: &mut self.no_egress }
+    }
+}
+
+/// Outgoing requests of wasi:http are refused: no capability grants them.
+struct NoEgress;
+
+type Outgoing = (hyper::Response<WasiBody>, Box<dyn Future<Output = Result<(), WasiHttpError>> + Send>);
+
+impl WasiHttpHooks for NoEgress {
+    fn send_request(
+        &mut self,
+        _request: hyper::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _processed: Box<dyn Future<Output = Result<(), WasiHttpError>> + Send>,
+    ) -> Box<dyn Future<Output = wasmtime::Result<Outgoing, WasiHttpError>> + Send> {
+        Box::new(std::future::ready(Err(WasiHttpError::HttpRequestDenied)))
+    }
+}
+
+/// Links everything that a capsule may import.
+pub fn link(linker: &mut Linker<Call>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    bindings::handler::Handler::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)
+}

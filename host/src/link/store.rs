@@ -1,0 +1,171 @@
+//! `astrid:store`.
+
+use wasmtime::component::Resource;
+
+use super::Call;
+use super::bindings::handler::astrid::store::kv;
+use crate::buckets::Error;
+pub use crate::buckets::{Bucket, Transaction};
+
+impl From<Error> for kv::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Conflict => Self::Conflict,
+            Error::TooLarge { limit } => Self::TooLarge(limit),
+            Error::Invalid(why) => Self::Invalid(why),
+            Error::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<crate::store::Entry> for kv::Entry {
+    fn from(entry: crate::store::Entry) -> Self {
+        Self { value: entry.value, version: entry.version }
+    }
+}
+
+impl Call {
+    fn commit(
+        &self,
+        commit: Result<crate::store::Commit, Error>,
+    ) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
+        let store = self.host.store.clone();
+        async move { Ok(store.commit(commit?).await.map_err(Error::from)?) }
+    }
+}
+
+impl kv::Host for Call {}
+
+impl kv::HostBucket for Call {
+    async fn open(
+        &mut self,
+        name: String,
+        scope: kv::Scope,
+    ) -> wasmtime::Result<Result<Resource<Bucket>, kv::Error>> {
+        let owner = match scope {
+            kv::Scope::Capsule => None,
+            kv::Scope::Principal => Some(&self.sender.principal),
+        };
+        match Bucket::open(&self.generation.id, owner, &name) {
+            Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    async fn get(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<kv::Entry>, kv::Error>> {
+        let entry = self.table.get(&bucket)?.get(&self.host.store, &key);
+        Ok(entry.map(|e| e.map(Into::into)).map_err(Into::into))
+    }
+
+    async fn put(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<u64, kv::Error>> {
+        let commit = self.table.get(&bucket)?.write(&key, Some(value), None);
+        Ok(self.commit(commit).await)
+    }
+
+    async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
+        let bucket = self.table.get(&bucket)?;
+        let there = match bucket.get(&self.host.store, &key) {
+            Ok(entry) => entry.is_some(),
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if !there {
+            return Ok(Ok(false));
+        }
+        let commit = bucket.write(&key, None, None);
+        Ok(self.commit(commit).await.map(|_| true))
+    }
+
+    async fn swap(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        expected: Option<u64>,
+        value: Option<Vec<u8>>,
+    ) -> wasmtime::Result<Result<u64, kv::Error>> {
+        let commit = self.table.get(&bucket)?.write(&key, value, Some(expected));
+        Ok(self.commit(commit).await)
+    }
+
+    async fn scan(
+        &mut self,
+        bucket: Resource<Bucket>,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Result<kv::Page, kv::Error>> {
+        let page = self.table.get(&bucket)?.scan(&self.host.store, &prefix, after.as_deref(), limit);
+        Ok(page
+            .map(|page| {
+                let next = page.more.then(|| page.entries.last().map(|(key, _)| key.clone())).flatten();
+                kv::Page { entries: page.entries.into_iter().map(|(k, e)| (k, e.into())).collect(), next }
+            })
+            .map_err(Into::into))
+    }
+
+    async fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
+        self.table.delete(bucket)?;
+        Ok(())
+    }
+}
+
+impl kv::HostTransaction for Call {
+    async fn new(&mut self) -> wasmtime::Result<Resource<Transaction>> {
+        Ok(self.table.push(Transaction::default())?)
+    }
+
+    async fn get(
+        &mut self,
+        transaction: Resource<Transaction>,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, kv::Error>> {
+        let bucket = self.table.get(&bucket)?.clone();
+        let store = &self.host.store;
+        Ok(self.table.get_mut(&transaction)?.get(store, &bucket, &key).map_err(Into::into))
+    }
+
+    async fn put(
+        &mut self,
+        transaction: Resource<Transaction>,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), kv::Error>> {
+        let bucket = self.table.get(&bucket)?.clone();
+        Ok(self.table.get_mut(&transaction)?.put(&bucket, &key, Some(value)).map_err(Into::into))
+    }
+
+    async fn delete(
+        &mut self,
+        transaction: Resource<Transaction>,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<(), kv::Error>> {
+        let bucket = self.table.get(&bucket)?.clone();
+        Ok(self.table.get_mut(&transaction)?.put(&bucket, &key, None).map_err(Into::into))
+    }
+
+    async fn commit(&mut self, transaction: Resource<Transaction>) -> wasmtime::Result<Result<(), kv::Error>> {
+        let (mut commit, changes) = self.table.delete(transaction)?.finish();
+        if !changes.is_empty() {
+            let authority = self.host.authority.clone();
+            commit.then = Some(Box::new(move |version| authority.apply(version, changes)));
+        }
+        Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
+    }
+
+    async fn drop(&mut self, transaction: Resource<Transaction>) -> wasmtime::Result<()> {
+        // A committed transaction is gone already.
+        let _ = self.table.delete(transaction);
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! `astrid:sys`.
+
+use std::path::Path;
+
+use super::Call;
+use super::bindings::handler::astrid::sys::{host, log};
+use crate::Boxed;
+use crate::loader::InstallError;
+use crate::log::Query;
+
+impl log::Host for Call {
+    async fn log(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        let capsule = &*self.generation.id;
+        let message = message.as_str();
+        match level {
+            log::Level::Error => tracing::error!(capsule, message),
+            log::Level::Warn => tracing::warn!(capsule, message),
+            log::Level::Info => tracing::info!(capsule, message),
+            log::Level::Debug => tracing::debug!(capsule, message),
+        }
+        Ok(())
+    }
+}
+
+impl host::Host for Call {
+    async fn status(&mut self) -> wasmtime::Result<host::HostStatus> {
+        let connections = self.host.connections.summary();
+        Ok(host::HostStatus {
+            pid: std::process::id(),
+            uptime_secs: self.host.started.elapsed().as_secs(),
+            version: crate::VERSION.into(),
+            connected_clients: connections.clients,
+            connections_by_principal: connections.by_principal,
+            loaded_capsules: self.host.loader.list().into_iter().map(|c| c.id).collect(),
+        })
+    }
+
+    async fn capsules(&mut self) -> wasmtime::Result<Vec<host::Capsule>> {
+        let list = self.host.loader.list().into_iter();
+        Ok(list
+            .map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash })
+            .collect())
+    }
+
+    async fn install(
+        &mut self,
+        path: String,
+        grants: Vec<String>,
+    ) -> wasmtime::Result<Result<host::Installed, host::InstallError>> {
+        let host = self.host.clone();
+        // Boxed: installing starts a capsule, whose call holds this one's type again.
+        let installing: Boxed<'_, _> = Box::pin(host.loader.install(&host, Path::new(&path), &grants));
+        let outcome = installing.await;
+        Ok(outcome
+            .map(|done| host::Installed {
+                id: done.id,
+                version: done.version,
+                previous_version: done.previous_version,
+                hash: done.hash,
+                grants: done.grants,
+            })
+            .map_err(|error| match error {
+                InstallError::Invalid(why) => host::InstallError::Invalid(why),
+                InstallError::NotFound(why) => host::InstallError::NotFound(why),
+                InstallError::Ungranted(list) => host::InstallError::Ungranted(list),
+                InstallError::Conflict(why) => host::InstallError::Conflict(why),
+                InstallError::Failed(why) => host::InstallError::Failed(why),
+            }))
+    }
+
+    async fn logs(&mut self, query: host::LogQuery) -> wasmtime::Result<Vec<host::LogLine>> {
+        let query = Query {
+            capsule: query.capsule,
+            level: query.level,
+            after: query.after,
+            limit: query.limit.clamp(1, 1000) as usize,
+        };
+        let lines = self.host.log.query(&query).into_iter();
+        Ok(lines
+            .map(|line| host::LogLine {
+                sequence: line.sequence,
+                time_ms: line.time_ms,
+                level: line.level.into(),
+                capsule: line.capsule,
+                message: line.message,
+            })
+            .collect())
+    }
+
+    async fn shutdown(&mut self) -> wasmtime::Result<()> {
+        self.host.shutdown.begin("asked for by the surface");
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! One loaded version of a capsule, and the calls into it: every call in an instance of its own.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context;
+use astrid_capsule::manifest::Manifest;
+use astrid_capsule::{Capability, PrincipalId, Topic};
+use bytes::Bytes;
+use hyper::Response;
+use metrics::{Counter, Histogram, counter, histogram};
+use tokio::time::Instant;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Store, Trap};
+
+use crate::Boxed;
+use crate::authority::{Authenticator, Identified, Presented, Rejection};
+use crate::bus::{Failure, Message, Responder, Sender};
+use crate::host::Host;
+use crate::http::{Body, Connection, Exchange, Mounted};
+use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
+use crate::link::exports::Exports;
+use crate::link::{self, Call};
+use crate::meter::{Bounds, FUEL_SLICE};
+
+pub struct Generation {
+    pub id: Arc<str>,
+    pub manifest: Manifest,
+    pub hash: String,
+    grants: Vec<Capability>,
+    bounds: Bounds,
+    exports: Exports,
+    host: Weak<Host>,
+    figures: Figures,
+}
+
+/// Handles of this capsule's series, looked up once.
+struct Figures {
+    ok: Counter,
+    refused: Counter,
+    trapped: Counter,
+    timeout: Counter,
+    overloaded: Counter,
+    fuel: Counter,
+    seconds: Histogram,
+}
+
+/// How long the authenticator may think.
+const AUTHENTICATE: Duration = Duration::from_secs(5);
+/// What somebody is told to wait who found no instance, in milliseconds.
+const RETRY_MS: u32 = 100;
+
+impl Generation {
+    /// Links the component. An import that the host does not offer is named in the error.
+    pub fn new(
+        host: &Arc<Host>,
+        component: Component,
+        hash: String,
+        manifest: Manifest,
+        grants: Vec<Capability>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let mut linker = Linker::new(host.pool.engine());
+        link::link(&mut linker).map_err(anyhow::Error::from).context("linking the host's functions")?;
+        let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from);
+        let pre = pre.context("the component does not fit this host")?;
+        let id: Arc<str> = manifest.package.name.as_str().into();
+        let bounds = Bounds::new(&manifest.limits, host.pool_memory_bytes());
+        let outcome = |outcome| counter!("astrid_invocations_total", "capsule" => id.to_string(), "outcome" => outcome);
+        let figures = Figures {
+            ok: outcome("ok"),
+            refused: outcome("refused"),
+            trapped: outcome("trapped"),
+            timeout: outcome("timeout"),
+            overloaded: outcome("overloaded"),
+            fuel: counter!("astrid_fuel_total", "capsule" => id.to_string()),
+            seconds: histogram!("astrid_invocation_seconds", "capsule" => id.to_string()),
+        };
+        let host = Arc::downgrade(host);
+        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, exports: Exports::new(pre), host, figures }))
+    }
+
+    /// Whether the operator granted this.
+    pub fn granted(&self, grant: &str) -> bool {
+        self.grants.iter().any(|g| g.as_str() == grant)
+    }
+
+    /// Whether the manifest names the topic among those it sends to.
+    pub fn may_send(&self, topic: &str) -> Result<(), Failure> {
+        let topic = Topic::parse(topic).map_err(|error| Failure::Invalid(error.to_string()))?;
+        if self.manifest.may_send(&topic) {
+            return Ok(());
+        }
+        Err(Failure::Denied(format!("the manifest of `{}` has no [[publish]] that covers {topic}", self.id)))
+    }
+
+    /// Mounts of this generation: prefix and what serves it.
+    pub fn mounts(self: &Arc<Self>) -> Vec<(String, Arc<dyn Mounted>)> {
+        let mounts = self.manifest.http.iter().flat_map(|http| &http.mounts);
+        mounts.map(|prefix| (prefix.clone(), self.clone() as Arc<dyn Mounted>)).collect()
+    }
+
+    /// Lets the capsule prepare, if it wants to.
+    pub async fn start(self: &Arc<Self>) -> Result<(), String> {
+        let Some(pre) = self.exports.starter.clone() else { return Ok(()) };
+        let sender = self.nobody(Instant::now() + self.bounds.timeout);
+        let outcome = self.enter(true, sender, None, |store| {
+            Box::pin(async move {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.astrid_capsule_lifecycle().call_start(store).await
+            })
+        });
+        match outcome.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(format!("its start refused: {}", crate::log::clean(&why))),
+            Err(failure) => Err(format!("its start failed: {}; the log has the detail", failure.kind())),
+        }
+    }
+
+    /// Nobody's call, at the bottom: what the host itself begins.
+    fn nobody(&self, deadline: Instant) -> Sender {
+        Sender { principal: PrincipalId::anonymous(), capsule: self.id.clone(), deadline, depth: 0, cause: None }
+    }
+
+    /// One call in a fresh instance: admitted, limited, preempted, ended by its deadline from outside, and counted.
+    async fn enter<R>(
+        self: &Arc<Self>,
+        nested: bool,
+        mut sender: Sender,
+        connection: Option<Arc<Connection>>,
+        call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
+    ) -> Result<R, Failure> {
+        let started = Instant::now();
+        sender.deadline = sender.deadline.min(started + self.bounds.timeout);
+        let deadline = sender.deadline;
+        // Only missing while the host goes down.
+        let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
+        let Ok(_room) = host.pool.admit(nested, deadline).await else {
+            self.figures.overloaded.increment(1);
+            return Err(Failure::Overloaded { retry_ms: RETRY_MS });
+        };
+        let data = Call::new(host.clone(), self.clone(), sender, connection, &self.bounds);
+        let mut store = Store::new(host.pool.engine(), data);
+        store.limiter(|call| call.limiter());
+        let prepared = store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
+        let outcome = match prepared {
+            Ok(()) => tokio::time::timeout_at(deadline, call(&mut store)).await,
+            Err(error) => Ok(Err(error)),
+        };
+        self.figures.fuel.increment(self.bounds.fuel - store.get_fuel().unwrap_or(0));
+        self.figures.seconds.record(started.elapsed());
+        match outcome {
+            Ok(Ok(answer)) => {
+                self.figures.ok.increment(1);
+                Ok(answer)
+            }
+            Ok(Err(error)) => {
+                self.figures.trapped.increment(1);
+                let why = self.explain(&mut store, &error);
+                tracing::error!(capsule = &*self.id, "a call died: {why}");
+                Err(Failure::Trapped)
+            }
+            Err(_) => {
+                self.figures.timeout.increment(1);
+                tracing::warn!(capsule = &*self.id, after = ?started.elapsed(), "a call was ended at its deadline");
+                Err(Failure::Timeout)
+            }
+        }
+    }
+
+    fn explain(&self, store: &mut Store<Call>, error: &wasmtime::Error) -> String {
+        if store.data_mut().limiter().exceeded() {
+            return format!("it wanted more than {} bytes of memory or 10000 table elements", self.bounds.memory_bytes);
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", self.bounds.fuel),
+            Some(trap) => format!("trap: {trap}"),
+            None => format!("{error:#}"),
+        }
+    }
+}
+
+impl Responder for Generation {
+    fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+        Box::pin(async move {
+            let Some(pre) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
+            let sender = Sender {
+                principal: message.principal.clone(),
+                capsule: self.id.clone(),
+                deadline: message.deadline,
+                depth: message.depth,
+                cause: message.cause.clone(),
+            };
+            // Whoever publishes does not wait, so it holds no instance meanwhile.
+            let nested = !message.publication;
+            let outcome = self.enter(nested, sender, None, |store| {
+                Box::pin(async move {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let message = link::bus::to_wit(&message);
+                    instance.astrid_bus_handler().call_handle(store, &handler, &message).await
+                })
+            });
+            match outcome.await? {
+                Ok(answer) => Ok(answer.into()),
+                Err(refusal) => {
+                    self.figures.refused.increment(1);
+                    Err(Failure::Refused(refusal.into()))
+                }
+            }
+        })
+    }
+}
+
+impl Authenticator for Generation {
+    fn authenticate(self: Arc<Self>, presented: Presented) -> Boxed<'static, Result<Identified, Rejection>> {
+        Box::pin(async move {
+            let Some(pre) = self.exports.authenticator.clone() else { return Err(Rejection::Unavailable) };
+            let presented = match presented {
+                Presented::Bearer(token) => wit_authenticator::Presented::Bearer(token),
+                Presented::Unix { uid, owner } => {
+                    wit_authenticator::Presented::Unix(wit_authenticator::UnixPeer { uid, owner })
+                }
+            };
+            let sender = self.nobody(Instant::now() + AUTHENTICATE);
+            let outcome = self.enter(true, sender, None, |store| {
+                Box::pin(async move {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    instance.astrid_authority_authenticator().call_authenticate(store, &presented).await
+                })
+            });
+            let identified = match outcome.await {
+                Ok(answer) => answer.ok_or(Rejection::Rejected)?,
+                Err(Failure::Overloaded { .. }) => return Err(Rejection::Overloaded),
+                Err(_) => return Err(Rejection::Unavailable),
+            };
+            let principal = PrincipalId::parse(&identified.principal).map_err(|_| Rejection::Unavailable)?;
+            Ok(Identified { principal, expires_at: identified.expires_at })
+        })
+    }
+}
+
+impl Mounted for Generation {
+    fn max_body_bytes(&self) -> u64 {
+        self.manifest.http.as_ref().map_or(0, |http| http.max_body_bytes)
+    }
+
+    fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
+        Box::pin(async move {
+            let sender =
+                Sender { cause: Some(exchange.id.clone()), ..self.nobody(Instant::now() + self.bounds.timeout) };
+            if let Some(pre) = self.exports.front_end.clone() {
+                let connection = Some(exchange.connection.clone());
+                let request = link::http::to_wit(exchange);
+                let outcome = self.enter(false, sender, connection, |store| {
+                    Box::pin(async move {
+                        let instance = pre.instantiate_async(&mut *store).await?;
+                        instance.astrid_http_handler().call_handle(store, &request).await
+                    })
+                });
+                return link::http::from_wit(outcome.await?);
+            }
+            self.serve_wasi(sender, exchange).await
+        })
+    }
+}
+
+impl Generation {
+    /// A `wasi:http` handler sets its answer while it runs and may go on writing the body, so it runs as a task of its
+    /// own until it ends or its deadline passes.
+    async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
+        let (send, answered) = tokio::sync::oneshot::channel();
+        let connection = Some(exchange.connection.clone());
+        let this = self.clone();
+        let Some(pre) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
+        let task = tokio::spawn(async move {
+            this.enter(false, sender, connection, |store| {
+                Box::pin(async move {
+                    let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    instance.wasi_http_incoming_handler().call_handle(store, request, answer).await
+                })
+            })
+            .await
+        });
+        match answered.await {
+            Ok(outcome) => link::http::from_wasi(outcome),
+            // It ended without an answer: how says why.
+            Err(_) => Err(task.await.ok().and_then(Result::err).unwrap_or(Failure::Trapped)),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Capsules: installed, live, replaced.
+//!
+//! Owns the list of installed capsules, what each was granted, and the change from one generation to the next: routes
+//! and mounts are replaced as a whole, calls that the old generation has run to their end on it. One installation
+//! happens at a time, all of it or nothing.
+//!
+//! Bounded by the archive's and the component's size caps. Refuses to know what a capsule is for.
+
+mod artefact;
+mod generation;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use anyhow::Context;
+use astrid_capsule::archive::Archive;
+use astrid_capsule::distro::Distro;
+use astrid_capsule::manifest::{Manifest, grant};
+use astrid_capsule::{Capability, check};
+use serde::{Deserialize, Serialize};
+
+use crate::bus::Route;
+use crate::host::Host;
+use crate::store::Commit;
+pub use generation::Generation;
+
+/// What the store remembers of an installed capsule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    version: String,
+    /// BLAKE3 of the component, hex.
+    hash: String,
+    /// What it was granted of what its manifest asks.
+    grants: Vec<String>,
+    manifest: String,
+}
+
+enum State {
+    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>> },
+    Failed,
+}
+
+/// A row of the list of capsules.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub id: String,
+    pub version: String,
+    /// `live` or `failed`.
+    pub state: &'static str,
+    pub hash: String,
+}
+
+/// What an installation did.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    pub id: String,
+    pub version: String,
+    pub previous_version: Option<String>,
+    pub hash: String,
+    pub grants: Vec<String>,
+}
+
+/// Why nothing was installed; `wit/sys` says when each is answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InstallError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("the manifest asks for what was not granted: {}", .0.join(", "))]
+    Ungranted(Vec<String>),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+#[derive(Default)]
+pub struct Loader {
+    /// Held while something is installed.
+    installing: tokio::sync::Mutex<()>,
+    capsules: RwLock<BTreeMap<String, (Record, State)>>,
+}
+
+const CAPSULES: &[u8] = b"h\0capsule\0";
+const APPLIED: &[u8] = b"h\0distro\0";
+
+fn key(prefix: &[u8], name: &str) -> Vec<u8> {
+    [prefix, name.as_bytes()].concat()
+}
+
+impl Loader {
+    /// Sorted by id.
+    pub fn list(&self) -> Vec<Listed> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let listed = capsules.iter().map(|(id, (record, state))| Listed {
+            id: id.clone(),
+            version: record.version.clone(),
+            state: if matches!(state, State::Live { .. }) { "live" } else { "failed" },
+            hash: record.hash.clone(),
+        });
+        listed.collect()
+    }
+
+    /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
+    /// capsule that fails is listed as failed; the others go on.
+    pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
+        let _one = self.installing.lock().await;
+        for (name, archive_hash, archive, grants) in self.unapplied(host, distro)? {
+            let done = match archive {
+                Ok(archive) => self.put(host, archive, &grants, Some((&name, &archive_hash))).await,
+                Err(why) => Err(InstallError::Invalid(why)),
+            };
+            match done {
+                Ok(done) => tracing::info!(id = done.id, version = done.version, "installed from the distribution"),
+                Err(error) => tracing::error!(id = name, "not installed from the distribution: {error}"),
+            }
+        }
+        for (id, record) in self.records(host)? {
+            if self.capsules.read().expect("no panic under this lock").contains_key(&id) {
+                continue;
+            }
+            let state = match self.revive(host, &record).await {
+                Ok(generation) => live(host, generation),
+                Err(error) => {
+                    tracing::error!(id, "a capsule could not be started: {error}");
+                    State::Failed
+                }
+            };
+            self.flip(host, id, record, state);
+        }
+        Ok(())
+    }
+
+    /// Reads an archive from an absolute local path, checks it and makes it live.
+    pub async fn install(
+        &self,
+        host: &Arc<Host>,
+        path: &Path,
+        grants: &[String],
+    ) -> Result<Installed, InstallError> {
+        let _one = self.installing.lock().await;
+        if !path.is_absolute() {
+            return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
+        }
+        let owned = path.to_owned();
+        let archive = tokio::task::spawn_blocking(move || read_archive(&owned))
+            .await
+            .map_err(|error| InstallError::Failed(error.to_string()))?
+            .map(|(_, archive)| archive)?;
+        let done = self.put(host, archive, grants, None).await;
+        match &done {
+            Ok(done) => tracing::info!(
+                id = done.id, version = done.version, previous = done.previous_version, hash = done.hash, "installed"
+            ),
+            Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
+        }
+        done
+    }
+
+    async fn put(
+        &self,
+        host: &Arc<Host>,
+        archive: Archive,
+        grants: &[String],
+        applied: Option<(&str, &str)>,
+    ) -> Result<Installed, InstallError> {
+        let id = archive.manifest.package.name.clone();
+        let grants = granted(&archive.manifest, grants)?;
+        check::check(&archive.manifest, &archive.component).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
+            InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
+        })?;
+        self.conflicts(&archive.manifest)?;
+        let record = Record {
+            version: archive.manifest.package.version.to_string(),
+            hash: archive.hash(),
+            grants: grants.iter().map(|c| c.as_str().to_owned()).collect(),
+            manifest: archive.manifest_text,
+        };
+
+        let generation = {
+            let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
+            let component = archive.component;
+            tokio::task::spawn_blocking(move || {
+                let compiled = artefact::compile(&host, &hash, &component)?;
+                let generation = Generation::new(&host, compiled, hash.clone(), manifest, grants)?;
+                let wasm = host.home.bin().join(format!("{hash}.wasm"));
+                if !wasm.exists() {
+                    crate::files::write(&wasm, &component, 0o600).with_context(|| format!("writing {hash}.wasm"))?;
+                }
+                anyhow::Ok(generation)
+            })
+            .await
+            .map_err(|error| InstallError::Failed(error.to_string()))?
+            .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
+        };
+        generation.start().await.map_err(|why| InstallError::Failed(format!("{id}: {why}")))?;
+
+        let bytes = serde_json::to_vec(&record).expect("plain records serialise");
+        let mut commit = Commit { writes: vec![(key(CAPSULES, &id), Some(bytes))], ..Commit::default() };
+        if let Some((name, hash)) = applied {
+            commit.writes.push((key(APPLIED, name), Some(hash.into())));
+        }
+        host.store.commit(commit).await.map_err(|error| InstallError::Failed(format!("{id}: {error}")))?;
+
+        let previous_version = self.flip(host, id.clone(), record.clone(), live(host, generation));
+        Ok(Installed { id, version: record.version, previous_version, hash: record.hash, grants: record.grants })
+    }
+
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
+        let (host, record) = (host.clone(), record.clone());
+        let generation = tokio::task::spawn_blocking(move || {
+            let manifest = Manifest::parse(&record.manifest)?;
+            let compiled = artefact::load(&host, &record.hash)?;
+            let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
+            Generation::new(&host, compiled, record.hash, manifest, grants)
+        })
+        .await??;
+        generation.start().await.map_err(anyhow::Error::msg)?;
+        Ok(generation)
+    }
+
+    /// Makes `state` what there is of this capsule, and routes and mounts follow at once. Returns the version that was
+    /// live before.
+    fn flip(&self, host: &Arc<Host>, id: String, record: Record, state: State) -> Option<String> {
+        let mut capsules = self.capsules.write().expect("no panic under this lock");
+        let before = capsules.insert(id, (record, state));
+        let mut routes = Vec::new();
+        let mut mounts = Vec::new();
+        let mut authenticator = None;
+        let (mut live, mut failed) = (0, 0);
+        for (_, state) in capsules.values() {
+            let State::Live { generation, routes: own } = state else {
+                failed += 1;
+                continue;
+            };
+            live += 1;
+            routes.extend(own.iter().cloned());
+            mounts.extend(generation.mounts());
+            if generation.granted(grant::AUTHENTICATOR) {
+                authenticator = Some(generation.clone());
+            }
+        }
+        host.bus.set_routes(routes);
+        host.mounts.set(mounts);
+        host.authority.set_authenticator(authenticator.map(|generation| generation as _));
+        metrics::gauge!("astrid_capsules", "state" => "live").set(live);
+        metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
+        before.map(|(record, _)| record.version)
+    }
+
+    /// What another capsule has already and only one can have.
+    fn conflicts(&self, manifest: &Manifest) -> Result<(), InstallError> {
+        let id = &manifest.package.name;
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        for (other, (_, state)) in capsules.iter().filter(|(other, _)| *other != id) {
+            let State::Live { generation, .. } = state else { continue };
+            for binding in &manifest.subscribe {
+                if generation.manifest.subscribe.iter().any(|b| b.topic == binding.topic) {
+                    let topic = &binding.topic;
+                    return Err(InstallError::Conflict(format!("{id}: topic {topic} is bound by `{other}`")));
+                }
+            }
+            let theirs = generation.manifest.http.iter().flat_map(|http| &http.mounts);
+            for mount in manifest.http.iter().flat_map(|http| &http.mounts) {
+                if theirs.clone().any(|m| m == mount) {
+                    return Err(InstallError::Conflict(format!("{id}: {mount} is mounted by `{other}`")));
+                }
+            }
+            for exclusive in [grant::AUTHENTICATOR, grant::REGISTRAR] {
+                if generation.granted(exclusive) && manifest.asks.iter().any(|a| a.as_str() == exclusive) {
+                    return Err(InstallError::Conflict(format!("{id}: `{other}` holds {exclusive}, and only one can")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Installed capsules with their records.
+    fn records(&self, host: &Host) -> anyhow::Result<Vec<(String, Record)>> {
+        let page = host.store.scan(CAPSULES, None, 100_000, 256 << 20).context("reading the installed capsules")?;
+        let mut records = Vec::new();
+        for (key, entry) in page.entries {
+            let id = String::from_utf8_lossy(&key[CAPSULES.len()..]).into_owned();
+            match serde_json::from_slice(&entry.value) {
+                Ok(record) => records.push((id, record)),
+                Err(error) => tracing::error!(id, "the record of a capsule can't be read: {error}"),
+            }
+        }
+        Ok(records)
+    }
+
+    /// Entries of the distribution whose archive is not the one that was applied last. What an operator installed
+    /// over it since stays until the distribution itself changes.
+    #[allow(clippy::type_complexity, reason = "a list of pieces that one caller takes apart")]
+    fn unapplied(
+        &self,
+        host: &Host,
+        folder: &Path,
+    ) -> anyhow::Result<Vec<(String, String, Result<Archive, String>, Vec<String>)>> {
+        let path = folder.join("Distro.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), "no distribution; only what is installed already will run");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let distro = Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?;
+        let mut unapplied = Vec::new();
+        for entry in distro.capsule {
+            let grants = entry.grants.iter().map(|c| c.as_str().to_owned()).collect();
+            let (hash, archive) = match read_archive(&folder.join(&entry.source)) {
+                Ok((hash, archive)) if archive.manifest.package.name == entry.name => (hash, Ok(archive)),
+                Ok((hash, archive)) => {
+                    (hash, Err(format!("the archive holds `{}`", archive.manifest.package.name)))
+                }
+                Err(error) => (String::new(), Err(error.to_string())),
+            };
+            let applied = host.store.get(&key(APPLIED, &entry.name)).context("reading what was applied")?;
+            let installed = host.store.get(&key(CAPSULES, &entry.name)).context("reading what is installed")?;
+            let same = applied.is_some_and(|a| a.value == hash.as_bytes()) && installed.is_some();
+            if !same {
+                unapplied.push((entry.name, hash, archive, grants));
+            }
+        }
+        Ok(unapplied)
+    }
+}
+
+fn live(host: &Host, generation: Arc<Generation>) -> State {
+    let bindings = generation.manifest.subscribe.iter();
+    let routes = bindings.map(|b| Route::new(b.clone(), generation.clone() as _, host.bus.config())).collect();
+    State::Live { generation, routes }
+}
+
+/// The archive and the BLAKE3 of its file, in hex.
+fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
+    let file = File::open(path).map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
+    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
+        .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
+    let archive = Archive::read(&bytes[..])
+        .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
+    Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
+}
+
+/// What the manifest asks and the operator grants; everything asked must be granted.
+fn granted(manifest: &Manifest, grants: &[String]) -> Result<Vec<Capability>, InstallError> {
+    let given: Vec<Capability> = grants
+        .iter()
+        .map(|g| Capability::parse(g).map_err(|error| InstallError::Invalid(format!("grant: {error}"))))
+        .collect::<Result<_, _>>()?;
+    let missing: Vec<String> = manifest
+        .asks
+        .iter()
+        .filter(|asked| !given.iter().any(|g| g.covers(asked)))
+        .map(|asked| asked.as_str().to_owned())
+        .collect();
+    if missing.is_empty() { Ok(manifest.asks.clone()) } else { Err(InstallError::Ungranted(missing)) }
+}

@@ -1,0 +1,285 @@
+//! The log: one subscriber, three readers. Lines go to standard error for people, as JSON to `log/astrid.log`, and to a
+//! ring in memory from which the surface answers.
+//!
+//! Owns the format of a line and its sequence number. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
+//! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`).
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// `[log]` of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// `error`, `warn`, `info` or `debug`: lines below it are not written anywhere.
+    pub level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { level: "info".into() }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Result<(), String> {
+        level(&self.level)
+            .map(|_| ())
+            .ok_or_else(|| format!("log.level = \"{}\" must be error, warn, info or debug", self.level))
+    }
+}
+
+/// The longest line that is kept, in bytes.
+pub const MAX_LINE: usize = 8 * 1024;
+const RING_LINES: usize = 4096;
+const FILE_BYTES: u64 = 16 << 20;
+
+/// One line, as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Starts at 1 with the process and never skips.
+    pub sequence: u64,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    pub level: &'static str,
+    pub capsule: String,
+    pub message: String,
+}
+
+/// Which lines a reader wants.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    pub capsule: Option<String>,
+    /// This level and everything more severe.
+    pub level: Option<String>,
+    pub after: u64,
+    pub limit: usize,
+}
+
+/// The lines in memory.
+#[derive(Default)]
+pub struct Log {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Line>,
+    written: u64,
+    file: Option<LogFile>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Log {
+    /// Starts writing to `path` as well. What came before is in memory only.
+    pub fn open_file(&self, path: &Path) -> std::io::Result<()> {
+        let file = open(path)?;
+        let bytes = file.metadata()?.len();
+        self.state.lock().expect("no panic under this lock").file = Some(LogFile { path: path.into(), file, bytes });
+        Ok(())
+    }
+
+    /// The newest `limit` lines that fit, oldest first.
+    pub fn query(&self, query: &Query) -> Vec<Line> {
+        let least = query.level.as_deref().and_then(level).unwrap_or(Level::TRACE);
+        let state = self.state.lock().expect("no panic under this lock");
+        let mut found: Vec<Line> = state
+            .lines
+            .iter()
+            .rev()
+            .take_while(|line| line.sequence > query.after)
+            .filter(|line| query.capsule.as_ref().is_none_or(|capsule| *capsule == line.capsule))
+            .filter(|line| level(line.level).is_some_and(|l| l <= least))
+            .take(query.limit)
+            .cloned()
+            .collect();
+        found.reverse();
+        found
+    }
+
+    fn append(&self, level: Level, capsule: String, message: String) {
+        let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.written += 1;
+        let line = Line { sequence: state.written, time_ms, level: name(level), capsule, message };
+        let _ = writeln!(std::io::stderr(), "{:5} {:10} {}", line.level, line.capsule, line.message);
+        if let Some(file) = &mut state.file {
+            file.append(&line);
+        }
+        if state.lines.len() == RING_LINES {
+            state.lines.pop_front();
+        }
+        state.lines.push_back(line);
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().append(true).create(true).mode(0o600).open(path)
+}
+
+impl LogFile {
+    /// A full or broken disk must not stop the host: the line is still in memory and on standard error.
+    fn append(&mut self, line: &Line) {
+        let mut text = serde_json::to_vec(line).expect("plain records serialise");
+        text.push(b'\n');
+        if self.bytes + text.len() as u64 > FILE_BYTES {
+            let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
+            if let Ok(file) = open(&self.path) {
+                self.file = file;
+                self.bytes = 0;
+            }
+        }
+        if self.file.write_all(&text).is_ok() {
+            self.bytes += text.len() as u64;
+        }
+    }
+}
+
+/// Makes the log the process's subscriber.
+pub fn install(log: Arc<Log>, config: &Config) {
+    let least = level(&config.level).unwrap_or(Level::INFO);
+    let _ = tracing_subscriber::registry()
+        .with(Sink(log).with_filter(tracing_subscriber::filter::LevelFilter::from_level(least)))
+        .try_init();
+}
+
+struct Sink(Arc<Log>);
+
+impl<S: Subscriber> Layer<S> for Sink {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        let capsule = text.capsule.unwrap_or_else(|| "host".into());
+        let mut message = clean(&text.message);
+        message.push_str(&clean(&text.fields));
+        self.0.append(*event.metadata().level(), capsule, message);
+    }
+}
+
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+    capsule: Option<String>,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "capsule" => self.capsule = Some(format!("{value:?}")),
+            name => {
+                let _ = write!(self.fields, " {name}={value:?}");
+            }
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            "capsule" => self.capsule = Some(value.to_owned()),
+            name => {
+                let _ = write!(self.fields, " {name}={value}");
+            }
+        }
+    }
+}
+
+/// Escapes control characters and cuts what exceeds [`MAX_LINE`], with a mark.
+pub fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MAX_LINE));
+    for c in text.chars() {
+        if out.len() >= MAX_LINE {
+            out.push_str("… (cut)");
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// None for what is no level.
+pub fn level(text: &str) -> Option<Level> {
+    Some(match text {
+        "error" => Level::ERROR,
+        "warn" => Level::WARN,
+        "info" => Level::INFO,
+        "debug" => Level::DEBUG,
+        _ => return None,
+    })
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        _ => "debug",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(log: &Log, query: Query) -> Vec<u64> {
+        log.query(&query).iter().map(|l| l.sequence).collect()
+    }
+
+    #[test]
+    fn a_reader_gets_the_newest_that_fit_in_order_and_memory_is_bounded() {
+        let log = Log::default();
+        for n in 0..RING_LINES as u64 + 10 {
+            let level = if n % 2 == 0 { Level::INFO } else { Level::ERROR };
+            log.append(level, format!("c{}", n % 3), "x".into());
+        }
+        let last = RING_LINES as u64 + 10;
+        let all = |limit| Query { limit, ..Query::default() };
+        assert_eq!(query(&log, all(2)), [last - 1, last]);
+        assert_eq!(query(&log, all(100_000)).len(), RING_LINES);
+        assert_eq!(query(&log, Query { after: last - 1, ..all(9) }), [last]);
+        assert!(log.query(&Query { level: Some("error".into()), ..all(9) }).iter().all(|l| l.level == "error"));
+        assert!(log.query(&Query { capsule: Some("c1".into()), ..all(9) }).iter().all(|l| l.capsule == "c1"));
+    }
+
+    #[test]
+    fn a_line_cannot_forge_another_or_fill_the_memory() {
+        assert_eq!(clean("a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
+        assert!(clean(&"x".repeat(1 << 20)).len() < MAX_LINE + 16);
+    }
+
+    #[test]
+    fn the_file_is_set_aside_when_it_is_full_and_one_old_one_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("astrid.log");
+        let log = Log::default();
+        log.open_file(&path).unwrap();
+        for _ in 0..2 * FILE_BYTES / MAX_LINE as u64 {
+            log.append(Level::INFO, "c".into(), "x".repeat(MAX_LINE));
+        }
+        assert!(path.metadata().unwrap().len() <= FILE_BYTES);
+        assert!(dir.path().join("astrid.log.1").metadata().unwrap().len() <= FILE_BYTES);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}

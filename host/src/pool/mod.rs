@@ -1,0 +1,244 @@
+//! The engine, its instance pool, and admission to it.
+//!
+//! Owns compiled code's engine and the count of live instances. A store is never shared and never used twice: every
+//! call gets a fresh instance, about 9 µs with the allocator settings that are probed here at boot.
+//!
+//! Bounded by `instances`: a call that finds no room waits for it until its deadline, and at most `max-waiting` calls
+//! wait; the others are told `overloaded` at once. Calls made by calls have three quarters of the instances to
+//! themselves, so those who hold one while they wait for another can't lock each other out.
+//! Refuses to know: what runs in an instance, and for whom.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Deserialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// `[pool]` of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// Instances that may be alive at once (16 to 4000).
+    pub instances: u32,
+    /// The most linear memory that any instance can have, in bytes (1 MiB to 4 GiB).
+    pub max_memory_bytes: u64,
+    /// Calls that may wait for an instance (1 to 1,000,000).
+    pub max_waiting: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { instances: 1000, max_memory_bytes: 64 << 20, max_waiting: 4096 }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Result<(), String> {
+        if !(16..=4000).contains(&self.instances) {
+            return Err(format!("pool.instances = {} must be 16 to 4000", self.instances));
+        }
+        if !(1 << 20..=4 << 30).contains(&self.max_memory_bytes) {
+            return Err(format!("pool.max-memory-bytes = {} must be 1 MiB to 4 GiB", self.max_memory_bytes));
+        }
+        if !(1..=1_000_000).contains(&self.max_waiting) {
+            return Err(format!("pool.max-waiting = {} must be 1 to 1000000", self.max_waiting));
+        }
+        Ok(())
+    }
+}
+
+/// What boot found out about the machine.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Instances that fit, at most as many as configured.
+    pub instances: u32,
+    /// What is not as it should be, in sentences; empty where all is well.
+    pub warnings: Vec<String>,
+}
+
+pub struct Pool {
+    engine: Engine,
+    probe: Probe,
+    /// For calls from outside.
+    outer: Semaphore,
+    /// For calls made by calls.
+    nested: Semaphore,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+}
+
+/// There is no room for this call now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overloaded;
+
+/// Bytes of an instance's memory that stay resident when it ends, reset in place instead of unmapped.
+const KEEP_RESIDENT: usize = 1 << 20;
+
+impl Pool {
+    /// Builds the engine with the largest pool that fits, up to the configured one. What had to give is in
+    /// [`Probe::warnings`], never silent.
+    pub fn new(config: &Config) -> wasmtime::Result<Self> {
+        let mut warnings = Vec::new();
+        let (mut instances, mut pagemap) = (config.instances, true);
+        let engine = loop {
+            let error = match Engine::new(&engine_config(config, instances, pagemap)) {
+                Ok(engine) => break engine,
+                Err(error) => error,
+            };
+            if pagemap {
+                // Tell the two reasons apart: the same size without the page-map scan.
+                pagemap = false;
+                if Engine::new(&engine_config(config, instances, false)).is_ok() {
+                    warnings.push(format!(
+                        "the kernel has no PAGEMAP_SCAN (Linux 6.7): fresh instances cost several times as much ({error:#})"
+                    ));
+                    continue;
+                }
+                pagemap = true;
+            }
+            if instances <= 16 {
+                return Err(error.context("not even 16 instances fit into the address space"));
+            }
+            warnings.push(format!(
+                "a pool of {instances} instances does not fit: {error:#}; trying {}",
+                (instances / 2).max(16)
+            ));
+            instances = (instances / 2).max(16);
+        };
+        for warning in &warnings {
+            tracing::error!("instance pool degraded: {warning}");
+        }
+        metrics::gauge!("astrid_pool_instances").set(instances);
+        metrics::gauge!("astrid_pool_degraded").set(if warnings.is_empty() { 0 } else { 1 });
+        let outer = (instances as usize / 4).max(1);
+        Ok(Self {
+            engine,
+            outer: Semaphore::new(outer),
+            nested: Semaphore::new(instances as usize - outer),
+            probe: Probe { instances, warnings },
+            waiting: AtomicUsize::new(0),
+            max_waiting: config.max_waiting,
+        })
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Instances that are alive now.
+    pub fn in_use(&self) -> u64 {
+        self.engine.pooling_allocator_metrics().map_or(0, |m| m.component_instances())
+    }
+
+    /// Room for one instance, held until the permit is dropped. `nested`: the caller holds an instance already.
+    pub async fn admit(&self, nested: bool, deadline: Instant) -> Result<SemaphorePermit<'_>, Overloaded> {
+        let semaphore = if nested { &self.nested } else { &self.outer };
+        if let Ok(permit) = semaphore.try_acquire() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::enter(&self.waiting, self.max_waiting).ok_or(Overloaded)?;
+        match tokio::time::timeout_at(deadline, semaphore.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Overloaded),
+        }
+    }
+}
+
+/// Counts one waiting call for as long as it lives, also when its future is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let guard = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn engine_config(config: &Config, instances: u32, pagemap: bool) -> EngineConfig {
+    let mut pooling = PoolingAllocationConfig::default();
+    pooling
+        .total_component_instances(instances)
+        .total_core_instances(instances * 4)
+        .total_memories(instances)
+        .total_tables(instances * 2)
+        .total_stacks(instances)
+        .max_core_instances_per_component(8)
+        .max_memories_per_component(1)
+        .max_tables_per_component(4)
+        .max_memory_size(usize::try_from(config.max_memory_bytes).unwrap_or(usize::MAX))
+        .table_elements(10_000)
+        .max_unused_warm_slots(100)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
+        .pagemap_scan(if pagemap { Enabled::Yes } else { Enabled::No })
+        .decommit_batch_size(1);
+    let mut engine = EngineConfig::new();
+    engine
+        .wasm_component_model(true)
+        // Sync-typed guests only: three times cheaper calls (docs/decisions/0003-two-engines.md).
+        .concurrency_support(false)
+        // Preemption and accounting by fuel alone; epochs beside it would cost as much again.
+        .consume_fuel(true)
+        .memory_init_cow(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
+    engine
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_from_outside_never_take_the_instances_of_calls_made_by_calls() {
+        let pool = Pool::new(&Config { instances: 16, max_waiting: 1, ..Config::default() }).unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(pool.admit(false, soon()).await.unwrap());
+        }
+        assert!(pool.admit(false, soon()).await.is_err());
+        for _ in 0..12 {
+            held.push(pool.admit(true, soon()).await.unwrap());
+        }
+        assert!(pool.admit(true, soon()).await.is_err());
+        held.clear();
+        assert!(pool.admit(false, soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_wait_and_a_caller_that_gives_up_makes_room() {
+        let pool = Pool::new(&Config { instances: 16, max_waiting: 1, ..Config::default() }).unwrap();
+        let far = Instant::now() + Duration::from_secs(60);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(pool.admit(false, far).await.unwrap());
+        }
+        let mut first = Box::pin(pool.admit(false, far));
+        assert!(futures_poll(&mut first).is_none());
+        assert!(pool.admit(false, far).await.is_err());
+        drop(first);
+        held.pop();
+        assert!(pool.admit(false, far).await.is_ok());
+    }
+
+    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The end of the process: asked for once, drained under a deadline, and enforced from a thread of its own.
+//!
+//! Signals arrive on an OS thread, so that no guest, however busy, keeps the host from hearing them. The first SIGTERM
+//! or SIGINT begins a drained stop; a second one, or a drain that takes too long, ends the process where it stands:
+//! what was acknowledged is durable.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::Notify;
+
+/// How long requests in flight may take to end.
+pub const DRAIN: Duration = Duration::from_secs(7);
+/// When the process ends in any case.
+const HARD: Duration = Duration::from_secs(9);
+/// The exit code of an end that was not drained.
+const EXIT_HARD: i32 = 75;
+
+#[derive(Default)]
+pub struct Shutdown {
+    begun: AtomicBool,
+    notify: Notify,
+}
+
+impl Shutdown {
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Begins the stop, and the clock that ends the process if it takes too long.
+    pub fn begin(&self, why: &str) {
+        if self.begun.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        tracing::info!("stopping: {why}");
+        std::thread::spawn(|| {
+            std::thread::sleep(HARD);
+            tracing::error!("the drain took too long; ending where we stand");
+            std::process::exit(EXIT_HARD);
+        });
+        self.notify.notify_waiters();
+    }
+
+    /// Returns once the stop has begun.
+    pub async fn begun(&self) {
+        let notified = self.notify.notified();
+        tokio::pin!(notified);
+        // Registered before the flag is read, so that no beginning is missed.
+        notified.as_mut().enable();
+        if !self.has_begun() {
+            notified.await;
+        }
+    }
+}
+
+/// Listens for signals on a thread of its own.
+pub fn watch_signals(shutdown: std::sync::Arc<Shutdown>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if shutdown.has_begun() {
+                tracing::error!("second signal; ending where we stand");
+                std::process::exit(EXIT_HARD);
+            }
+            shutdown.begin(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Who is calling, and what they hold: for front ends ([`authenticate`] and [`Session`], grant
+//! `authority:sessions`), for the authenticator ([`Presented`], [`Identified`], grant `authority:authenticator`) and
+//! for whoever tells the host what everybody holds ([`registrar`], grant `authority:registrar`).
+
+pub use crate::bindings::authenticator::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use crate::bindings::imports::astrid::authority::sessions::{Credential, Rejection, Session, authenticate};
+
+/// Standing of principals and groups, written within a [`crate::kv::Transaction`].
+pub mod registrar {
+    pub use crate::bindings::imports::astrid::authority::registrar::{
+        Standing, remove_group, remove_principal, set_group, set_principal,
+    };
+}

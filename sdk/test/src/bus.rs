@@ -1,0 +1,159 @@
+//! `astrid:bus`: responders that the test sets, and a record of everything that was sent.
+
+use astrid_capsule::manifest::Manifest;
+use astrid_capsule::{Pattern, PrincipalId, Topic};
+use wasmtime::Result as Wasm;
+
+use crate::bindings::astrid::bus::bus::{self, Options};
+use crate::bindings::astrid::bus::types::{self, Failure, Message};
+use crate::engine::State;
+
+pub(crate) type Responder = Box<dyn FnMut(&Message) -> Result<Vec<u8>, Failure> + Send>;
+
+#[derive(Default)]
+pub(crate) struct Bus {
+    /// The one that was set last wins.
+    pub(crate) responders: Vec<(Pattern, Responder)>,
+    pub(crate) requested: Vec<Message>,
+    pub(crate) published: Vec<Message>,
+    /// What every publication answers.
+    pub(crate) delivered: u32,
+    last_id: u64,
+}
+
+impl Bus {
+    /// An id for the next message, never 0 and never used twice.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Records the message and asks whoever answers its topic.
+    pub(crate) fn request(&mut self, message: Message) -> Result<Vec<u8>, Failure> {
+        let answer = match Topic::parse(&message.topic) {
+            Ok(topic) => match self.responders.iter_mut().rev().find(|(pattern, _)| pattern.matches(&topic)) {
+                Some((_, responder)) => responder(&message),
+                None => Err(Failure::NoResponder),
+            },
+            Err(error) => Err(Failure::Invalid(error.to_string())),
+        };
+        self.requested.push(message);
+        answer
+    }
+
+    /// Records the message.
+    pub(crate) fn publish(&mut self, message: Message) -> u32 {
+        self.published.push(message);
+        self.delivered
+    }
+}
+
+/// What the host checks of every message before it looks for a receiver.
+fn check(manifest: &Manifest, topic: &str, target: Option<&str>) -> Result<(), Failure> {
+    let topic = Topic::parse(topic).map_err(|error| Failure::Invalid(error.to_string()))?;
+    if let Some(target) = target {
+        PrincipalId::parse(target).map_err(|error| Failure::Invalid(error.to_string()))?;
+    }
+    if !manifest.may_send(&topic) {
+        return Err(Failure::Denied(format!("no [[publish]] of the manifest names `{topic}`")));
+    }
+    Ok(())
+}
+
+impl State {
+    /// A checked message of this capsule on behalf of `principal`, who is the caller or a session's.
+    fn message(
+        &mut self,
+        principal: &str,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+        remaining_ms: u32,
+    ) -> Result<Message, Failure> {
+        check(&self.manifest, &topic, target.as_deref())?;
+        Ok(Message {
+            id: self.fakes.bus.next_id(),
+            topic,
+            principal: principal.into(),
+            sender: self.manifest.package.name.clone(),
+            target,
+            remaining_ms,
+            payload,
+        })
+    }
+
+    /// `bus.request` as `principal`.
+    pub(crate) fn request_as(
+        &mut self,
+        principal: &str,
+        topic: String,
+        payload: Vec<u8>,
+        options: Options,
+    ) -> Result<Vec<u8>, Failure> {
+        let left = self.caller.remaining_ms;
+        let timeout = if options.timeout_ms == 0 { left } else { options.timeout_ms.min(left) };
+        let message = self.message(principal, topic, payload, options.target, timeout)?;
+        self.fakes.bus.request(message)
+    }
+
+    /// `bus.publish` as `principal`.
+    pub(crate) fn publish_as(
+        &mut self,
+        principal: &str,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+    ) -> Result<u32, Failure> {
+        let message = self.message(principal, topic, payload, target, 0)?;
+        Ok(self.fakes.bus.publish(message))
+    }
+}
+
+impl types::Host for State {}
+
+impl bus::Host for State {
+    fn publish(&mut self, topic: String, payload: Vec<u8>, target: Option<String>) -> Wasm<Result<u32, Failure>> {
+        let principal = self.caller.principal.clone();
+        Ok(self.publish_as(&principal, topic, payload, target))
+    }
+
+    fn request(&mut self, topic: String, payload: Vec<u8>, options: Options) -> Wasm<Result<Vec<u8>, Failure>> {
+        let principal = self.caller.principal.clone();
+        Ok(self.request_as(&principal, topic, payload, options))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_the_manifest_does_not_name_is_denied_and_nonsense_is_invalid() {
+        let text = "[package]\nname = \"a\"\nversion = \"0.1.0\"\n[[publish]]\ntopic = \"notes.v1.*\"\n";
+        let manifest = Manifest::parse(text).unwrap();
+        assert_eq!(check(&manifest, "notes.v1.add", Some("alice")), Ok(()));
+        assert!(matches!(check(&manifest, "other.v1.add", None), Err(Failure::Denied(_))));
+        assert!(matches!(check(&manifest, "notes..add", None), Err(Failure::Invalid(_))));
+        assert!(matches!(check(&manifest, "notes.v1.add", Some("a b")), Err(Failure::Invalid(_))));
+    }
+
+    #[test]
+    fn the_responder_that_was_set_last_answers_and_an_unanswered_topic_says_so() {
+        let message = |topic: &str| Message {
+            id: 1,
+            topic: topic.into(),
+            principal: "alice".into(),
+            sender: "a".into(),
+            target: None,
+            remaining_ms: 1,
+            payload: vec![],
+        };
+        let mut bus = Bus::default();
+        bus.responders.push((Pattern::parse("a.*").unwrap(), Box::new(|_| Ok(b"first".to_vec()))));
+        bus.responders.push((Pattern::parse("a.b").unwrap(), Box::new(|_| Ok(b"second".to_vec()))));
+        assert_eq!(bus.request(message("a.b")), Ok(b"second".to_vec()));
+        assert_eq!(bus.request(message("a.c")), Ok(b"first".to_vec()));
+        assert_eq!(bus.request(message("b")), Err(Failure::NoResponder));
+        assert_eq!(bus.requested.len(), 3);
+    }
+}

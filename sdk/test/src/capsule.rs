@@ -1,0 +1,317 @@
+//! What a test holds: a capsule, its fakes, and calls.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Manifest;
+use astrid_capsule::principal::ANONYMOUS;
+use astrid_capsule::{Capability, Pattern};
+use ed25519_dalek::{Signer, VerifyingKey};
+use serde::Serialize;
+use serde_json::Value;
+use wasmtime::Store;
+use wasmtime::component::{Instance, InstancePre};
+
+use crate::bindings::exports::astrid::authority::authenticator::GuestIndices as AuthenticatorExport;
+use crate::bindings::exports::astrid::bus::handler::GuestIndices as HandlerExport;
+use crate::bindings::exports::astrid::capsule::lifecycle::GuestIndices as LifecycleExport;
+use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
+use crate::engine::{Caller, Clock, Fakes, State};
+use crate::{
+    CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
+    Rejection, Request, Response, Standing, engine, find, keys,
+};
+
+/// What one call has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Units of fuel, instantiation included: about one per wasm instruction.
+    pub fuel: u64,
+    /// The most linear memory that the instance had.
+    pub peak_memory_bytes: u64,
+}
+
+/// One capsule and everything that it believes to be a host. Every call runs in a fresh instance; what a call leaves
+/// behind is what it put into the fakes.
+pub struct Capsule {
+    manifest: Arc<Manifest>,
+    linked: InstancePre<State>,
+    fakes: Fakes,
+    clock: Clock,
+    last: Usage,
+}
+
+impl Capsule {
+    /// Opens `<name>.capsule` from `$ASTRID_CAPSULES`, or else from the target directory's `capsules` folder, of this
+    /// package or of a workspace around it.
+    ///
+    /// # Errors
+    /// When there is none (the text says how to build it), and as [`Self::open`].
+    pub fn named(name: &str) -> Result<Self, OpenError> {
+        Self::open(find::packed(name)?)
+    }
+
+    /// Opens a `.capsule` file.
+    ///
+    /// # Errors
+    /// When it can't be read, is no archive, or as [`Self::from_component`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|source| OpenError::Read { path: path.into(), source })?;
+        let archive =
+            Archive::read(BufReader::new(file)).map_err(|source| OpenError::Archive { path: path.into(), source })?;
+        Self::from_component(archive.manifest, &archive.component)
+    }
+
+    /// A manifest and the bytes of a component.
+    ///
+    /// # Errors
+    /// When the bytes are no component, import what no host offers, or use an interface that the manifest does not ask
+    /// for.
+    pub fn from_component(manifest: Manifest, component: &[u8]) -> Result<Self, OpenError> {
+        let linked = engine::link(&manifest, component)?;
+        Ok(Self {
+            manifest: Arc::new(manifest),
+            linked,
+            fakes: Fakes::default(),
+            clock: Clock::default(),
+            last: Usage::default(),
+        })
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// A call on behalf of `principal`.
+    pub fn as_principal(&mut self, principal: &str) -> Call<'_> {
+        Call { capsule: self, principal: principal.into(), target: None, topic: None }
+    }
+
+    /// Calls a handler as `anonymous`; see [`Call::handle`].
+    ///
+    /// # Errors
+    /// As [`Call::handle`].
+    pub fn handle(&mut self, handler: &str, payload: impl Serialize) -> Result<Result<Value, Refusal>, CallError> {
+        self.as_principal(ANONYMOUS).handle(handler, payload)
+    }
+
+    /// Calls `astrid:capsule/lifecycle.start`, as the host does before a version goes live.
+    ///
+    /// # Errors
+    /// When the export is missing or the instance dies.
+    pub fn start(&mut self) -> Result<Result<(), String>, CallError> {
+        let indices =
+            LifecycleExport::new(&self.linked).map_err(|_| CallError::NoExport("astrid:capsule/lifecycle"))?;
+        let caller = self.caller(ANONYMOUS);
+        self.run(caller, |store, instance| indices.load(&mut *store, instance)?.call_start(store))
+    }
+
+    /// Asks the authenticator whose credential this is.
+    ///
+    /// # Errors
+    /// When the export is missing or the instance dies.
+    pub fn authenticate(&mut self, presented: Presented) -> Result<Option<Identified>, CallError> {
+        let missing = |_| CallError::NoExport("astrid:authority/authenticator");
+        let indices = AuthenticatorExport::new(&self.linked).map_err(missing)?;
+        let caller = self.caller(ANONYMOUS);
+        self.run(caller, |store, instance| indices.load(&mut *store, instance)?.call_authenticate(store, &presented))
+    }
+
+    /// Sends a request to the front end. The manifest's mounts and body limit are the listener's business and are not
+    /// checked.
+    ///
+    /// # Errors
+    /// When the export is missing or the instance dies.
+    pub fn http(&mut self, request: Request) -> Result<Response, CallError> {
+        let indices = HttpExport::new(&self.linked).map_err(|_| CallError::NoExport("astrid:http/handler"))?;
+        let caller = Caller { connection: Some(request.connection.clone()), ..self.caller(ANONYMOUS) };
+        self.run(caller, |store, instance| indices.load(&mut *store, instance)?.call_handle(store, &request))
+    }
+
+    /// What the last call used; zero before the first.
+    pub fn last_call(&self) -> Usage {
+        self.last
+    }
+
+    /// What the capsule has stored.
+    pub fn store(&mut self) -> &mut MemoryStore {
+        &mut self.fakes.store
+    }
+
+    /// Answers requests to topics that match `pattern`, from now on; later calls win over earlier ones. Topics that
+    /// nobody answers give `no-responder`.
+    ///
+    /// # Panics
+    /// If `pattern` is no topic pattern.
+    pub fn on_request(
+        &mut self,
+        pattern: &str,
+        responder: impl FnMut(&Message) -> Result<Vec<u8>, Failure> + Send + 'static,
+    ) {
+        let pattern = Pattern::parse(pattern).unwrap_or_else(|error| panic!("on_request: {error}"));
+        self.fakes.bus.responders.push((pattern, Box::new(responder)));
+    }
+
+    /// Every request that the capsule has sent, in order, answered or not. One that the manifest does not allow is
+    /// never sent.
+    pub fn requested(&self) -> &[Message] {
+        &self.fakes.bus.requested
+    }
+
+    /// Every message that the capsule has published, in order.
+    pub fn published(&self) -> &[Message] {
+        &self.fakes.bus.published
+    }
+
+    /// How many bindings take what is published from now on; 0 at first.
+    pub fn set_delivered(&mut self, bindings: u32) {
+        self.fakes.bus.delivered = bindings;
+    }
+
+    /// Decides about credentials from now on. Without it every one is rejected.
+    pub fn on_authenticate(
+        &mut self,
+        authenticator: impl FnMut(&Presented) -> Result<Identified, Rejection> + Send + 'static,
+    ) {
+        self.fakes.sessions.authenticator = Some(Box::new(authenticator));
+    }
+
+    /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `session.holds`.
+    ///
+    /// # Panics
+    /// If `capability` is none.
+    pub fn grant(&mut self, principal: &str, capability: &str) {
+        let capability = Capability::parse(capability).unwrap_or_else(|error| panic!("grant: {error}"));
+        self.fakes.sessions.grants.entry(principal.into()).or_default().push(capability);
+    }
+
+    /// Standings and groups, as the capsule has committed them.
+    pub fn registrar(&self) -> &Registrar {
+        &self.fakes.registrar
+    }
+
+    /// A principal's committed standing.
+    pub fn standing(&self, principal: &str) -> Option<&Standing> {
+        self.fakes.registrar.standing(principal)
+    }
+
+    /// What `astrid:sys/host` answers and what it was asked.
+    pub fn host(&mut self) -> &mut FakeHost {
+        &mut self.fakes.host
+    }
+
+    /// Every line that the capsule has logged, in order.
+    pub fn logs(&self) -> &[Logged] {
+        &self.fakes.logs
+    }
+
+    /// Signs with a purpose's key, whether or not the manifest asks for it: for credentials that a test makes itself.
+    pub fn sign(&self, purpose: &str, bytes: &[u8]) -> [u8; 64] {
+        keys::key(purpose).sign(bytes).to_bytes()
+    }
+
+    /// A purpose's public key.
+    pub fn public_key(&self, purpose: &str) -> VerifyingKey {
+        keys::key(purpose).verifying_key()
+    }
+
+    /// Sets the wall clock, in seconds since the Unix epoch. It stands still until it is set again.
+    pub fn set_time(&mut self, seconds: u64) {
+        self.clock.set(seconds);
+    }
+
+    /// Moves the wall clock forward.
+    pub fn advance(&mut self, seconds: u64) {
+        self.clock.set(self.clock.seconds().saturating_add(seconds));
+    }
+
+    /// The wall clock, in seconds since the Unix epoch.
+    pub fn time(&self) -> u64 {
+        self.clock.seconds()
+    }
+
+    fn caller(&self, principal: &str) -> Caller {
+        let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
+        Caller { principal: principal.into(), remaining_ms, connection: None }
+    }
+
+    fn run<T>(
+        &mut self,
+        caller: Caller,
+        call: impl FnOnce(&mut Store<State>, &Instance) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        let fakes = std::mem::take(&mut self.fakes);
+        let (fakes, usage, result) = engine::run(&self.linked, &self.manifest, fakes, caller, &self.clock, call);
+        self.fakes = fakes;
+        self.last = usage;
+        result
+    }
+}
+
+/// One call to a handler, being put together.
+pub struct Call<'a> {
+    capsule: &'a mut Capsule,
+    principal: String,
+    target: Option<String>,
+    topic: Option<String>,
+}
+
+impl Call<'_> {
+    /// The request is about this principal.
+    pub fn with_target(mut self, target: &str) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// The topic that the message came in on. Needed for handlers that the manifest binds to a pattern.
+    pub fn with_topic(mut self, topic: &str) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+
+    /// Calls a handler with a JSON payload. What its binding requires is not checked: that is the host's part.
+    ///
+    /// # Errors
+    /// When the answer is not JSON, and as [`Self::handle_bytes`].
+    ///
+    /// # Panics
+    /// If `payload` can't be written as JSON.
+    pub fn handle(self, handler: &str, payload: impl Serialize) -> Result<Result<Value, Refusal>, CallError> {
+        let payload = serde_json::to_vec(&payload).expect("the test's own payload is JSON");
+        match self.handle_bytes(handler, payload)? {
+            Ok(answer) => serde_json::from_slice(&answer).map(Ok).map_err(|e| CallError::NotJson(e.to_string())),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Calls a handler with bytes.
+    ///
+    /// # Errors
+    /// When the manifest does not bind the handler, the export is missing, or the instance dies.
+    pub fn handle_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Result<Vec<u8>, Refusal>, CallError> {
+        let Self { capsule, principal, target, topic } = self;
+        let bound = || {
+            let plain = |pattern: &Pattern| !pattern.segments().any(|segment| segment == "*");
+            let binding = capsule.manifest.subscribe.iter().find(|s| s.handler == handler && plain(&s.topic))?;
+            Some(binding.topic.as_str().to_owned())
+        };
+        let topic = topic.or_else(bound).ok_or_else(|| CallError::Unbound(handler.into()))?;
+        let indices = HandlerExport::new(&capsule.linked).map_err(|_| CallError::NoExport("astrid:bus/handler"))?;
+        let caller = capsule.caller(&principal);
+        let message = Message {
+            id: capsule.fakes.bus.next_id(),
+            topic,
+            principal,
+            sender: "test".into(),
+            target,
+            remaining_ms: caller.remaining_ms,
+            payload,
+        };
+        capsule
+            .run(caller, |store, instance| indices.load(&mut *store, instance)?.call_handle(store, handler, &message))
+    }
+}

@@ -1,0 +1,151 @@
+//! `astrid:authority/registrar`: standings and groups, staged in transactions and in force when these commit.
+
+use std::collections::BTreeMap;
+
+use astrid_capsule::{Capability, PrincipalId};
+use wasmtime::Result as Wasm;
+use wasmtime::component::Resource;
+
+use crate::bindings::astrid::authority::registrar::{self, Standing};
+use crate::engine::State;
+use crate::store::Transaction;
+
+/// Everybody's standing and every group, as the capsule under test has registered them.
+#[derive(Debug, Default)]
+pub struct Registrar {
+    principals: BTreeMap<String, Standing>,
+    groups: BTreeMap<String, Vec<String>>,
+}
+
+pub(crate) enum Change {
+    SetPrincipal(Standing),
+    RemovePrincipal(String),
+    SetGroup(String, Vec<String>),
+    RemoveGroup(String),
+}
+
+impl Registrar {
+    /// A principal's standing, if it was registered and not removed.
+    pub fn standing(&self, principal: &str) -> Option<&Standing> {
+        self.principals.get(principal)
+    }
+
+    /// A group's capabilities, if it was registered and not removed.
+    pub fn group(&self, name: &str) -> Option<&[String]> {
+        self.groups.get(name).map(Vec::as_slice)
+    }
+
+    /// The registered principals, sorted.
+    pub fn principals(&self) -> impl Iterator<Item = &str> {
+        self.principals.keys().map(String::as_str)
+    }
+
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::SetPrincipal(standing) => {
+                    self.principals.insert(standing.principal.clone(), standing);
+                }
+                Change::RemovePrincipal(principal) => {
+                    self.principals.remove(&principal);
+                }
+                Change::SetGroup(name, capabilities) => {
+                    self.groups.insert(name, capabilities);
+                }
+                Change::RemoveGroup(name) => {
+                    self.groups.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+fn check_principal(principal: &str) -> Result<(), String> {
+    match PrincipalId::parse(principal) {
+        Ok(id) if id.is_anonymous() => Err("principal: `anonymous` can't be registered".into()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("principal: {error}")),
+    }
+}
+
+/// Group names have the grammar of principal ids.
+fn check_group(field: &str, name: &str) -> Result<(), String> {
+    PrincipalId::parse(name).map(drop).map_err(|_| format!("{field}: `{name}` must be 1 to 64 of A-Z a-z 0-9 _ -"))
+}
+
+fn check_capabilities(field: &str, capabilities: &[String]) -> Result<(), String> {
+    capabilities.iter().try_for_each(|c| Capability::parse(c).map(drop).map_err(|error| format!("{field}: {error}")))
+}
+
+fn check_standing(standing: &Standing) -> Result<(), String> {
+    check_principal(&standing.principal)?;
+    standing.groups.iter().try_for_each(|group| check_group("groups", group))?;
+    check_capabilities("grants", &standing.grants)?;
+    check_capabilities("revokes", &standing.revokes)
+}
+
+impl State {
+    fn stage(
+        &mut self,
+        transaction: &Resource<Transaction>,
+        checked: Result<(), String>,
+        change: Change,
+    ) -> Wasm<Result<(), String>> {
+        let transaction = self.table.get_mut(transaction)?;
+        Ok(checked.map(|()| transaction.stage(change)))
+    }
+}
+
+impl registrar::Host for State {
+    fn set_principal(&mut self, transaction: Resource<Transaction>, standing: Standing) -> Wasm<Result<(), String>> {
+        let checked = check_standing(&standing);
+        self.stage(&transaction, checked, Change::SetPrincipal(standing))
+    }
+
+    fn remove_principal(&mut self, transaction: Resource<Transaction>, principal: String) -> Wasm<Result<(), String>> {
+        let checked = check_principal(&principal);
+        self.stage(&transaction, checked, Change::RemovePrincipal(principal))
+    }
+
+    fn set_group(
+        &mut self,
+        transaction: Resource<Transaction>,
+        name: String,
+        capabilities: Vec<String>,
+    ) -> Wasm<Result<(), String>> {
+        let checked = check_group("name", &name).and_then(|()| check_capabilities("capabilities", &capabilities));
+        self.stage(&transaction, checked, Change::SetGroup(name, capabilities))
+    }
+
+    fn remove_group(&mut self, transaction: Resource<Transaction>, name: String) -> Wasm<Result<(), String>> {
+        let checked = check_group("name", &name);
+        self.stage(&transaction, checked, Change::RemoveGroup(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standing_that_does_not_fit_is_refused_by_the_name_of_its_field() {
+        let good = Standing {
+            principal: "alice".into(),
+            enabled: true,
+            groups: vec!["agent".into()],
+            grants: vec!["a:*".into()],
+            revokes: vec![],
+        };
+        assert_eq!(check_standing(&good), Ok(()));
+        let bad = |change: fn(&mut Standing)| {
+            let mut standing = good.clone();
+            change(&mut standing);
+            check_standing(&standing).unwrap_err()
+        };
+        assert!(bad(|s| s.principal = "anonymous".into()).starts_with("principal: "));
+        assert!(bad(|s| s.principal = "a b".into()).starts_with("principal: "));
+        assert!(bad(|s| s.groups = vec!["".into()]).starts_with("groups: "));
+        assert!(bad(|s| s.grants = vec!["a::b".into()]).starts_with("grants: "));
+        assert!(bad(|s| s.revokes = vec!["**".into()]).starts_with("revokes: "));
+    }
+}

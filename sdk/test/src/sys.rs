@@ -1,0 +1,154 @@
+//! `astrid:sys`: the log, captured, and a host whose answers the test sets.
+
+use wasmtime::Result as Wasm;
+
+use crate::bindings::astrid::sys::host::{self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery};
+use crate::bindings::astrid::sys::log::{self, Level};
+use crate::engine::State;
+
+const MAX_LINE_BYTES: usize = 8 << 10;
+
+/// A line that the capsule has logged, as it would stand in the host's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    pub level: Level,
+    pub message: String,
+}
+
+/// What `astrid:sys/host` answers and what it was asked. The fields are the test's to set and to read.
+#[derive(Debug)]
+pub struct FakeHost {
+    pub status: HostStatus,
+    pub capsules: Vec<Capsule>,
+    /// Queries are answered from these, oldest first.
+    pub log_lines: Vec<LogLine>,
+    /// What the next installs answer.
+    pub install: Result<Installed, InstallError>,
+    /// The path and grants of every install so far.
+    pub installs: Vec<(String, Vec<String>)>,
+    /// How often a stop was asked for.
+    pub shutdowns: u32,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self {
+            status: HostStatus {
+                pid: 1,
+                uptime_secs: 0,
+                version: "0.0.0".into(),
+                connected_clients: 0,
+                connections_by_principal: Vec::new(),
+                loaded_capsules: Vec::new(),
+            },
+            capsules: Vec::new(),
+            log_lines: Vec::new(),
+            install: Err(InstallError::NotFound("the test set no answer to installs".into())),
+            installs: Vec::new(),
+            shutdowns: 0,
+        }
+    }
+}
+
+fn severity(level: &str) -> Option<usize> {
+    ["error", "warn", "info", "debug"].iter().position(|l| *l == level)
+}
+
+impl FakeHost {
+    fn answer(&self, query: &LogQuery) -> Vec<LogLine> {
+        let most = query.level.as_deref().map(severity);
+        let wanted = |line: &&LogLine| {
+            line.sequence > query.after
+                && query.capsule.as_ref().is_none_or(|capsule| *capsule == line.capsule)
+                && most.is_none_or(|most| severity(&line.level) <= most)
+        };
+        let mut lines: Vec<_> = self.log_lines.iter().filter(wanted).cloned().collect();
+        lines.drain(..lines.len().saturating_sub(query.limit as usize));
+        lines
+    }
+}
+
+/// Escapes control characters and cuts at 8 KiB, with a mark.
+fn line(message: &str) -> String {
+    let mut out = String::new();
+    for c in message.chars() {
+        let start = out.len();
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+        if out.len() > MAX_LINE_BYTES {
+            out.truncate(start);
+            out.push('…');
+            break;
+        }
+    }
+    out
+}
+
+impl log::Host for State {
+    fn log(&mut self, level: Level, message: String) -> Wasm<()> {
+        self.fakes.logs.push(Logged { level, message: line(&message) });
+        Ok(())
+    }
+}
+
+impl host::Host for State {
+    fn status(&mut self) -> Wasm<HostStatus> {
+        Ok(self.fakes.host.status.clone())
+    }
+
+    fn capsules(&mut self) -> Wasm<Vec<Capsule>> {
+        Ok(self.fakes.host.capsules.clone())
+    }
+
+    fn install(&mut self, path: String, grants: Vec<String>) -> Wasm<Result<Installed, InstallError>> {
+        self.fakes.host.installs.push((path, grants));
+        Ok(self.fakes.host.install.clone())
+    }
+
+    fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {
+        Ok(self.fakes.host.answer(&query))
+    }
+
+    fn shutdown(&mut self) -> Wasm<()> {
+        self.fakes.host.shutdowns += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_keeps_the_newest_lines_that_it_names() {
+        let line = |sequence, level: &str, capsule: &str| LogLine {
+            sequence,
+            time_ms: 0,
+            level: level.into(),
+            capsule: capsule.into(),
+            message: String::new(),
+        };
+        let host = FakeHost {
+            log_lines: vec![line(1, "error", "a"), line(2, "info", "a"), line(3, "warn", "b"), line(4, "warn", "a")],
+            ..FakeHost::default()
+        };
+        let ask = |capsule: Option<&str>, level: Option<&str>, after, limit| {
+            let query = LogQuery { capsule: capsule.map(Into::into), level: level.map(Into::into), after, limit };
+            host.answer(&query).iter().map(|l| l.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(None, None, 0, 1000), [1, 2, 3, 4]);
+        assert_eq!(ask(Some("a"), None, 0, 2), [2, 4]);
+        assert_eq!(ask(None, Some("warn"), 0, 1000), [1, 3, 4]);
+        assert_eq!(ask(None, Some("warn"), 3, 1000), [4]);
+    }
+
+    #[test]
+    fn a_line_has_no_control_characters_and_an_end() {
+        assert_eq!(line("a\nb\u{1b}[0m"), "a\\nb\\u{1b}[0m");
+        let long = line(&"x".repeat(10_000));
+        assert!(long.len() <= MAX_LINE_BYTES + '…'.len_utf8() && long.ends_with('…'));
+    }
+}

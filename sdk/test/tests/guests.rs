@@ -1,0 +1,258 @@
+//! The promises of calls and fakes, kept with real components: the workspace's guests.
+
+use std::fs::File;
+
+use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Manifest;
+use astrid_sdk_test::{
+    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot,
+};
+use serde_json::{Value, json};
+
+fn guest(name: &str) -> Capsule {
+    Capsule::named(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn echo() -> Capsule {
+    guest("echo")
+}
+
+/// The echo guest with another manifest.
+fn echo_with(rest: &str) -> Result<Capsule, OpenError> {
+    let path = astrid_sdk_test::packed("echo").unwrap_or_else(|error| panic!("{error}"));
+    let archive = Archive::read(File::open(path).unwrap()).unwrap();
+    let text = format!("{rest}\n[package]\nname = \"echo\"\nversion = \"0.1.0\"\n");
+    Capsule::from_component(Manifest::parse(&text).unwrap(), &archive.component)
+}
+
+const SAY: &str = "[[subscribe]]\ntopic = \"echo.v1.say\"\nhandler = \"say\"\n";
+
+#[test]
+fn a_handler_answers_and_the_call_is_measured() {
+    let mut echo = echo();
+    assert_eq!(echo.last_call(), Default::default());
+    let answer = echo.as_principal("alice").with_target("bob").handle("say", json!({ "a": [1, null] })).unwrap();
+    assert_eq!(answer.unwrap(), json!({ "a": [1, null] }));
+    let small = echo.last_call();
+    assert!(small.fuel > 1_000 && small.peak_memory_bytes >= 64 << 10, "{small:?}");
+    echo.handle("say", "x".repeat(512 << 10)).unwrap().unwrap();
+    assert!(echo.last_call().peak_memory_bytes > small.peak_memory_bytes);
+}
+
+#[test]
+fn the_same_call_costs_the_same_in_every_fresh_instance() {
+    let mut echo = echo();
+    let fuel = [0; 3].map(|_| {
+        echo.handle("say", json!("again")).unwrap().unwrap();
+        echo.last_call().fuel
+    });
+    assert!(fuel.iter().all(|f| *f == fuel[0]), "{fuel:?}");
+}
+
+#[test]
+fn an_answer_that_is_no_json_is_said_and_its_bytes_are_to_be_had() {
+    let mut echo = echo();
+    let answer = echo.as_principal("alice").handle_bytes("say", b"\xff".to_vec()).unwrap();
+    assert_eq!(answer.unwrap(), b"\xff");
+}
+
+#[test]
+fn a_handler_that_nothing_binds_needs_a_topic() {
+    let mut echo = echo();
+    assert!(matches!(echo.handle("shout", json!(1)), Err(CallError::Unbound(name)) if name == "shout"));
+    let refusal = echo.as_principal("alice").with_topic("echo.v1.shout").handle("shout", json!(1)).unwrap();
+    assert_eq!(refusal.unwrap_err().code, RefusalCode::NotFound);
+}
+
+#[test]
+fn an_export_that_is_missing_is_named() {
+    let mut echo = echo();
+    let missing = |error: CallError| match error {
+        CallError::NoExport(name) => name,
+        other => panic!("{other}"),
+    };
+    assert_eq!(missing(echo.start().unwrap_err()), "astrid:capsule/lifecycle");
+    assert_eq!(missing(echo.http(Request::get("/")).unwrap_err()), "astrid:http/handler");
+    let bearer = Presented::Bearer("x".into());
+    assert_eq!(missing(echo.authenticate(bearer).unwrap_err()), "astrid:authority/authenticator");
+}
+
+#[test]
+fn fuel_ends_at_the_manifests_limit() {
+    let mut echo = echo_with(&format!("{SAY}[limits]\nmax-fuel = 1000\n")).unwrap();
+    assert!(matches!(echo.handle("say", json!(1)), Err(CallError::OutOfFuel(1000))));
+    assert_eq!(echo.last_call().fuel, 1000);
+}
+
+#[test]
+fn memory_ends_at_the_manifests_limit() {
+    let mut echo = echo_with(&format!("{SAY}[limits]\nmax-memory-bytes = 2097152\n")).unwrap();
+    echo.handle("say", "x".repeat(64 << 10)).unwrap().unwrap();
+    assert!(matches!(echo.handle("say", "x".repeat(4 << 20)), Err(CallError::Trapped(_))));
+    assert!(echo.last_call().peak_memory_bytes <= 2 << 20);
+}
+
+#[test]
+fn a_manifest_that_does_not_fit_the_component_is_refused() {
+    let http = "asks = [\"http:mount\"]\n[http]\nmounts = [\"/echo\"]\n";
+    let Err(error) = echo_with(http) else { panic!("the component exports no front end") };
+    assert!(error.to_string().contains("astrid:http/handler"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_no_component_are_refused() {
+    let manifest = Manifest::parse("[package]\nname = \"a\"\nversion = \"0.1.0\"\n").unwrap();
+    assert!(matches!(Capsule::from_component(manifest, b"no wasm"), Err(OpenError::Unfit(_))));
+}
+
+#[test]
+fn a_capsule_that_was_not_built_is_named_with_the_command_that_builds_it() {
+    let Err(error) = Capsule::named("never-built") else { panic!("it exists") };
+    let text = error.to_string();
+    assert!(text.contains("never-built.capsule") && text.contains("cargo astrid build"), "{text}");
+}
+
+#[test]
+fn nothing_but_the_store_is_remembered_between_calls() {
+    let mut counter = guest("counter");
+    for _ in 0..2 {
+        assert_eq!(counter.handle("calls", json!({})).unwrap().unwrap(), json!({ "count": 1 }));
+    }
+    for count in 1..=2 {
+        assert_eq!(counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap(), json!({ "count": count }));
+    }
+    let slot = Slot::new("values", Owner::Capsule, "k");
+    assert_eq!(counter.store().get(&slot).unwrap().value, b"2");
+    counter.store().put(slot, "41");
+    assert_eq!(counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap(), json!({ "count": 42 }));
+}
+
+#[test]
+fn principals_have_buckets_of_their_own() {
+    let mut counter = guest("counter");
+    let own = json!({ "key": "k", "value": "alice's", "own": true });
+    counter.as_principal("alice").handle("put", own).unwrap().unwrap();
+    let get = json!({ "key": "k", "own": true });
+    assert_eq!(counter.as_principal("alice").handle("get", &get).unwrap().unwrap()["value"], "alice's");
+    assert_eq!(counter.as_principal("bob").handle("get", &get).unwrap().unwrap_err().code, RefusalCode::NotFound);
+    let slots: Vec<_> = counter.store().entries().map(|(slot, _)| slot.clone()).collect();
+    assert_eq!(slots, [Slot::new("values", Owner::Principal("alice".into()), "k")]);
+}
+
+#[test]
+fn forced_conflicts_reach_the_guest_and_so_does_a_store_that_is_away() {
+    let mut counter = guest("counter");
+    counter.store().conflict_next(3);
+    assert_eq!(counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap(), json!({ "count": 1 }));
+    assert_eq!(counter.store().conflicts_left(), 0);
+    counter.store().set_unavailable(true);
+    let refusal = counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Unavailable);
+}
+
+#[test]
+fn the_stores_bounds_are_the_contracts() {
+    let mut counter = guest("counter");
+    for (handler, payload) in [
+        ("put", json!({ "key": "", "value": "v" })),
+        ("put", json!({ "key": "k".repeat(513), "value": "v" })),
+        ("put", json!({ "key": "k", "value": "v".repeat((1 << 20) + 1) })),
+        ("list", json!({ "limit": 0 })),
+        ("list", json!({ "limit": 1001 })),
+    ] {
+        let shown: String = payload.to_string().chars().take(60).collect();
+        assert!(counter.handle(handler, payload).unwrap().is_err(), "{handler} {shown}");
+    }
+    assert_eq!(counter.store().entries().count(), 0);
+}
+
+fn send(caller: &mut Capsule, handler: &str, message: Value) -> Value {
+    caller.as_principal("alice").handle(handler, message).unwrap().unwrap()
+}
+
+#[test]
+fn requests_reach_the_responders_of_the_test_as_the_calls_principal() {
+    let mut caller = guest("caller");
+    caller.on_request("echo.v1.*", |message| Ok(message.payload.clone()));
+    let request = json!({ "topic": "echo.v1.say", "payload": 7, "target": "bob", "timeout_ms": 250 });
+    assert_eq!(send(&mut caller, "request", request), json!({ "answer": 7 }));
+    let sent = &caller.requested()[0];
+    assert_eq!((sent.principal.as_str(), sent.sender.as_str()), ("alice", "caller"));
+    assert_eq!((sent.target.as_deref(), sent.remaining_ms, &sent.payload[..]), (Some("bob"), 250, &b"7"[..]));
+    send(&mut caller, "request", json!({ "topic": "echo.v1.say", "payload": 7 }));
+    assert_eq!(u64::from(caller.requested()[1].remaining_ms), caller.manifest().limits.timeout_ms);
+}
+
+#[test]
+fn every_failure_of_a_request_can_be_met() {
+    let mut caller = guest("caller");
+    let ask = |caller: &mut Capsule, topic: &str| {
+        send(caller, "request", json!({ "topic": topic, "payload": null }))["failure"]["name"].clone()
+    };
+    assert_eq!(ask(&mut caller, "echo.v1.say"), "no-responder");
+    assert_eq!(ask(&mut caller, "system.v1.status"), "denied");
+    assert_eq!(ask(&mut caller, "echo..say"), "invalid");
+    for (failure, name) in [
+        (Failure::Timeout, "timeout"),
+        (Failure::Overloaded(5), "overloaded"),
+        (Failure::TooLarge(5), "too-large"),
+        (Failure::Trapped, "trapped"),
+    ] {
+        caller.on_request("echo.v1.say", move |_| Err(failure.clone()));
+        assert_eq!(ask(&mut caller, "echo.v1.say"), name);
+    }
+    let topics: Vec<_> = caller.requested().iter().map(|m| m.topic.as_str()).collect();
+    assert_eq!(topics, ["echo.v1.say"; 5], "what is not allowed is not sent");
+}
+
+#[test]
+fn publications_are_recorded_and_delivered_to_as_many_as_the_test_says() {
+    let mut caller = guest("caller");
+    let publish = json!({ "topic": "nobody.v1.news", "payload": "x" });
+    assert_eq!(send(&mut caller, "publish", publish.clone()), json!({ "delivered": 0 }));
+    caller.set_delivered(3);
+    assert_eq!(send(&mut caller, "publish", publish), json!({ "delivered": 3 }));
+    let denied = send(&mut caller, "publish", json!({ "topic": "system.v1.x", "payload": "x" }));
+    assert_eq!(denied["failure"]["name"], "denied");
+    assert_eq!(caller.published().len(), 2);
+    assert_eq!((caller.published()[0].principal.as_str(), caller.published()[0].remaining_ms), ("alice", 0));
+}
+
+#[test]
+fn a_trap_says_what_the_guest_said_and_leaves_the_capsule_usable() {
+    let mut trap = guest("trap");
+    for _ in 0..2 {
+        match trap.as_principal("alice").handle("panic", json!({})) {
+            Err(CallError::Trapped(text)) => assert!(text.contains("asked to by alice"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    for handler in ["abort", "exit"] {
+        assert!(matches!(trap.handle(handler, json!({})), Err(CallError::Trapped(_))), "{handler}");
+    }
+}
+
+#[test]
+fn a_front_end_sees_the_request_as_it_was_written() {
+    let mut front = guest("front");
+    let request = Request::new("POST", "/front/echo?a=b").header("X-Test", "1").json(json!([1])).from_unix(7);
+    let response = front.http(request).unwrap();
+    assert_eq!((response.status, response.header("Content-Type")), (200, Some("application/json")));
+    let seen = response.json();
+    assert_eq!(
+        (&seen["method"], &seen["path"], &seen["query"]),
+        (&json!("POST"), &json!("/front/echo"), &json!("a=b"))
+    );
+    assert_eq!(seen["headers"], json!([["x-test", "1"], ["content-type", "application/json"]]));
+    assert_eq!((&seen["body"], &seen["unix_uid"], &seen["address"]), (&json!("[1]"), &json!(7), &json!(null)));
+}
+
+#[test]
+fn the_clock_stands_still_until_the_test_moves_it() {
+    let mut echo = echo();
+    assert_eq!(echo.time(), DEFAULT_TIME);
+    echo.advance(5);
+    assert_eq!(echo.time(), DEFAULT_TIME + 5);
+    echo.set_time(0);
+    assert_eq!(echo.time(), 0);
+}

@@ -1,0 +1,597 @@
+//! The HTTP surface: every route with fakes at the other end, every failure, and the shape of everything.
+
+use astrid_sdk_test::{
+    Capsule, Failure, Identified, Message, OWNER_UID, Presented, Refusal, RefusalCode, Rejection, Request, Response,
+};
+use serde_json::{Value, json};
+
+/// When every session of these tests ends.
+const EXPIRES: u64 = 1_800_000_000;
+
+/// A gateway that knows the bearer `alice-token` and the user that runs the host.
+fn gateway() -> Capsule {
+    let mut gateway = crate::capsule("gateway");
+    gateway.on_authenticate(|presented| match presented {
+        Presented::Bearer(token) => match token.as_str() {
+            "alice-token" => Ok(Identified::new("alice", EXPIRES)),
+            "nobody-to-ask" => Err(Rejection::Unavailable),
+            "too-many-asking" => Err(Rejection::Overloaded),
+            _ => Err(Rejection::Rejected),
+        },
+        Presented::Unix(peer) if peer.owner => Ok(Identified::new("default", EXPIRES)),
+        Presented::Unix(_) => Err(Rejection::Rejected),
+    });
+    gateway
+}
+
+fn send(gateway: &mut Capsule, request: Request) -> Response {
+    let shown = format!("{} {}", request.method, request.path);
+    gateway.http(request).unwrap_or_else(|error| panic!("{shown}: {error}"))
+}
+
+fn as_alice(gateway: &mut Capsule, request: Request) -> Response {
+    send(gateway, request.bearer("alice-token"))
+}
+
+fn answering(value: Value) -> impl FnMut(&Message) -> Result<Vec<u8>, Failure> + Send + 'static {
+    move |_| Ok(value.to_string().into_bytes())
+}
+
+fn failing(failure: Failure) -> impl FnMut(&Message) -> Result<Vec<u8>, Failure> + Send + 'static {
+    move |_| Err(failure.clone())
+}
+
+fn refused(code: RefusalCode) -> Failure {
+    Failure::Refused(Refusal { code, reason: "because".into() })
+}
+
+fn payload(message: &Message) -> Value {
+    serde_json::from_slice(&message.payload).unwrap()
+}
+
+/// The status and the one error shape.
+#[track_caller]
+fn assert_error(response: &Response, status: u16, error: &str) {
+    assert_eq!(response.status, status, "{:?}", String::from_utf8_lossy(&response.body));
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    let body = response.json();
+    assert_eq!(body["error"], error, "{body}");
+    let known = ["error", "reason", "retry_after_secs"];
+    assert!(body.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{body}");
+}
+
+/// A route that is one request of one topic.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    body: Option<Value>,
+    topic: &'static str,
+    payload: Value,
+    status: u16,
+}
+
+fn routes() -> Vec<Route> {
+    let route = |method, path, body, topic, payload, status| Route { method, path, body, topic, payload, status };
+    let invite = json!({ "group": "agent", "max_uses": 1 });
+    let redeem = json!({ "token": "t", "public_key": "k" });
+    let install = json!({ "source": "/srv/a.capsule" });
+    vec![
+        route("POST", "/api/auth/redeem", Some(redeem.clone()), "identity.v1.invite.redeem", redeem, 200),
+        route("GET", "/api/sys/invites", None, "identity.v1.invite.list", json!({}), 200),
+        route("POST", "/api/sys/invites", Some(invite.clone()), "identity.v1.invite.issue", invite, 200),
+        route(
+            "DELETE",
+            "/api/sys/invites/abcdef",
+            None,
+            "identity.v1.invite.revoke",
+            json!({ "fingerprint": "abcdef" }),
+            204,
+        ),
+        route("GET", "/api/sys/principals", None, "identity.v1.principal.list", json!({}), 200),
+        route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
+        route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
+        route("GET", "/api/capsules", None, "system.v1.capsule.list", json!({}), 200),
+        route("POST", "/api/capsules", Some(install.clone()), "system.v1.capsule.install", install, 200),
+    ]
+}
+
+impl Route {
+    fn request(&self) -> Request {
+        let request = Request::new(self.method, self.path);
+        match &self.body {
+            Some(body) => request.json(body),
+            None => request,
+        }
+    }
+
+    fn is_public(&self) -> bool {
+        self.path == "/api/auth/redeem"
+    }
+}
+
+#[test]
+fn every_route_is_one_request_of_its_topic_and_passes_the_answer_on() {
+    for route in routes() {
+        let mut gateway = gateway();
+        gateway.on_request(route.topic, answering(json!({ "from": route.topic })));
+        let response = as_alice(&mut gateway, route.request());
+        let at = format!("{} {}", route.method, route.path);
+        assert_eq!(response.status, route.status, "{at}");
+        if route.status == 204 {
+            assert!(response.body.is_empty(), "{at}");
+        } else {
+            assert_eq!(response.json(), json!({ "from": route.topic }), "{at}");
+            assert_eq!(response.header("content-type"), Some("application/json"), "{at}");
+        }
+        let [sent] = gateway.requested() else { panic!("{at}: {:?}", gateway.requested()) };
+        assert_eq!((sent.topic.as_str(), payload(sent)), (route.topic, route.payload.clone()), "{at}");
+        let principal = if route.is_public() { "anonymous" } else { "alice" };
+        assert_eq!((sent.principal.as_str(), &sent.target), (principal, &None), "{at}");
+    }
+}
+
+#[test]
+fn every_route_but_redeem_wants_a_session_before_it_sends_anything() {
+    let mut others = routes();
+    let plain = |method, path, body| Route { method, path, body, topic: "", payload: json!({}), status: 200 };
+    others.push(plain("GET", "/api/auth/me", None));
+    others.push(plain("POST", "/api/sys/shutdown", None));
+    others.push(plain("POST", "/api/bus/request/echo.v1.say", Some(json!(1))));
+    others.push(plain("POST", "/api/bus/publish/echo.v1.say", Some(json!(1))));
+    for route in others.iter().filter(|route| !route.is_public()) {
+        let mut gateway = gateway();
+        gateway.on_request("*", answering(json!({})));
+        assert_error(&send(&mut gateway, route.request()), 401, "unauthorized");
+        assert_error(&send(&mut gateway, route.request().bearer("wrong")), 401, "unauthorized");
+        assert!(gateway.requested().is_empty() && gateway.published().is_empty(), "{} {}", route.method, route.path);
+    }
+}
+
+#[test]
+fn redeeming_needs_no_session_and_looks_at_no_credential() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.invite.redeem", answering(json!({ "principal": "bob" })));
+    let request = || Request::post("/api/auth/redeem", json!({ "token": "t", "public_key": "k" }));
+    for request in [request(), request().bearer("wrong"), request().bearer("nobody-to-ask")] {
+        assert_eq!(send(&mut gateway, request).json(), json!({ "principal": "bob" }));
+    }
+    assert!(gateway.requested().iter().all(|message| message.principal == "anonymous"));
+}
+
+#[test]
+fn me_is_identitys_answer_with_the_end_of_the_session() {
+    let mut gateway = gateway();
+    let who = json!({ "principal": "alice", "groups": ["agent"], "capabilities": ["self:*"] });
+    gateway.on_request("identity.v1.me", answering(who));
+    let response = as_alice(&mut gateway, Request::get("/api/auth/me"));
+    let want = json!({
+        "principal": "alice", "groups": ["agent"], "capabilities": ["self:*"], "expires_at_epoch": EXPIRES,
+    });
+    assert_eq!((response.status, response.json()), (200, want));
+}
+
+#[test]
+fn who_may_only_see_themselves_gets_their_own_row() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.principal.list", |message| match &message.target {
+        None => Err(Failure::Denied("requires agent:list".into())),
+        Some(target) => Ok(json!({ "principals": [{ "principal": target }] }).to_string().into_bytes()),
+    });
+    let response = as_alice(&mut gateway, Request::get("/api/sys/principals?limit=5"));
+    assert_eq!(response.json(), json!({ "principals": [{ "principal": "alice" }] }));
+    let sent: Vec<_> = gateway.requested().iter().map(|m| (m.target.as_deref(), payload(m))).collect();
+    assert_eq!(sent, [(None, json!({ "limit": 5 })), (Some("alice"), json!({ "limit": 5 }))]);
+}
+
+#[test]
+fn who_may_not_even_see_themselves_is_forbidden_and_nothing_else_is_tried_again() {
+    for (failure, status, error, times) in [
+        (Failure::Denied("requires agent:list".into()), 403, "forbidden", 2),
+        (Failure::Timeout, 504, "timeout", 1),
+        (refused(RefusalCode::Denied), 403, "forbidden", 1),
+    ] {
+        let mut gateway = gateway();
+        gateway.on_request("identity.v1.principal.list", failing(failure));
+        assert_error(&as_alice(&mut gateway, Request::get("/api/sys/principals")), status, error);
+        assert_eq!(gateway.requested().len(), times);
+    }
+}
+
+#[test]
+fn shutdown_is_accepted_with_and_without_a_body() {
+    for request in [Request::new("POST", "/api/sys/shutdown"), Request::post("/api/sys/shutdown", json!({}))] {
+        let mut gateway = gateway();
+        gateway.on_request("system.v1.shutdown", answering(json!({})));
+        assert_eq!(as_alice(&mut gateway, request).status, 202);
+        assert_eq!(payload(&gateway.requested()[0]), json!({}));
+    }
+}
+
+#[test]
+fn a_query_becomes_fields_of_the_request() {
+    let mut gateway = gateway();
+    gateway.on_request("*", answering(json!({})));
+    let target = "/api/sys/logs?capsule=notes&level=warn&after=7&limit=10";
+    assert_eq!(as_alice(&mut gateway, Request::get(target)).status, 200);
+    let want = json!({ "capsule": "notes", "level": "warn", "after": 7, "limit": 10 });
+    assert_eq!(payload(&gateway.requested()[0]), want);
+    assert_eq!(as_alice(&mut gateway, Request::get("/api/sys/invites?after=%61b&limit=2")).status, 200);
+    assert_eq!(payload(&gateway.requested()[1]), json!({ "after": "ab", "limit": 2 }));
+}
+
+#[test]
+fn a_query_that_the_route_does_not_take_is_a_400_that_names_it() {
+    let mut gateway = gateway();
+    gateway.on_request("*", answering(json!({})));
+    for (target, word) in [
+        ("/api/auth/me?verbose=1", "verbose"),
+        ("/api/sys/logs?since=1", "since"),
+        ("/api/sys/logs?limit=ten", "limit"),
+        ("/api/sys/logs?limit=-1", "limit"),
+        ("/api/sys/logs?limit=1&limit=2", "limit"),
+        ("/api/sys/logs?level=%ff", "level"),
+    ] {
+        let response = as_alice(&mut gateway, Request::get(target));
+        assert_error(&response, 400, "bad_request");
+        assert!(response.json()["reason"].as_str().unwrap().contains(word), "{target}: {}", response.json());
+    }
+    assert!(gateway.requested().is_empty());
+}
+
+#[test]
+fn a_path_parameter_is_decoded_once_and_refused_where_it_could_be_read_in_two_ways() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.invite.revoke", answering(json!({})));
+    assert_eq!(as_alice(&mut gateway, Request::delete("/api/sys/invites/%61%2562")).status, 204);
+    assert_eq!(payload(&gateway.requested()[0]), json!({ "fingerprint": "a%62" }));
+    for bad in ["%", "%zz", "%ff", "%00", "a%2fb"] {
+        let response = as_alice(&mut gateway, Request::delete(&format!("/api/sys/invites/{bad}")));
+        assert_error(&response, 400, "bad_request");
+        assert!(response.json()["reason"].as_str().unwrap().contains("fingerprint"), "{bad}");
+    }
+    assert_eq!(gateway.requested().len(), 1);
+}
+
+#[test]
+fn the_bus_is_open_to_whoever_holds_its_capability() {
+    let mut gateway = gateway();
+    gateway.on_request("echo.v1.say", |message| Ok(message.payload.clone()));
+    let request = || Request::post("/api/bus/request/echo.v1.say?target=bob&timeout_ms=250", json!({ "a": 1 }));
+    assert_error(&as_alice(&mut gateway, request()), 403, "forbidden");
+    gateway.grant("alice", "bus:publish");
+    gateway.grant("alice", "self:bus:request");
+    assert_error(&as_alice(&mut gateway, request()), 403, "forbidden");
+    assert!(gateway.requested().is_empty());
+
+    gateway.grant("alice", "bus:request");
+    let response = as_alice(&mut gateway, request());
+    assert_eq!((response.status, response.json()), (200, json!({ "a": 1 })));
+    let sent = &gateway.requested()[0];
+    assert_eq!((sent.principal.as_str(), sent.target.as_deref(), sent.remaining_ms), ("alice", Some("bob"), 250));
+}
+
+#[test]
+fn a_publication_says_how_many_took_it() {
+    let mut gateway = gateway();
+    gateway.set_delivered(2);
+    let request = || Request::post("/api/bus/publish/news.v1.all?target=bob", json!("x"));
+    assert_error(&as_alice(&mut gateway, request()), 403, "forbidden");
+    assert!(gateway.published().is_empty());
+    gateway.grant("alice", "bus:publish");
+    let response = as_alice(&mut gateway, request());
+    assert_eq!((response.status, response.json()), (202, json!({ "delivered": 2 })));
+    let sent = &gateway.published()[0];
+    assert_eq!((sent.topic.as_str(), sent.principal.as_str()), ("news.v1.all", "alice"));
+    assert_eq!((sent.target.as_deref(), payload(sent)), (Some("bob"), json!("x")));
+}
+
+#[test]
+fn a_topic_or_target_that_is_none_is_a_400() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "bus:*");
+    for target in [
+        "/api/bus/request/a..b",
+        "/api/bus/request/a.*",
+        "/api/bus/publish/a%20b",
+        "/api/bus/request/a.b?target=a%20b",
+        "/api/bus/request/a.b?timeout_ms=4294967296",
+        "/api/bus/publish/a.b?timeout_ms=1",
+    ] {
+        assert_error(&as_alice(&mut gateway, Request::post(target, json!({}))), 400, "bad_request");
+    }
+    assert!(gateway.requested().is_empty() && gateway.published().is_empty());
+}
+
+#[test]
+fn every_failure_at_the_other_end_has_its_status_and_name() {
+    for (failure, status, error, reason) in [
+        (Failure::Denied("requires system:status".into()), 403, "forbidden", "system:status"),
+        (Failure::Timeout, 504, "timeout", ""),
+        (Failure::TooLarge(1 << 20), 413, "payload_too_large", "1048576"),
+        (Failure::Invalid("target `x`".into()), 400, "bad_request", "target"),
+        (Failure::Trapped, 502, "unavailable", ""),
+        (refused(RefusalCode::Invalid), 400, "bad_request", "because"),
+        (refused(RefusalCode::Denied), 403, "forbidden", "because"),
+        (refused(RefusalCode::NotFound), 404, "not_found", "because"),
+        (refused(RefusalCode::Conflict), 409, "conflict", "because"),
+        (refused(RefusalCode::Unavailable), 502, "unavailable", "because"),
+        (refused(RefusalCode::Internal), 500, "internal", "because"),
+    ] {
+        let mut gateway = gateway();
+        gateway.grant("alice", "bus:request");
+        gateway.on_request("*", failing(failure));
+        for request in [Request::get("/api/sys/status"), Request::post("/api/bus/request/a.b", json!({}))] {
+            let response = as_alice(&mut gateway, request);
+            assert_error(&response, status, error);
+            assert!(response.json()["reason"].as_str().unwrap_or_default().contains(reason), "{}", response.json());
+        }
+    }
+}
+
+#[test]
+fn overload_says_when_to_come_back() {
+    for (milliseconds, seconds) in [(1, 1), (1000, 1), (1500, 2)] {
+        let mut gateway = gateway();
+        gateway.on_request("system.v1.status", failing(Failure::Overloaded(milliseconds)));
+        let response = as_alice(&mut gateway, Request::get("/api/sys/status"));
+        assert_error(&response, 503, "overloaded");
+        assert_eq!(response.header("retry-after"), Some(seconds.to_string().as_str()));
+        assert_eq!(response.json()["retry_after_secs"], seconds);
+    }
+}
+
+#[test]
+fn a_missing_subsystem_is_a_502_and_a_missing_topic_of_the_client_a_404() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "bus:request");
+    assert_error(&as_alice(&mut gateway, Request::get("/api/sys/status")), 502, "unavailable");
+    let missing = as_alice(&mut gateway, Request::post("/api/bus/request/nobody.v1.here", json!({})));
+    assert_error(&missing, 404, "not_found");
+}
+
+#[test]
+fn a_401_never_says_why() {
+    let mut gateway = gateway();
+    let me = || Request::get("/api/auth/me");
+    let cases = [
+        me(),
+        me().header("authorization", ""),
+        me().header("authorization", "alice-token"),
+        me().header("authorization", "Basic alice-token"),
+        me().header("authorization", "Bearer"),
+        me().header("authorization", "Bearer "),
+        me().header("authorization", "Bearer alice token"),
+        me().header("authorization", b"Bearer \xff"),
+        me().bearer("wrong"),
+        me().bearer(&"x".repeat(20_000)),
+        me().bearer("alice-token").bearer("alice-token"),
+        me().from_unix(OWNER_UID + 1),
+    ];
+    for request in cases {
+        let response = send(&mut gateway, request);
+        assert_error(&response, 401, "unauthorized");
+        assert_eq!(response.json(), json!({ "error": "unauthorized" }));
+        assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+    }
+    assert!(gateway.requested().is_empty());
+}
+
+#[test]
+fn the_scheme_is_taken_in_any_case() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.me", answering(json!({ "principal": "alice" })));
+    for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+        let request = Request::get("/api/auth/me").header("authorization", format!("{scheme} alice-token"));
+        assert_eq!(send(&mut gateway, request).status, 200, "{scheme}");
+    }
+}
+
+#[test]
+fn an_authenticator_that_is_away_or_busy_is_not_a_401() {
+    let mut gateway = gateway();
+    let away = send(&mut gateway, Request::get("/api/auth/me").bearer("nobody-to-ask"));
+    assert_error(&away, 502, "unavailable");
+    let busy = send(&mut gateway, Request::get("/api/auth/me").bearer("too-many-asking"));
+    assert_error(&busy, 503, "overloaded");
+    assert!(busy.header("retry-after").is_some());
+}
+
+#[test]
+fn the_owners_connection_is_a_credential_unless_a_header_says_otherwise() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.me", |message| {
+        Ok(json!({ "principal": message.principal }).to_string().into_bytes())
+    });
+    let me = || Request::get("/api/auth/me").from_unix(OWNER_UID);
+    assert_eq!(send(&mut gateway, me()).json()["principal"], "default");
+    assert_eq!(send(&mut gateway, me().bearer("alice-token")).json()["principal"], "alice");
+    assert_error(&send(&mut gateway, me().bearer("wrong")), 401, "unauthorized");
+    assert_error(&send(&mut gateway, me().header("authorization", "Basic x")), 401, "unauthorized");
+}
+
+#[test]
+fn what_is_no_path_is_a_404_in_the_one_shape_with_or_without_a_bearer() {
+    let mut gateway = gateway();
+    for path in [
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/auth/me/",
+        "/api//auth/me",
+        "/api/AUTH/me",
+        "/api/sys/invites/",
+        "/api/sys/invites/a/b",
+        "/api/bus/request/",
+        "/api/bus/request",
+    ] {
+        for method in ["GET", "POST", "BREW"] {
+            assert_error(&send(&mut gateway, Request::new(method, path)), 404, "not_found");
+            assert_error(&as_alice(&mut gateway, Request::new(method, path)), 404, "not_found");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_method_is_a_405_that_lists_the_right_ones() {
+    let mut gateway = gateway();
+    for (method, path, allowed) in [
+        ("POST", "/api/auth/me", &["GET"][..]),
+        ("GET", "/api/auth/redeem", &["POST"]),
+        ("PATCH", "/api/sys/invites", &["GET", "POST"]),
+        ("GET", "/api/sys/invites/abc", &["DELETE"]),
+        ("GET", "/api/bus/request/a.b", &["POST"]),
+        ("get", "/api/auth/me", &["GET"]),
+        ("BREW", "/api/capsules", &["GET", "POST"]),
+    ] {
+        let response = send(&mut gateway, Request::new(method, path));
+        assert_error(&response, 405, "method_not_allowed");
+        let allow: Vec<_> = response.header("allow").unwrap().split(", ").collect();
+        assert!(allowed.iter().all(|method| allow.contains(method)), "{method} {path}: {allow:?}");
+        assert!(!allow.contains(&method), "{method} {path}: {allow:?}");
+    }
+}
+
+#[test]
+fn head_is_get_and_options_lists_methods_without_a_session() {
+    let mut gateway = gateway();
+    gateway.on_request("system.v1.status", answering(json!({})));
+    assert_eq!(as_alice(&mut gateway, Request::new("HEAD", "/api/sys/status")).status, 200);
+    assert_error(&send(&mut gateway, Request::new("HEAD", "/api/sys/status")), 401, "unauthorized");
+    let options = send(&mut gateway, Request::new("OPTIONS", "/api/sys/invites"));
+    assert_eq!((options.status, options.body.len()), (204, 0));
+    let allow = options.header("allow").unwrap();
+    assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
+}
+
+#[test]
+fn only_json_is_taken_whatever_its_parameters() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.invite.issue", answering(json!({})));
+    let body = || br#"{"group":"agent","max_uses":1}"#.to_vec();
+    let post = || Request::new("POST", "/api/sys/invites");
+    for kind in ["application/json", "Application/JSON", "application/json; charset=utf-8"] {
+        assert_eq!(as_alice(&mut gateway, post().body(kind, body())).status, 200, "{kind}");
+    }
+    let mut without = post();
+    without.body = body();
+    let mut cases = vec![without, post().body("application/json", body()).header("content-encoding", "gzip")];
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "", "json"] {
+        cases.push(post().body(kind, body()));
+    }
+    for request in cases {
+        assert_error(&as_alice(&mut gateway, request), 415, "unsupported_media_type");
+    }
+    assert_eq!(gateway.requested().len(), 3);
+}
+
+#[test]
+fn a_body_that_is_no_json_is_a_400_and_goes_no_further() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "bus:request");
+    gateway.on_request("*", answering(json!({})));
+    let deep = "[".repeat(30_000) + &"]".repeat(30_000);
+    for path in ["/api/sys/invites", "/api/capsules", "/api/bus/request/a.b", "/api/auth/redeem", "/api/sys/shutdown"] {
+        for body in [&b"{"[..], b"{}x", b"{'a':1}", b"\xff\xfe", b"nul", deep.as_bytes()] {
+            let response = as_alice(&mut gateway, Request::new("POST", path).body("application/json", body));
+            assert_error(&response, 400, "bad_request");
+        }
+    }
+    for path in ["/api/sys/invites", "/api/capsules", "/api/bus/request/a.b", "/api/auth/redeem"] {
+        assert_error(&as_alice(&mut gateway, Request::new("POST", path)), 400, "bad_request");
+    }
+    assert!(gateway.requested().is_empty());
+}
+
+#[test]
+fn a_body_where_none_is_taken_is_a_400() {
+    let mut gateway = gateway();
+    gateway.on_request("*", answering(json!({})));
+    for (method, path) in [("GET", "/api/auth/me"), ("DELETE", "/api/sys/invites/abc")] {
+        let response = as_alice(&mut gateway, Request::new(method, path).json(json!({ "a": 1 })));
+        assert_error(&response, 400, "bad_request");
+    }
+    assert!(gateway.requested().is_empty());
+}
+
+#[test]
+fn bodies_and_answers_pass_byte_for_byte() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "bus:request");
+    gateway.on_request("echo.v1.say", |message| Ok(message.payload.clone()));
+    let body = "{ \"b\" : 1.0e2,\n \"a\":\"\\u00e4 ä\", \"n\": 123456789012345678901234567890 }";
+    let request = Request::new("POST", "/api/bus/request/echo.v1.say").body("application/json", body);
+    let response = as_alice(&mut gateway, request);
+    assert_eq!((response.status, &response.body[..]), (200, body.as_bytes()));
+}
+
+#[test]
+fn an_answer_that_is_no_json_is_not_labelled_as_json() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "bus:request");
+    gateway.on_request("raw.v1.bytes", |_| Ok(b"<script>\xff".to_vec()));
+    let response = as_alice(&mut gateway, Request::post("/api/bus/request/raw.v1.bytes", json!({})));
+    assert_eq!(response.header("content-type"), Some("application/octet-stream"));
+    gateway.on_request("identity.v1.me", |_| Ok(b"[1]".to_vec()));
+    assert_error(&as_alice(&mut gateway, Request::get("/api/auth/me")), 502, "unavailable");
+}
+
+#[test]
+fn every_response_has_the_headers_that_protect_a_browser() {
+    let mut gateway = gateway();
+    gateway.on_request("system.v1.status", answering(json!({})));
+    gateway.on_request("identity.v1.invite.revoke", answering(json!({})));
+    let requests = [
+        Request::get("/api/sys/status").bearer("alice-token"),
+        Request::delete("/api/sys/invites/abc").bearer("alice-token"),
+        Request::get("/api/sys/status"),
+        Request::get("/api/nothing"),
+        Request::delete("/api/auth/me"),
+        Request::new("OPTIONS", "/api/auth/me"),
+        Request::new("POST", "/api/auth/redeem").body("text/plain", "x"),
+    ];
+    for request in requests {
+        let mut tls = request.clone();
+        tls.connection.tls = true;
+        for (request, hsts) in [(request, None), (tls, Some("max-age=63072000; includeSubDomains"))] {
+            let response = send(&mut gateway, request);
+            for (name, value) in [
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "no-referrer"),
+                ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ] {
+                assert_eq!(response.header(name), Some(value), "{} {name}", response.status);
+            }
+            assert_eq!(response.header("strict-transport-security"), hsts, "{}", response.status);
+        }
+    }
+}
+
+#[test]
+fn a_path_is_judged_before_a_method_a_method_before_a_credential_and_a_credential_before_a_body() {
+    let mut gateway = gateway();
+    let bad = |method: &str, path: &str| Request::new(method, path).body("text/plain", "{").bearer("wrong");
+    assert_error(&send(&mut gateway, bad("BREW", "/api/nothing")), 404, "not_found");
+    assert_error(&send(&mut gateway, bad("BREW", "/api/sys/invites")), 405, "method_not_allowed");
+    assert_error(&send(&mut gateway, bad("POST", "/api/sys/invites")), 401, "unauthorized");
+    let typed = Request::new("POST", "/api/sys/invites").body("text/plain", "{");
+    assert_error(&as_alice(&mut gateway, typed), 415, "unsupported_media_type");
+}
+
+#[test]
+fn no_credential_or_token_reaches_the_log_or_an_error() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.invite.redeem", failing(refused(RefusalCode::Denied)));
+    let secret = "secret-that-stays-secret";
+    let redeem = json!({ "token": secret, "public_key": "k" });
+    let requests = [
+        Request::get("/api/auth/me").bearer(secret),
+        Request::post("/api/auth/redeem", &redeem),
+        Request::post("/api/auth/redeem", &redeem).header("content-type", "text/plain"),
+    ];
+    for request in requests {
+        let response = send(&mut gateway, request);
+        assert!(!String::from_utf8_lossy(&response.body).contains(secret));
+    }
+    assert!(gateway.logs().iter().all(|line| !line.message.contains(secret)), "{:?}", gateway.logs());
+}

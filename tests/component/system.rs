@@ -1,0 +1,208 @@
+//! The operator's desk: every topic, and what of it reaches the host.
+
+use astrid_sdk_test::{Capsule, CapsuleRow, HostStatus, InstallError, Installed, LogLine, Refusal, RefusalCode};
+use serde_json::{Value, json};
+
+const HANDLERS: [&str; 5] = ["status", "logs", "shutdown", "capsule-list", "capsule-install"];
+
+fn system() -> Capsule {
+    crate::capsule("system")
+}
+
+fn ask(system: &mut Capsule, handler: &str, payload: Value) -> Result<Value, Refusal> {
+    system.as_principal("alice").handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"))
+}
+
+fn line(sequence: u64, level: &str, capsule: &str) -> LogLine {
+    LogLine {
+        sequence,
+        time_ms: 1_000 + sequence,
+        level: level.into(),
+        capsule: capsule.into(),
+        message: format!("line {sequence}"),
+    }
+}
+
+fn installed(previous_version: Option<&str>) -> Installed {
+    Installed {
+        id: "notes".into(),
+        version: "1.1.0".into(),
+        previous_version: previous_version.map(Into::into),
+        hash: "ab".repeat(32),
+        grants: vec!["keys:notes".into()],
+    }
+}
+
+#[test]
+fn status_is_the_hosts_with_connections_as_an_object() {
+    let mut system = system();
+    system.host().status = HostStatus {
+        pid: 42,
+        uptime_secs: 7,
+        version: "0.1.0".into(),
+        connected_clients: 3,
+        connections_by_principal: vec![("default".into(), 2), ("alice".into(), 1)],
+        loaded_capsules: vec!["gateway".into(), "identity".into()],
+    };
+    let want = json!({
+        "pid": 42, "uptime_secs": 7, "version": "0.1.0", "connected_clients": 3,
+        "connections_by_principal": { "alice": 1, "default": 2 },
+        "loaded_capsules": ["gateway", "identity"],
+    });
+    assert_eq!(ask(&mut system, "status", json!({})), Ok(want));
+}
+
+#[test]
+fn capsules_are_listed_with_version_state_and_hash() {
+    let mut system = system();
+    assert_eq!(ask(&mut system, "capsule-list", json!({})), Ok(json!({ "capsules": [] })));
+    let row = |id: &str, state: &str| CapsuleRow {
+        id: id.into(),
+        version: "0.1.0".into(),
+        state: state.into(),
+        hash: "00".into(),
+    };
+    system.host().capsules = vec![row("a", "live"), row("b", "failed")];
+    let want = json!({ "capsules": [
+        { "id": "a", "version": "0.1.0", "state": "live", "hash": "00" },
+        { "id": "b", "version": "0.1.0", "state": "failed", "hash": "00" },
+    ] });
+    assert_eq!(ask(&mut system, "capsule-list", json!({})), Ok(want));
+}
+
+#[test]
+fn logs_are_filtered_by_capsule_level_and_sequence_and_the_newest_are_kept() {
+    let mut system = system();
+    system.host().log_lines =
+        vec![line(1, "error", "notes"), line(2, "debug", "notes"), line(3, "warn", "host"), line(4, "info", "notes")];
+    let mut sequences = |query: Value| -> Vec<u64> {
+        let answer = ask(&mut system, "logs", query).unwrap();
+        answer["lines"].as_array().unwrap().iter().map(|line| line["sequence"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(sequences(json!({})), [1, 2, 3, 4]);
+    assert_eq!(sequences(json!({ "capsule": "notes" })), [1, 2, 4]);
+    assert_eq!(sequences(json!({ "level": "warn" })), [1, 3]);
+    assert_eq!(sequences(json!({ "after": 2 })), [3, 4]);
+    assert_eq!(sequences(json!({ "limit": 1 })), [4]);
+    assert_eq!(sequences(json!({ "capsule": "notes", "level": "info", "after": 1, "limit": 1000 })), [4]);
+}
+
+#[test]
+fn a_log_line_has_every_field() {
+    let mut system = system();
+    system.host().log_lines = vec![line(1, "warn", "host")];
+    let want = json!({ "lines": [
+        { "sequence": 1, "time_ms": 1001, "level": "warn", "capsule": "host", "message": "line 1" },
+    ] });
+    assert_eq!(ask(&mut system, "logs", json!({})), Ok(want));
+}
+
+#[test]
+fn a_log_query_without_a_limit_gets_the_newest_200() {
+    let mut system = system();
+    system.host().log_lines = (1..=300).map(|n| line(n, "info", "host")).collect();
+    let answer = ask(&mut system, "logs", json!({})).unwrap();
+    let lines = answer["lines"].as_array().unwrap();
+    assert_eq!((lines.len(), lines[0]["sequence"].as_u64()), (200, Some(101)));
+}
+
+#[test]
+fn a_log_query_out_of_bounds_names_the_field() {
+    let mut system = system();
+    for (query, want) in [
+        (json!({ "limit": 0 }), "limit"),
+        (json!({ "limit": 1001 }), "limit"),
+        (json!({ "level": "loud" }), "level"),
+    ] {
+        let refusal = ask(&mut system, "logs", query.clone()).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid, "{query}");
+        assert!(refusal.reason.contains(want), "{query}: {}", refusal.reason);
+    }
+}
+
+#[test]
+fn shutdown_reaches_the_host_once_and_the_log_says_who_asked() {
+    let mut system = system();
+    assert_eq!(ask(&mut system, "shutdown", json!({})), Ok(json!({})));
+    assert_eq!(system.host().shutdowns, 1);
+    assert!(system.logs().iter().any(|line| line.message.contains("alice")), "{:?}", system.logs());
+}
+
+#[test]
+fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
+    let mut system = system();
+    system.host().install = Ok(installed(Some("1.0.0")));
+    let request = json!({ "source": "/srv/notes.capsule", "grants": ["keys:notes"] });
+    let want = json!({
+        "id": "notes", "version": "1.1.0", "previous_version": "1.0.0",
+        "hash": "ab".repeat(32), "grants": ["keys:notes"],
+    });
+    assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
+    assert_eq!(system.host().installs, [("/srv/notes.capsule".to_owned(), vec!["keys:notes".to_owned()])]);
+    assert!(system.logs().iter().any(|l| l.message.contains("alice") && l.message.contains("notes")));
+}
+
+#[test]
+fn a_first_install_has_no_previous_version_and_grants_are_optional() {
+    let mut system = system();
+    system.host().install = Ok(installed(None));
+    let answer = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap();
+    assert!(answer.get("previous_version").is_none(), "{answer}");
+    assert_eq!(system.host().installs[0].1, Vec::<String>::new());
+}
+
+#[test]
+fn every_way_in_which_an_install_fails_has_its_code_and_the_hosts_words() {
+    let mut system = system();
+    for (error, code, words) in [
+        (InstallError::Invalid("Capsule.toml: line 3".into()), RefusalCode::Invalid, "line 3"),
+        (InstallError::NotFound("/srv/notes.capsule".into()), RefusalCode::NotFound, "/srv/notes.capsule"),
+        (InstallError::Ungranted(vec!["sys:host".into()]), RefusalCode::Denied, "sys:host"),
+        (InstallError::Conflict("/api belongs to gateway".into()), RefusalCode::Conflict, "gateway"),
+        (InstallError::Failed("start said no".into()), RefusalCode::Unavailable, "start said no"),
+    ] {
+        system.host().install = Err(error.clone());
+        let refusal = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap_err();
+        assert_eq!(refusal.code, code, "{error:?}");
+        assert!(refusal.reason.contains(words), "{error:?}: {}", refusal.reason);
+    }
+}
+
+#[test]
+fn a_source_that_is_no_absolute_path_never_reaches_the_host() {
+    let mut system = system();
+    let long = format!("/{}", "a".repeat(5000));
+    for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/notes.capsule", "/a\0b", &long] {
+        let refusal = ask(&mut system, "capsule-install", json!({ "source": source })).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid, "{source}");
+        assert!(refusal.reason.contains("source"), "{}", refusal.reason);
+    }
+    assert!(system.host().installs.is_empty());
+}
+
+#[test]
+fn what_is_no_request_is_invalid_on_every_topic_and_reaches_nothing() {
+    let mut system = system();
+    for handler in HANDLERS {
+        for payload in ["", "{", "[]", "null", "\"x\"", "{\"surprise\":1}", &"[".repeat(100_000)] {
+            let answer = system.as_principal("alice").handle_bytes(handler, payload.into()).unwrap();
+            let shown: String = payload.chars().take(20).collect();
+            assert_eq!(answer.unwrap_err().code, RefusalCode::Invalid, "{handler} {shown}");
+        }
+    }
+    assert_eq!(system.host().shutdowns, 0);
+    assert!(system.host().installs.is_empty());
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_its_name() {
+    let mut system = system();
+    for handler in HANDLERS {
+        let payload = match handler {
+            "capsule-install" => json!({ "source": "/a", "surprise": 1 }),
+            _ => json!({ "surprise": 1 }),
+        };
+        let refusal = ask(&mut system, handler, payload).unwrap_err();
+        assert!(refusal.reason.contains("surprise"), "{handler}: {}", refusal.reason);
+    }
+}
