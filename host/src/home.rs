@@ -23,7 +23,9 @@ const FOLDERS: [&str; 7] = ["etc", "run", "bin", "cache", "keys", "log", "distro
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}; {fix}", .path.display())]
 pub struct HomeError {
+    /// The folder, file or value that does not fit.
     pub path: PathBuf,
+    /// What is wrong with it.
     pub problem: String,
     /// What would make it acceptable.
     pub fix: String,

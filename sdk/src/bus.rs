@@ -180,8 +180,8 @@ mod tests {
         limit: u32,
     }
 
-    fn refused(payload: &str) -> Refusal {
-        let message = Message {
+    fn message(payload: &str) -> Message {
+        Message {
             id: 1,
             topic: "a".into(),
             principal: "p".into(),
@@ -189,8 +189,7 @@ mod tests {
             target: None,
             remaining_ms: 0,
             payload: payload.into(),
-        };
-        message.json::<Payload>().unwrap_err()
+        }
     }
 
     #[test]
@@ -203,7 +202,7 @@ mod tests {
             ("{\"limit\":1,\"limit\":1}", "duplicate field `limit`"),
             (&"[".repeat(100_000), "line 1 column"),
         ] {
-            let refusal = refused(payload);
+            let refusal = message(payload).json::<Payload>().unwrap_err();
             assert_eq!(refusal.code, RefusalCode::Invalid);
             assert!(refusal.reason.contains(want), "{}", refusal.reason);
         }
@@ -211,23 +210,10 @@ mod tests {
 
     #[test]
     fn nesting_is_bounded() {
-        let message = |payload: String| Message { payload: payload.into(), ..message_of_nothing() };
         let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
-        assert!(message(deep(100)).json::<serde_json::Value>().is_ok());
-        let refusal = message(deep(200)).json::<serde_json::Value>().unwrap_err();
+        assert!(message(&deep(100)).json::<serde_json::Value>().is_ok());
+        let refusal = message(&deep(200)).json::<serde_json::Value>().unwrap_err();
         assert!(refusal.reason.contains("recursion limit"), "{}", refusal.reason);
-    }
-
-    fn message_of_nothing() -> Message {
-        Message {
-            id: 1,
-            topic: String::new(),
-            principal: String::new(),
-            sender: String::new(),
-            target: None,
-            remaining_ms: 0,
-            payload: Vec::new(),
-        }
     }
 
     #[test]

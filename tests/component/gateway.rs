@@ -399,9 +399,8 @@ fn an_authenticator_that_is_away_or_busy_is_not_a_401() {
 #[test]
 fn the_owners_connection_is_a_credential_unless_a_header_says_otherwise() {
     let mut gateway = gateway();
-    gateway.on_request("identity.v1.me", |message| {
-        Ok(json!({ "principal": message.principal }).to_string().into_bytes())
-    });
+    gateway
+        .on_request("identity.v1.me", |message| Ok(json!({ "principal": message.principal }).to_string().into_bytes()));
     let me = || Request::get("/api/auth/me").from_unix(OWNER_UID);
     assert_eq!(send(&mut gateway, me()).json()["principal"], "default");
     assert_eq!(send(&mut gateway, me().bearer("alice-token")).json()["principal"], "alice");

@@ -1,0 +1,697 @@
+//! Principals, invites and bearers: from the bootstrap to a session, and every way in which that must not work.
+
+use std::collections::BTreeSet;
+
+use astrid_sdk_test::{CallError, Capsule, Identified, Presented, Refusal, RefusalCode, UnixPeer};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use ed25519_dalek::{Signer, SigningKey};
+use serde_json::{Value, json};
+
+const DAY: u64 = 86_400;
+const SESSION: u64 = 28_800;
+const HANDLERS: [&str; 6] = ["invite-issue", "invite-list", "invite-revoke", "invite-redeem", "principal-list", "me"];
+
+/// After its first start.
+fn identity() -> Capsule {
+    let mut identity = crate::capsule("identity");
+    start(&mut identity).unwrap();
+    identity
+}
+
+fn start(identity: &mut Capsule) -> Result<(), String> {
+    identity.start().unwrap_or_else(|error| panic!("start: {error}"))
+}
+
+fn ask_as(identity: &mut Capsule, principal: &str, handler: &str, payload: Value) -> Result<Value, Refusal> {
+    let call = identity.as_principal(principal);
+    call.handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"))
+}
+
+/// As the administrator.
+fn ask(identity: &mut Capsule, handler: &str, payload: Value) -> Result<Value, Refusal> {
+    ask_as(identity, "default", handler, payload)
+}
+
+/// As everybody who holds a token.
+fn redeem(identity: &mut Capsule, token: &str, key: u8) -> Result<Value, Refusal> {
+    ask_as(identity, "anonymous", "invite-redeem", json!({ "token": token, "public_key": public_key(key) }))
+}
+
+fn redeem_named(identity: &mut Capsule, token: &str, key: u8, name: &str) -> Result<Value, Refusal> {
+    let payload = json!({ "token": token, "public_key": public_key(key), "display_name": name });
+    ask_as(identity, "anonymous", "invite-redeem", payload)
+}
+
+fn issue(identity: &mut Capsule, group: &str, max_uses: u32) -> String {
+    let answer = ask(identity, "invite-issue", json!({ "group": group, "max_uses": max_uses })).unwrap();
+    text(&answer["invite"]["token"])
+}
+
+fn bearer(identity: &mut Capsule, token: &str) -> Option<Identified> {
+    identity.authenticate(Presented::Bearer(token.into())).unwrap_or_else(|error| panic!("{token}: {error}"))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).to_owned()
+}
+
+/// A real key, another for every number.
+fn public_key(n: u8) -> String {
+    hex::encode(SigningKey::from_bytes(&[n + 1; 32]).verifying_key().as_bytes())
+}
+
+/// A bearer as the specification spells it, signed with the key of a purpose.
+fn forged(identity: &Capsule, purpose: &str, principal: &str, issued: u64, expires: u64) -> String {
+    let signature = identity.sign(purpose, format!("{principal}:{issued}:{expires}").as_bytes());
+    spelled(principal, issued, expires, &signature)
+}
+
+fn spelled(principal: &str, issued: u64, expires: u64, signature: &[u8]) -> String {
+    let part = |text: String| Base64UrlUnpadded::encode_string(text.as_bytes());
+    let parts = [part(principal.into()), part(issued.to_string()), part(expires.to_string()), hex::encode(signature)];
+    parts.join(".")
+}
+
+fn ids(list: &Value) -> Vec<String> {
+    list["principals"].as_array().unwrap().iter().map(|row| text(&row["principal"])).collect()
+}
+
+fn fingerprints(list: &Value) -> Vec<String> {
+    list["invites"].as_array().unwrap().iter().map(|row| text(&row["token_fingerprint"])).collect()
+}
+
+fn invites(identity: &mut Capsule) -> Value {
+    ask(identity, "invite-list", json!({})).unwrap()
+}
+
+fn standings(identity: &Capsule) -> Vec<String> {
+    identity.registrar().principals().map(str::to_owned).collect()
+}
+
+mod bootstrap {
+    use super::*;
+
+    #[test]
+    fn the_first_start_registers_the_built_in_groups_and_one_administrator() {
+        let identity = identity();
+        let registrar = identity.registrar();
+        assert_eq!(registrar.group("admin"), Some(&["*".to_owned()][..]));
+        assert_eq!(registrar.group("agent"), Some(&["self:*".to_owned()][..]));
+        assert_eq!(registrar.group("restricted"), Some(&[][..]));
+        assert_eq!(standings(&identity), ["default"]);
+        let standing = identity.standing("default").unwrap();
+        assert!(standing.enabled && standing.revokes.is_empty());
+        assert_eq!(standing.groups, ["admin"]);
+    }
+
+    #[test]
+    fn a_start_can_be_repeated_and_leaves_everybody_as_they_are() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let redeemed = redeem(&mut identity, &token, 0).unwrap();
+        let before = ask(&mut identity, "principal-list", json!({})).unwrap();
+        let standing = identity.standing(&text(&redeemed["principal"])).cloned();
+        start(&mut identity).unwrap();
+        assert_eq!(ask(&mut identity, "principal-list", json!({})).unwrap(), before);
+        assert_eq!(identity.standing(&text(&redeemed["principal"])).cloned(), standing);
+        assert!(bearer(&mut identity, &text(&redeemed["session_token"])).is_some());
+    }
+
+    #[test]
+    fn a_start_is_retried_on_conflicts() {
+        let mut identity = crate::capsule("identity");
+        identity.store().conflict_next(3);
+        start(&mut identity).unwrap();
+        assert_eq!(standings(&identity), ["default"]);
+    }
+
+    #[test]
+    fn a_start_without_a_store_is_refused() {
+        let mut identity = crate::capsule("identity");
+        identity.store().set_unavailable(true);
+        assert!(!start(&mut identity).unwrap_err().is_empty());
+        assert!(standings(&identity).is_empty());
+    }
+
+    #[test]
+    fn before_the_start_nobody_is_known() {
+        let mut identity = crate::capsule("identity");
+        assert_eq!(ask(&mut identity, "me", json!({})).unwrap_err().code, RefusalCode::Denied);
+        let (now, expires) = (identity.time(), identity.time() + 60);
+        let token = forged(&identity, "session", "default", now, expires);
+        assert_eq!(bearer(&mut identity, &token), None);
+    }
+}
+
+mod redeeming {
+    use super::*;
+
+    #[test]
+    fn an_invite_becomes_a_principal_whose_bearer_authenticates() {
+        let mut identity = identity();
+        let request = json!({ "group": "agent", "max_uses": 3, "expires_secs": 60, "metadata": { "for": "Bo" } });
+        let invite = ask(&mut identity, "invite-issue", request).unwrap()["invite"].clone();
+        assert_eq!(invite["group"], "agent");
+        assert_eq!(invite["remaining_uses"], 3);
+        assert_eq!(invite["expires_at_epoch"], identity.time() + 60);
+        assert_eq!(invite["metadata"], json!({ "for": "Bo" }));
+
+        let redeemed = redeem_named(&mut identity, &text(&invite["token"]), 0, "Bo Li").unwrap();
+        assert_eq!(redeemed["principal"], "bo-li");
+        assert_eq!(redeemed["group"], "agent");
+        assert_eq!(redeemed["session_expires_at_epoch"], identity.time() + SESSION);
+        assert_eq!(text(&redeemed["public_key_fingerprint"]).len(), 32);
+
+        let standing = identity.standing("bo-li").unwrap();
+        assert!(standing.enabled && standing.grants.is_empty() && standing.revokes.is_empty());
+        assert_eq!(standing.groups, ["agent"]);
+        let who = bearer(&mut identity, &text(&redeemed["session_token"]));
+        assert_eq!(who, Some(Identified::new("bo-li", identity.time() + SESSION)));
+        let me = ask_as(&mut identity, "bo-li", "me", json!({})).unwrap();
+        assert_eq!(me, json!({ "principal": "bo-li", "groups": ["agent"], "capabilities": ["self:*"] }));
+    }
+
+    #[test]
+    fn an_invite_makes_as_many_principals_as_it_has_uses() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "restricted", 3);
+        let made: BTreeSet<_> =
+            (0..3).map(|key| text(&redeem_named(&mut identity, &token, key, "Bo").unwrap()["principal"])).collect();
+        assert_eq!(made.len(), 3, "{made:?}");
+        assert_eq!(redeem(&mut identity, &token, 3).unwrap_err().code, RefusalCode::Denied);
+        assert_eq!(standings(&identity).len(), 4);
+        assert!(fingerprints(&invites(&mut identity)).is_empty());
+    }
+
+    #[test]
+    fn tokens_that_are_not_good_are_refused_in_the_same_words_whatever_is_wrong() {
+        let mut identity = identity();
+        let used_up = issue(&mut identity, "agent", 1);
+        redeem(&mut identity, &used_up, 0).unwrap();
+        let revoked = issue(&mut identity, "agent", 1);
+        ask(&mut identity, "invite-revoke", json!({ "token": revoked })).unwrap();
+        let brief = json!({ "group": "agent", "max_uses": 1, "expires_secs": 1 });
+        let expired = text(&ask(&mut identity, "invite-issue", brief).unwrap()["invite"]["token"]);
+        identity.advance(1);
+        let good = issue(&mut identity, "agent", 1);
+        let (head, last) = good.split_at(good.len() - 1);
+        let another = format!("{head}{}", if last == "A" { "B" } else { "A" });
+        let longer = format!("{good}A");
+        let (upper, spaced, huge) = (good.to_uppercase(), format!(" {good}"), "x".repeat(50_000));
+        let tokens = [&used_up, &revoked, &expired, &another, &longer, &upper, &spaced, &huge, "", head];
+        let refusals: Vec<_> = tokens.map(|token| redeem(&mut identity, token, 1).unwrap_err()).into();
+        assert_eq!(refusals[0].code, RefusalCode::Denied);
+        assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+        assert_eq!(standings(&identity).len(), 2);
+        assert!(redeem(&mut identity, &good, 1).is_ok());
+    }
+
+    #[test]
+    fn an_invite_is_good_until_the_second_at_which_it_expires() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        let row = invites(&mut identity)["invites"][0].clone();
+        assert_eq!(row["expires_at_epoch"], identity.time() + 7 * DAY);
+        identity.advance(7 * DAY - 1);
+        redeem(&mut identity, &token, 0).unwrap();
+        identity.advance(1);
+        assert_eq!(redeem(&mut identity, &token, 1).unwrap_err().code, RefusalCode::Denied);
+        assert!(fingerprints(&invites(&mut identity)).is_empty());
+    }
+
+    #[test]
+    fn a_key_that_is_no_good_is_invalid_and_spends_no_use() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let fits = public_key(0);
+        let low_order = format!("01{}", "0".repeat(62));
+        let no_point = format!("02{}", "0".repeat(62));
+        let not_canonical = format!("f0{}7f", "f".repeat(60));
+        let non_ascii = "ä".repeat(32);
+        for key in [
+            "",
+            &fits[..62],
+            &format!("{fits}00"),
+            &format!("{}zz", &fits[..62]),
+            &format!("0x{}", &fits[..62]),
+            &"0".repeat(64),
+            &low_order,
+            &no_point,
+            &not_canonical,
+            &non_ascii,
+        ] {
+            let payload = json!({ "token": token, "public_key": key });
+            let refusal = ask_as(&mut identity, "anonymous", "invite-redeem", payload).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::Invalid, "{key}");
+            assert!(refusal.reason.contains("public_key"), "{key}: {}", refusal.reason);
+        }
+        assert!(redeem(&mut identity, &token, 0).is_ok());
+    }
+
+    #[test]
+    fn a_key_has_one_principal_and_a_second_redemption_spends_no_use() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        redeem(&mut identity, &token, 0).unwrap();
+        assert_eq!(redeem(&mut identity, &token, 0).unwrap_err().code, RefusalCode::Conflict);
+        let shouted = json!({ "token": token, "public_key": public_key(0).to_uppercase() });
+        let refusal = ask_as(&mut identity, "anonymous", "invite-redeem", shouted).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Conflict);
+        assert_eq!(invites(&mut identity)["invites"][0]["remaining_uses"], 1);
+        assert!(redeem(&mut identity, &token, 1).is_ok());
+    }
+
+    #[test]
+    fn whoever_has_no_token_does_not_learn_whether_a_key_is_known() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        redeem(&mut identity, &token, 0).unwrap();
+        let known = redeem(&mut identity, &token, 0).unwrap_err();
+        assert_eq!(known, redeem(&mut identity, &token, 1).unwrap_err());
+        assert_eq!(known.code, RefusalCode::Denied);
+    }
+
+    #[test]
+    fn a_display_name_becomes_an_id_that_is_legal_free_and_not_reserved() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 20);
+        let long = "n".repeat(256);
+        let names = ["Bo Li", "bo/li", "../../x", "default", "anonymous", "host", "system", "ü", "", "\0", &long];
+        let mut seen = BTreeSet::from(["default".to_owned()]);
+        for (key, name) in names.into_iter().enumerate() {
+            let redeemed = redeem_named(&mut identity, &token, key as u8, name).unwrap();
+            let id = text(&redeemed["principal"]);
+            let legal = id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            assert!(legal && (1..=64).contains(&id.len()), "{name}: {id}");
+            assert!(!["anonymous", "host", "system"].contains(&id.as_str()), "{name}: {id}");
+            assert!(seen.insert(id.clone()), "{name}: {id} twice");
+        }
+        assert_eq!(identity.standing("default").unwrap().groups, ["admin"]);
+        let refusal = redeem_named(&mut identity, &token, 100, &"n".repeat(257)).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid);
+        assert!(refusal.reason.contains("display_name"), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn conflicts_are_retried_and_a_use_is_spent_once() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        identity.store().conflict_next(5);
+        redeem(&mut identity, &token, 0).unwrap();
+        assert_eq!(identity.store().conflicts_left(), 0);
+        assert_eq!(invites(&mut identity)["invites"][0]["remaining_uses"], 1);
+        assert_eq!(standings(&identity).len(), 2);
+    }
+
+    #[test]
+    fn endless_conflicts_end_in_a_refusal_and_nothing_is_written() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let before = identity.store().entries().count();
+        identity.store().conflict_next(u32::MAX);
+        let refusal = redeem(&mut identity, &token, 0).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Unavailable);
+        assert_eq!(identity.store().entries().count(), before);
+        assert_eq!(standings(&identity), ["default"]);
+        identity.store().conflict_next(0);
+        assert!(redeem(&mut identity, &token, 0).is_ok());
+    }
+}
+
+mod inviting {
+    use super::*;
+
+    #[test]
+    fn values_out_of_bounds_are_invalid_and_name_the_field() {
+        let mut identity = identity();
+        let long = "v".repeat(257);
+        let many: Value = (0..17).map(|n| (n.to_string(), json!(""))).collect::<serde_json::Map<_, _>>().into();
+        let with = |field: &str, value: Value| {
+            let mut request = json!({ "group": "agent", "max_uses": 1 });
+            request[field] = value;
+            request
+        };
+        for (request, word) in [
+            (with("group", json!("nobody")), "group"),
+            (with("group", json!("")), "group"),
+            (with("group", json!(7)), "line 1"),
+            (with("max_uses", json!(0)), "max_uses"),
+            (with("max_uses", json!(10_001)), "max_uses"),
+            (with("max_uses", json!(-1)), "max_uses"),
+            (with("max_uses", json!(1.5)), "max_uses"),
+            (with("expires_secs", json!(0)), "expires_secs"),
+            (with("expires_secs", json!(30 * DAY + 1)), "expires_secs"),
+            (with("expires_secs", json!(u64::MAX)), "expires_secs"),
+            (with("metadata", many), "metadata"),
+            (with("metadata", json!({ "": "v" })), "metadata"),
+            (with("metadata", json!({ "k".repeat(65): "v" })), "metadata"),
+            (with("metadata", json!({ "k": long })), "metadata"),
+            (json!({ "group": "agent" }), "max_uses"),
+            (json!({ "max_uses": 1 }), "group"),
+        ] {
+            let refusal = ask(&mut identity, "invite-issue", request.clone()).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::Invalid, "{request}");
+            assert!(refusal.reason.contains(word), "{request}: {}", refusal.reason);
+        }
+        assert!(fingerprints(&invites(&mut identity)).is_empty());
+        for request in [
+            with("max_uses", json!(10_000)),
+            with("expires_secs", json!(1)),
+            with("expires_secs", json!(30 * DAY)),
+            with("metadata", json!({ "k".repeat(64): "v".repeat(256) })),
+        ] {
+            assert!(ask(&mut identity, "invite-issue", request.clone()).is_ok(), "{request}");
+        }
+    }
+
+    #[test]
+    fn every_token_is_another() {
+        let mut identity = identity();
+        let tokens: BTreeSet<_> = (0..20).map(|_| issue(&mut identity, "agent", 1)).collect();
+        assert_eq!(tokens.len(), 20);
+        assert!(tokens.iter().all(|token| token.len() >= 43), "256 bits need 43 characters");
+    }
+
+    #[test]
+    fn a_list_names_invites_by_fingerprint_and_says_who_issued_what() {
+        let mut identity = identity();
+        let request = json!({ "group": "agent", "max_uses": 2, "metadata": { "for": "Bo" } });
+        let token = text(&ask(&mut identity, "invite-issue", request).unwrap()["invite"]["token"]);
+        let list = invites(&mut identity);
+        let row = &list["invites"][0];
+        assert_eq!((&row["group"], &row["remaining_uses"]), (&json!("agent"), &json!(2)));
+        assert_eq!(row["metadata"], json!({ "for": "Bo" }));
+        assert_eq!((&row["issued_by"], &row["issued_at_epoch"]), (&json!("default"), &json!(identity.time())));
+        assert!(!list.to_string().contains(&token));
+    }
+
+    #[test]
+    fn a_list_pages_through_every_invite_once() {
+        let mut identity = identity();
+        for _ in 0..7 {
+            issue(&mut identity, "agent", 1);
+        }
+        let all = fingerprints(&invites(&mut identity));
+        let mut paged = Vec::new();
+        let mut request = json!({ "limit": 3 });
+        loop {
+            let page = ask(&mut identity, "invite-list", request.clone()).unwrap();
+            assert!(fingerprints(&page).len() <= 3);
+            paged.extend(fingerprints(&page));
+            match page.get("next_after") {
+                Some(after) => request["after"] = after.clone(),
+                None => break,
+            }
+        }
+        assert_eq!((all.len(), &paged), (7, &all));
+        for bad in [json!({ "limit": 0 }), json!({ "limit": 10_001 }), json!({ "after": "x" })] {
+            assert_eq!(ask(&mut identity, "invite-list", bad).unwrap_err().code, RefusalCode::Invalid);
+        }
+    }
+
+    #[test]
+    fn an_invite_is_revoked_by_its_fingerprint_or_its_token_and_only_once() {
+        let mut identity = identity();
+        let first = issue(&mut identity, "agent", 1);
+        let by_fingerprint = json!({ "fingerprint": fingerprints(&invites(&mut identity))[0] });
+        let second = issue(&mut identity, "agent", 1);
+        let by_token = json!({ "token": second });
+        for (request, token) in [(by_fingerprint, first), (by_token, second)] {
+            assert_eq!(ask(&mut identity, "invite-revoke", request.clone()), Ok(json!({})));
+            assert_eq!(redeem(&mut identity, &token, 0).unwrap_err().code, RefusalCode::Denied);
+            assert_eq!(ask(&mut identity, "invite-revoke", request).unwrap_err().code, RefusalCode::NotFound);
+        }
+    }
+
+    #[test]
+    fn revoking_wants_exactly_one_name_that_can_be_one() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let fingerprint = fingerprints(&invites(&mut identity))[0].clone();
+        for (request, code) in [
+            (json!({}), RefusalCode::Invalid),
+            (json!({ "token": token, "fingerprint": fingerprint }), RefusalCode::Invalid),
+            (json!({ "fingerprint": &fingerprint[..31] }), RefusalCode::Invalid),
+            (json!({ "fingerprint": "" }), RefusalCode::Invalid),
+            (json!({ "fingerprint": "g".repeat(32) }), RefusalCode::Invalid),
+            (json!({ "fingerprint": "0".repeat(32) }), RefusalCode::NotFound),
+            (json!({ "token": "" }), RefusalCode::NotFound),
+        ] {
+            assert_eq!(ask(&mut identity, "invite-revoke", request.clone()).unwrap_err().code, code, "{request}");
+        }
+        assert!(redeem(&mut identity, &token, 0).is_ok());
+    }
+
+    #[test]
+    fn issuing_is_one_write() {
+        let mut identity = identity();
+        let before: BTreeSet<_> = identity.store().entries().map(|(slot, _)| slot.clone()).collect();
+        issue(&mut identity, "agent", 1);
+        let after: BTreeSet<_> = identity.store().entries().map(|(slot, _)| slot.clone()).collect();
+        assert_eq!(after.difference(&before).count(), 1);
+    }
+}
+
+mod bearers {
+    use super::*;
+
+    /// With a principal `bo`, and its bearer.
+    fn with_bo() -> (Capsule, String) {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let redeemed = redeem_named(&mut identity, &token, 0, "Bo").unwrap();
+        (identity, text(&redeemed["session_token"]))
+    }
+
+    #[test]
+    fn a_bearer_is_spelled_as_specified_and_verifies_with_the_session_key() {
+        let (identity, token) = with_bo();
+        let (issued, expires) = (identity.time(), identity.time() + SESSION);
+        assert_eq!(token, forged(&identity, "session", "bo", issued, expires));
+    }
+
+    #[test]
+    fn a_bearer_ends_at_the_second_at_which_it_expires() {
+        let (mut identity, token) = with_bo();
+        identity.advance(SESSION - 1);
+        assert!(bearer(&mut identity, &token).is_some());
+        identity.advance(1);
+        assert_eq!(bearer(&mut identity, &token), None);
+    }
+
+    #[test]
+    fn a_bearer_that_somebody_else_could_have_made_is_nobodys() {
+        let (mut identity, good) = with_bo();
+        let (now, later) = (identity.time(), identity.time() + SESSION);
+        let stranger = SigningKey::from_bytes(&[9; 32]);
+        let by_stranger = stranger.sign(format!("bo:{now}:{later}").as_bytes()).to_bytes();
+        let signature = identity.sign("session", format!("bo:{now}:{later}").as_bytes());
+        let cases = [
+            spelled("bo", now, later, &by_stranger),
+            spelled("bo", now, later, &[0; 64]),
+            spelled("default", now, later, &signature),
+            spelled("bo", now + 1, later, &signature),
+            spelled("bo", now, later + 1, &signature),
+            forged(&identity, "other", "bo", now, later),
+            forged(&identity, "session", "nobody-of-that-name", now, later),
+            forged(&identity, "session", "anonymous", now, later),
+            forged(&identity, "session", "", now, later),
+            forged(&identity, "session", "bo", now + DAY, now + 2 * DAY),
+            forged(&identity, "session", "bo", now - SESSION, now),
+        ];
+        for token in cases {
+            assert_eq!(bearer(&mut identity, &token), None, "{token}");
+        }
+        assert!(bearer(&mut identity, &good).is_some());
+    }
+
+    #[test]
+    fn a_bearer_has_one_spelling() {
+        let (mut identity, good) = with_bo();
+        let parts: Vec<_> = good.split('.').collect();
+        let cases = [
+            String::new(),
+            ".".into(),
+            "...".into(),
+            parts[..3].join("."),
+            format!("{good}."),
+            format!("{good}.00"),
+            format!(" {good}"),
+            format!("{good} "),
+            format!("{good}00"),
+            good[..good.len() - 2].to_owned(),
+            format!("{}={}", parts[0], &good[parts[0].len()..]),
+            format!("{}.{}", parts[..3].join("."), parts[3].to_uppercase()),
+            "x".repeat(50_000),
+            "\0".into(),
+            "ä.ä.ä.ä".into(),
+        ];
+        for token in cases {
+            assert_eq!(bearer(&mut identity, &token), None, "{token:.80}");
+        }
+    }
+
+    #[test]
+    fn every_change_of_one_character_makes_a_bearer_nobodys() {
+        let (mut identity, good) = with_bo();
+        for at in 0..good.len() {
+            let mut changed = good.clone().into_bytes();
+            changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(bearer(&mut identity, &changed), None, "{changed}");
+        }
+    }
+
+    #[test]
+    fn the_user_that_runs_the_host_is_the_administrator_and_no_other_user_is_anybody() {
+        let mut identity = identity();
+        let mut peer = |uid, owner| identity.authenticate(Presented::Unix(UnixPeer { uid, owner })).unwrap();
+        assert_eq!(peer(1000, true).map(|who| who.principal).as_deref(), Some("default"));
+        assert_eq!(peer(1001, false), None);
+        assert_eq!(peer(0, false), None);
+    }
+
+    #[test]
+    fn a_store_that_is_away_never_reads_as_a_bad_bearer() {
+        let (mut identity, good) = with_bo();
+        identity.store().set_unavailable(true);
+        let judged = identity.authenticate(Presented::Bearer(good));
+        assert!(matches!(judged, Err(CallError::Trapped(_))), "{judged:?}");
+    }
+}
+
+mod principals {
+    use super::*;
+
+    #[test]
+    fn everybody_is_listed_and_a_target_alone() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        redeem_named(&mut identity, &token, 0, "Bo").unwrap();
+        redeem_named(&mut identity, &token, 1, "Al").unwrap();
+        let list = ask(&mut identity, "principal-list", json!({})).unwrap();
+        assert_eq!(ids(&list), ["al", "bo", "default"]);
+        let row = json!({ "principal": "bo", "enabled": true, "groups": ["agent"], "grants": [], "revokes": [] });
+        assert_eq!(list["principals"][1], row);
+
+        let call = identity.as_principal("bo").with_target("bo");
+        let own = call.handle("principal-list", json!({})).unwrap().unwrap();
+        assert_eq!(own, json!({ "principals": [row] }));
+        let call = identity.as_principal("bo").with_target("nobody");
+        let refusal = call.handle("principal-list", json!({})).unwrap().unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotFound);
+    }
+
+    #[test]
+    fn a_list_pages_through_everybody_once() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 5);
+        for key in 0..5 {
+            redeem_named(&mut identity, &token, key, &format!("P{key}")).unwrap();
+        }
+        let first = ask(&mut identity, "principal-list", json!({ "limit": 4 })).unwrap();
+        assert_eq!(ids(&first), ["default", "p0", "p1", "p2"]);
+        let after = json!({ "limit": 4, "after": first["next_after"] });
+        let second = ask(&mut identity, "principal-list", after).unwrap();
+        assert_eq!((ids(&second), second.get("next_after")), (vec!["p3".into(), "p4".into()], None));
+        for bad in [json!({ "limit": 0 }), json!({ "limit": 1001 }), json!({ "after": "a b" })] {
+            assert_eq!(ask(&mut identity, "principal-list", bad).unwrap_err().code, RefusalCode::Invalid);
+        }
+    }
+
+    #[test]
+    fn me_is_the_caller_and_nothing_in_the_payload_says_otherwise() {
+        let mut identity = identity();
+        let me = ask(&mut identity, "me", json!({})).unwrap();
+        assert_eq!(me, json!({ "principal": "default", "groups": ["admin"], "capabilities": ["*"] }));
+        let refusal = ask_as(&mut identity, "bo", "me", json!({ "principal": "default" })).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid);
+        for nobody in ["anonymous", "never-redeemed"] {
+            assert_eq!(ask_as(&mut identity, nobody, "me", json!({})).unwrap_err().code, RefusalCode::Denied);
+        }
+    }
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_its_name_on_every_topic() {
+    let mut identity = identity();
+    let token = issue(&mut identity, "agent", 1);
+    for handler in HANDLERS {
+        let mut payload = match handler {
+            "invite-issue" => json!({ "group": "agent", "max_uses": 1 }),
+            "invite-revoke" => json!({ "token": token }),
+            "invite-redeem" => json!({ "token": token, "public_key": public_key(0) }),
+            _ => json!({}),
+        };
+        payload["surprise"] = json!(1);
+        let refusal = ask(&mut identity, handler, payload).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid, "{handler}");
+        assert!(refusal.reason.contains("surprise"), "{handler}: {}", refusal.reason);
+    }
+    assert!(redeem(&mut identity, &token, 0).is_ok());
+}
+
+#[test]
+fn what_is_no_request_is_invalid_on_every_topic() {
+    let mut identity = identity();
+    let deep = "[".repeat(100_000);
+    for handler in HANDLERS {
+        for payload in ["{", "[]", "null", "\"x\"", "{}x", "{\"a\":1,\"a\":1}", &deep] {
+            let answer = identity.as_principal("default").handle_bytes(handler, payload.into()).unwrap();
+            let shown: String = payload.chars().take(20).collect();
+            assert_eq!(answer.unwrap_err().code, RefusalCode::Invalid, "{handler} {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_said_to_be_and_nothing_is_half_done() {
+    let mut identity = identity();
+    let token = issue(&mut identity, "agent", 1);
+    identity.store().set_unavailable(true);
+    for (handler, payload) in [
+        ("invite-issue", json!({ "group": "agent", "max_uses": 1 })),
+        ("invite-list", json!({})),
+        ("invite-revoke", json!({ "token": token })),
+        ("invite-redeem", json!({ "token": token, "public_key": public_key(0) })),
+        ("principal-list", json!({})),
+        ("me", json!({})),
+    ] {
+        assert_eq!(ask(&mut identity, handler, payload).unwrap_err().code, RefusalCode::Unavailable, "{handler}");
+    }
+    identity.store().set_unavailable(false);
+    assert!(redeem(&mut identity, &token, 0).is_ok());
+}
+
+#[test]
+fn no_token_and_no_bearer_is_ever_written_down() {
+    let mut identity = identity();
+    let token = issue(&mut identity, "agent", 2);
+    let redeemed = redeem(&mut identity, &token, 0).unwrap();
+    let session = text(&redeemed["session_token"]);
+    bearer(&mut identity, &session).unwrap();
+    let mut said = String::new();
+    for payload in [
+        json!({ "token": token, "public_key": token }),
+        json!({ "token": token, "public_key": public_key(0) }),
+        json!({ "token": token, "public_key": public_key(1), token.clone(): 1 }),
+        json!({ "token": { "a": token }, "public_key": token }),
+        json!({ "token": token, "public_key": public_key(1), "display_name": [token] }),
+    ] {
+        said += &ask_as(&mut identity, "anonymous", "invite-redeem", payload).unwrap_err().reason;
+    }
+    for payload in [json!({ "fingerprint": token }), json!({ "token": token, "fingerprint": token })] {
+        said += &ask(&mut identity, "invite-revoke", payload).unwrap_err().reason;
+    }
+    let request = json!({ "group": token, "max_uses": 1 });
+    said += &ask(&mut identity, "invite-issue", request).unwrap_err().reason;
+    said.extend(identity.logs().iter().map(|line| line.message.as_str()));
+    for (slot, entry) in identity.store().entries() {
+        said += &format!("{slot:?} {}", String::from_utf8_lossy(&entry.value));
+    }
+    for secret in [&token, &session] {
+        assert!(!said.contains(secret.as_str()), "{secret} stands in: {said}");
+        // What it is without its beginning, which is the same for all.
+        assert!(!said.contains(&secret[secret.len() - 30..]), "the end of {secret} stands in: {said}");
+    }
+}

@@ -109,11 +109,9 @@ fn a_log_query_without_a_limit_gets_the_newest_200() {
 #[test]
 fn a_log_query_out_of_bounds_names_the_field() {
     let mut system = system();
-    for (query, want) in [
-        (json!({ "limit": 0 }), "limit"),
-        (json!({ "limit": 1001 }), "limit"),
-        (json!({ "level": "loud" }), "level"),
-    ] {
+    for (query, want) in
+        [(json!({ "limit": 0 }), "limit"), (json!({ "limit": 1001 }), "limit"), (json!({ "level": "loud" }), "level")]
+    {
         let refusal = ask(&mut system, "logs", query.clone()).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Invalid, "{query}");
         assert!(refusal.reason.contains(want), "{query}: {}", refusal.reason);

@@ -8,6 +8,7 @@
 //! Over budget, whoever holds most bytes pays with its newest items; an item that belongs to the heaviest itself is
 //! turned away.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
@@ -58,19 +59,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
 
     /// Adds an item of `size` bytes, counted once, here.
     pub fn push(&mut self, key: K, size: usize, item: T) -> Pushed<T> {
-        let mut evicted = Vec::new();
-        while self.bytes + size > self.budget {
-            let own = self.lanes.get(&key).map_or(0, |lane| lane.bytes) + size;
-            // Ties go to the smaller key, so that a run can be repeated.
-            let heaviest = self.lanes.iter().map(|(k, lane)| (lane.bytes, std::cmp::Reverse(k))).max();
-            match heaviest {
-                Some((bytes, std::cmp::Reverse(heaviest))) if bytes > own => {
-                    let heaviest = heaviest.clone();
-                    evicted.extend(self.drop_newest(&heaviest));
-                }
-                _ => return Pushed::Refused(item),
-            }
-        }
+        let Some(evicted) = self.make_room(&key, size) else { return Pushed::Refused(item) };
         let idle = !self.lanes.contains_key(&key);
         if idle && !self.out.contains(&key) {
             self.turns.push_back(key.clone());
@@ -117,6 +106,32 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
                 self.turns.push_back(key.clone());
             }
         }
+    }
+
+    /// Drops what has to go for `size` more bytes of `key`, or nothing at all if the room can't be made by taking from
+    /// principals that hold more than this one would.
+    fn make_room(&mut self, key: &K, size: usize) -> Option<Vec<T>> {
+        if self.bytes + size <= self.budget {
+            return Some(Vec::new());
+        }
+        let own = self.lanes.get(key).map_or(0, |lane| lane.bytes) + size;
+        let mut total = self.bytes;
+        let mut left: HashMap<&K, (usize, usize)> =
+            self.lanes.iter().map(|(k, lane)| (k, (lane.bytes, lane.items.len()))).collect();
+        let mut victims = Vec::new();
+        while total + size > self.budget {
+            // Ties go to the smaller key, so that a run can be repeated.
+            let (bytes, heaviest) = left.iter().map(|(k, (bytes, _))| (*bytes, Reverse(*k))).max()?;
+            if bytes <= own {
+                return None;
+            }
+            let lane = left.get_mut(heaviest.0)?;
+            let newest = self.lanes[heaviest.0].items[lane.1 - 1].0;
+            *lane = (lane.0 - newest, lane.1 - 1);
+            total -= newest;
+            victims.push(heaviest.0.clone());
+        }
+        Some(victims.iter().filter_map(|victim| self.drop_newest(victim)).collect())
     }
 
     fn drop_newest(&mut self, key: &K) -> Option<T> {
@@ -170,6 +185,17 @@ mod tests {
         assert_eq!(queue.push(2, 30, 20), Pushed::Evicted(vec![11]));
         assert_eq!(queue.push(1, 40, 12), Pushed::Refused(12));
         assert_eq!(queue.bytes(), 70);
+    }
+
+    #[test]
+    fn a_push_that_is_refused_in_the_end_evicts_nothing() {
+        let mut queue = FairQueue::new(100);
+        queue.push(1, 50, 10);
+        queue.push(1, 10, 11);
+        queue.push(2, 40, 20);
+        // Taking 11 from the heaviest would not be enough, and then it holds no more than the newcomer would.
+        assert_eq!(queue.push(3, 55, 30), Pushed::Refused(30));
+        assert_eq!(queue.bytes(), 100);
     }
 
     #[test]

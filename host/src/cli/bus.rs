@@ -69,7 +69,10 @@ async fn request(context: &mut Context<'_>, message: Message) -> Result<Exit, Fa
     let what = format!("request {}", message.topic);
     let timeout = context.client.deadline().as_millis() - HEAD_START_MS;
     let path = message.path("request", vec![format!("timeout_ms={timeout}")]);
-    let answer = context.client.post(&what, &path, payload).await?;
+    let answer = context.client.post(&what, &path, payload).await.map_err(|f| {
+        let next = format!("is the capsule that handles it installed? `{} capsule list`", context.command);
+        if f.code == "not_found" { f.next(next) } else { f }
+    })?;
     if context.console.json {
         context.console.document(&answer.body)?;
         return Ok(Exit::Done);

@@ -105,7 +105,9 @@ async fn send(context: &Context<'_>, source: &str, grants: &[Capability]) -> Res
     if !grants.is_empty() {
         body["grants"] = grants.iter().map(Capability::as_str).collect();
     }
-    context.client.post(&format!("install {source}"), "/api/capsules", body.to_string()).await
+    context.client.post(&format!("install {source}"), "/api/capsules", body.to_string()).await.map_err(|f| {
+        if f.code == "not_found" { f.next("check the path: the host's own user must be able to read it") } else { f }
+    })
 }
 
 /// What the archive's manifest asks for beyond `grants`, if that is why the host said no. An archive that can't be

@@ -166,6 +166,7 @@ impl Client {
                     let stream = TcpStream::connect((address.host.as_str(), address.port))
                         .await
                         .map_err(|e| tcp_failure(address, &e))?;
+                    stream.set_nodelay(true).map_err(|e| tcp_failure(address, &e))?;
                     self.speak(stream, &address.authority(), method, path, json).await
                 }
                 None => {
@@ -266,6 +267,9 @@ impl Client {
             }
             io::ErrorKind::PermissionDenied => Failure::failed("permission", format!("this user may not open {at}"))
                 .next("run as the user who runs the host, or pass --url and --bearer"),
+            // The listener's queue is full.
+            io::ErrorKind::WouldBlock => Failure::failed("overloaded", format!("{at} takes no more connections now"))
+                .next("try again in a moment"),
             _ => Failure::failed("unreachable", format!("{at}: {error}")).next("see `astrid doctor`"),
         }
     }

@@ -114,3 +114,67 @@ impl<'a> Console<'a> {
         String::from_utf8(bytes).map_err(|e| Failure::usage(format!("stdin is no UTF-8 text: {}", e.utf8_error())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A pipe whose reader is gone, or a full disk.
+    struct Broken(io::ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn with<T>(out: &mut dyn Write, input: &str, terminal: bool, act: impl FnOnce(&mut Console<'_>) -> T) -> T {
+        let terminals = Terminals { input: terminal, output: terminal };
+        act(&mut Console::new(out, &mut Vec::new(), &mut Cursor::new(input.to_owned()), terminals))
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure_and_any_other_fault_is() {
+        with(&mut Broken(io::ErrorKind::BrokenPipe), "", false, |console| {
+            assert!(console.print("x").is_ok() && console.closed() && console.print("y").is_ok());
+        });
+        let full = with(&mut Broken(io::ErrorKind::StorageFull), "", false, |console| console.print("x"));
+        assert!(full.unwrap_err().to_text().contains("writing to stdout failed"));
+    }
+
+    #[test]
+    fn a_document_is_one_line_unchanged_unless_a_terminal_would_act_on_it() {
+        let document = "{\"b\":\n\"\u{9b}2J\",\"a\":1}\n".as_bytes();
+        let mut out = Vec::new();
+        with(&mut out, "", false, |console| console.document(document)).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"b\":\"\u{9b}2J\",\"a\":1}\n");
+        let mut out = Vec::new();
+        with(&mut out, "", true, |console| console.document(document)).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"b\":\"\\u009b2J\",\"a\":1}\n");
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused_and_no_body_prints_nothing() {
+        let mut out = Vec::new();
+        for bad in [&b"<html>"[..], b"{} {}", b"\"\xff\""] {
+            assert_eq!(with(&mut out, "", false, |console| console.document(bad)).unwrap_err().code, "protocol");
+        }
+        with(&mut out, "", false, |console| console.document(b"")).unwrap();
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn only_a_line_of_y_or_yes_is_a_yes() {
+        for (line, yes) in
+            [("y\n", true), (" YES \n", true), ("", false), ("\n", false), ("n\ny\n", false), ("yesterday\n", false)]
+        {
+            assert_eq!(with(&mut Vec::new(), line, true, |console| console.ask("?")), yes, "{line:?}");
+        }
+    }
+}

@@ -53,8 +53,8 @@ pub(super) async fn status(context: &mut Context<'_>) -> Result<Exit, Failure> {
 
 pub(super) async fn stop(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let what = "stop the host";
-    // Read first: a host that ends removes it. Another machine's process is known only by its listening.
-    let pid = if context.client.is_remote() { None } else { pid(&context.home) };
+    // Read first: a host that ends removes it. Without it, the host is known by its listening.
+    let pid = called(context);
     let answer = context.client.post(what, "/api/sys/shutdown", "{}".to_owned()).await.map_err(|f| match pid {
         // A host whose gateway is broken still hears its signals.
         Some(pid) if ["unavailable", "overloaded", "timeout", "internal"].contains(&f.code.as_str()) => {
@@ -93,6 +93,11 @@ fn hangs(context: &Context<'_>, pid: Option<Pid>) -> Failure {
     Failure::failed("timeout", reason).next(format!("see {}{force}", context.home.log().display()))
 }
 
+/// The process that calls go to, as far as it is known: not that of a `--url`.
+pub(super) fn called(context: &Context<'_>) -> Option<Pid> {
+    if context.client.is_remote() { None } else { pid(&context.home) }
+}
+
 /// The process that the home's state file names, if there is a state file and it names one.
 pub(super) fn pid(home: &Home) -> Option<Pid> {
     #[derive(Deserialize)]
@@ -106,7 +111,7 @@ pub(super) fn pid(home: &Home) -> Option<Pid> {
 }
 
 /// Whether the process is gone, or only waits for its parent to notice that it is.
-pub(super) fn has_ended(pid: Pid) -> bool {
+fn has_ended(pid: Pid) -> bool {
     if test_kill_process(pid) == Err(Errno::SRCH) {
         return true;
     }

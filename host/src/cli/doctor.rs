@@ -2,7 +2,7 @@
 //! changes nothing.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -128,7 +128,8 @@ fn check_lock(home: &Home, answers: bool) -> Finding {
     }
     let file = match File::open(&lock) {
         Ok(file) => file,
-        Err(_) => return ok("lock", "free: no host has run here"),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return ok("lock", "free: no host has run here"),
+        Err(e) => return warn("lock", format!("{at}: {e}"), "make it readable for its owner"),
     };
     match file.try_lock_shared() {
         // Closing the file gives it back.

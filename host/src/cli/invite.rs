@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::Subcommand;
+use clap::{Subcommand, value_parser};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ pub(super) enum Verb {
         #[arg(long, default_value = "agent")]
         group: String,
         /// How many may redeem it
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
         uses: u32,
         /// How long it is good for, such as 30s, 5m, 2h or 7d
         #[arg(long, value_name = "SPAN", default_value = "7d", value_parser = time::parse_span)]

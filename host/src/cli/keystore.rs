@@ -1,8 +1,8 @@
 //! The user's own ed25519 key pairs, in `keys/local` of the home.
 //!
-//! A pair is three files: `NAME.ed25519` (0600, the 32-byte seed in hex) is the key; `NAME.pub.hex` and `NAME.meta.toml`
-//! (0644) are copies of what follows from it and when it was made. Owns their format, their modes and that none is ever
-//! half written. Secret bytes are wiped from memory as soon as they were used. Refuses to read a secret that others
+//! A pair is three files: `NAME.ed25519` (0600, the 32-byte seed in hex) is the key; `NAME.pub.hex` and
+//! `NAME.meta.toml` (0644) are copies of what follows from it and when it was made. Owns their format, their modes and
+//! that none is ever half written. Secret bytes are wiped from memory as soon as they were used. Refuses to read a secret that others
 //! could have read or written.
 
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use serde::Deserialize;
 
 use super::failure::{Exit, Failure};
@@ -20,7 +20,7 @@ pub(super) struct Options {
     #[arg(long, value_enum)]
     level: Option<Level>,
     /// How many of the newest lines
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINES)))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=MAX_LINES.into()))]
     lines: u32,
     /// Go on with new lines as they come
     #[arg(short, long)]
@@ -52,7 +52,7 @@ struct Line {
 impl Options {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         // Sequence numbers begin again with the host's process.
-        let mut process = daemon::pid(&context.home);
+        let mut process = daemon::called(context);
         let mut after = 0;
         let mut limit = self.lines;
         loop {
@@ -78,7 +78,7 @@ impl Options {
             after = lines.iter().map(|l| l.sequence).fold(after, u64::max);
             limit = MAX_LINES;
             tokio::time::sleep(INTERVAL).await;
-            let now = daemon::pid(&context.home);
+            let now = daemon::called(context);
             if now != process {
                 (process, after) = (now, 0);
             }

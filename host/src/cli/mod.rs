@@ -1,8 +1,8 @@
 //! The `astrid` command line: each verb is one call of the HTTP surface, over the Unix socket of a home or over TCP.
 //!
 //! Owns the verbs, how answers and errors look, and the user's own key pairs. Bounded by a deadline for every call and
-//! [`client::MAX_ANSWER_BYTES`] for every answer. Refuses to know how the host does what it asks for: there is no other
-//! way in than the surface that everybody has.
+//! 64 MiB for every answer. Refuses to know how the host does what it asks for: there is no other way in than the
+//! surface that everybody has.
 //!
 //! Exit codes: 0 done, 1 failed, 2 used wrongly.
 
@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 use self::client::{Client, TcpAddress};
 use self::console::Console;
@@ -60,7 +60,8 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// How long a call may take in all
-    #[arg(long, global = true, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, global = true, value_name = "SECS", default_value_t = 30)]
+    #[arg(value_parser = value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Call http://HOST:PORT instead of the home's socket
     #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
@@ -171,4 +172,61 @@ fn resolve(global: Global, bearer: Option<String>) -> Result<(Home, Client, Stri
     let bearer = global.bearer.or(bearer.filter(|b| global.url.is_some() && !b.is_empty()));
     let client = Client::new(home.clone(), global.url, bearer, Duration::from_secs(global.timeout))?;
     Ok((home, client, command))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::testing::{astrid, home};
+    use super::*;
+
+    #[test]
+    fn help_and_version_are_no_errors_and_a_missing_verb_is_one() {
+        let (_dir, home) = home();
+        for args in [&["--help"][..], &["--version"], &["invite", "issue", "--help"]] {
+            let ran = astrid(&home, args);
+            assert!(ran.exit == Exit::Done && !ran.out.is_empty() && ran.err.is_empty(), "{ran:?}");
+        }
+        for args in [&[][..], &["invite"], &["nonsense"], &["status", "--timeout", "0"]] {
+            let ran = astrid(&home, args);
+            assert!(ran.exit == Exit::Usage && ran.out.is_empty() && !ran.err.is_empty(), "{ran:?}");
+        }
+        let ran = astrid(&home, &["keypair", "show", "--json"]);
+        let document: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        assert!(document["reason"].as_str().unwrap().ends_with("<NAME>"), "{document}");
+    }
+
+    #[test]
+    fn the_verbs_fit_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_url_is_called_over_tcp_with_the_bearer_of_the_environment() {
+        let (_dir, home) = home();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let ran = astrid(&home, &["--url", &url, "invite", "list", "--json"]);
+        assert_eq!((ran.exit, ran.out.as_str()), (Exit::Done, "{}\n"), "{}", ran.err);
+        let request = server.join().unwrap();
+        assert!(request.starts_with("GET /api/sys/invites HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("authorization: Bearer from-the-environment\r\n"), "{request}");
+        assert!(request.contains(&format!("host: {}\r\n", &url["http://".len()..])), "{request}");
+        let gone = astrid(&home, &["--url", &url, "status"]);
+        assert!(gone.exit == Exit::Failed && gone.err.contains("nothing listens at http://127"), "{gone:?}");
+    }
 }
