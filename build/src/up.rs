@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
@@ -33,6 +34,9 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 
 /// How much of a failed daemon's last words is shown.
 const LAST_WORDS: u64 = 8 * 1024;
+
+/// How large a detached daemon's stderr may have grown before the next start empties it. The log is elsewhere.
+const STDERR_BYTES: u64 = 1 << 20;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -173,7 +177,14 @@ fn foreground(words: &[OsString], ready: impl FnOnce(Ready)) -> Result<ExitCode>
 
 fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
     let path = home.folder.join("log/daemon.stderr");
-    let log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+    // Appended to, because a daemon that serves this home already may be writing there as well.
+    let log = File::options().create(true).append(true).mode(0o600).open(&path);
+    let log = log.with_context(|| format!("can't write {}", path.display()))?;
+    let mut begin = log.metadata().map_or(0, |m| m.len());
+    if begin > STDERR_BYTES {
+        log.set_len(0).with_context(|| format!("can't empty {}", path.display()))?;
+        begin = 0;
+    }
     let own = env::current_exe().context("this program's own path is unknown")?;
     let mut command = Command::new(own);
     let mut daemon = spawn(command.arg(SESSION_VERB).arg("--").args(words).stdin(Stdio::null()).stderr(log))?;
@@ -184,7 +195,7 @@ fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Resul
             bail!(
                 "the host ended before it was ready ({}). Its last words:\n{}",
                 run::ended(status),
-                last_words(&path)
+                last_words(&path, begin)
             );
         }
         Err(RecvTimeoutError::Timeout) => {
@@ -192,7 +203,7 @@ fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Resul
             let limit = READY_LIMIT.as_secs();
             bail!(
                 "the host was not ready after {limit} s and was told to stop. Its last words:\n{}",
-                last_words(&path)
+                last_words(&path, begin)
             );
         }
     }
@@ -235,11 +246,12 @@ fn parse(line: &str) -> Result<Ready> {
         .with_context(|| format!("the daemon printed `{}` instead of where it listens", line.trim()))
 }
 
-fn last_words(path: &Path) -> String {
+/// The end of what was written to the file after its first `begin` bytes.
+fn last_words(path: &Path, begin: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
+        file.seek(SeekFrom::Start(begin.max(length.saturating_sub(LAST_WORDS))))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).trim_end().into())
@@ -270,8 +282,10 @@ mod tests {
     fn the_last_words_are_the_end_of_a_long_log() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        fs::write(&path, format!("{}\nthe reason\n", "x".repeat(1 << 20))).unwrap();
-        let words = last_words(&path);
+        fs::write(&path, format!("before\n{}\nthe reason\n", "x".repeat(1 << 20))).unwrap();
+        let words = last_words(&path, 0);
         assert!(words.ends_with("the reason") && words.len() as u64 <= LAST_WORDS);
+        fs::write(&path, "before\nthe reason\n").unwrap();
+        assert_eq!(last_words(&path, 7), "the reason");
     }
 }

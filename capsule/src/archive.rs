@@ -10,6 +10,9 @@ use crate::manifest::{Manifest, ManifestError};
 /// The largest component, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
+/// What may follow the last file: tar pads to whole records.
+const MAX_PADDING: u64 = 64 * 1024;
+
 const MANIFEST: &str = "Capsule.toml";
 const COMPONENT: &str = "component.wasm";
 
@@ -64,6 +67,12 @@ impl Archive {
         let component = next(&mut entries, COMPONENT, MAX_COMPONENT_BYTES)?;
         if entries.next().is_some() {
             return Err(format(format!("holds more than {MANIFEST} and {COMPONENT}")));
+        }
+        // To the end, so that gzip's checksum is compared and nothing hides behind the last file.
+        drop(entries);
+        let rest = io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| format(e.to_string()))?;
+        if rest > MAX_PADDING {
+            return Err(format("goes on after its last file"));
         }
         let manifest_text = String::from_utf8(manifest).map_err(|_| format(format!("{MANIFEST} is not UTF-8")))?;
         Ok(Self { manifest: Manifest::parse(&manifest_text)?, manifest_text, component })
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn noise_and_truncation_are_errors() {
         let whole = archive();
-        for cut in 0..whole.len() - 8 {
+        for cut in 0..whole.len() {
             assert!(Archive::read(&whole[..cut]).is_err(), "{cut}");
         }
         assert!(Archive::read(&b"not gzip at all"[..]).is_err());

@@ -30,8 +30,11 @@ const OFFERED: [&str; 9] = [
     "astrid:sys/log",
 ];
 
+/// Packages of WASI and what is offered of each.
+type Wasi = &'static [(&'static str, &'static [&'static str])];
+
 /// What a capsule may import of WASI, in any version 0.2.x. Linked is not granted: these rights are empty.
-const WASI: [(&str, &[&str]); 7] = [
+const WASI_02: Wasi = &[
     (
         "cli",
         &[
@@ -56,6 +59,31 @@ const WASI: [(&str, &[&str]); 7] = [
         "sockets",
         &["instance-network", "ip-name-lookup", "network", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
     ),
+];
+
+/// The same for 0.3.x. A component that imports any of it runs on the engine with component-model concurrency.
+const WASI_03: Wasi = &[
+    (
+        "cli",
+        &[
+            "environment",
+            "exit",
+            "stderr",
+            "stdin",
+            "stdout",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stderr",
+            "terminal-stdin",
+            "terminal-stdout",
+            "types",
+        ],
+    ),
+    ("clocks", &["monotonic-clock", "system-clock", "types"]),
+    ("filesystem", &["preopens", "types"]),
+    ("http", &["client", "types"]),
+    ("random", &["insecure", "insecure-seed", "random"]),
+    ("sockets", &["ip-name-lookup", "types"]),
 ];
 
 /// `[[subscribe]]` calls this.
@@ -119,6 +147,11 @@ impl Surface {
         self.exports.iter().any(|name| speaks(name, interface))
     }
 
+    /// Whether it is a guest of WASI 0.3, which needs an engine with component-model concurrency.
+    pub fn needs_concurrency(&self) -> bool {
+        self.imports.iter().any(|name| name.starts_with("wasi:") && is_patch_of(parts(name).1, "0.3."))
+    }
+
     /// Whether the interface is imported in a version that this host offers.
     pub fn imports(&self, interface: &str) -> bool {
         self.imports.iter().any(|name| speaks(name, interface))
@@ -171,34 +204,36 @@ fn parts(name: &str) -> (&str, &str) {
     name.split_once('@').unwrap_or((name, ""))
 }
 
-/// 0.2.x is compatible throughout; a pre-release of it is not.
-fn wasi_version(version: &str) -> bool {
-    version.strip_prefix("0.2.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+/// A minor version is compatible throughout; a pre-release of it is not.
+fn is_patch_of(version: &str, minor: &str) -> bool {
+    version.strip_prefix(minor).is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn speaks(name: &str, interface: &str) -> bool {
     let (path, version) = parts(name);
-    path == interface && if path.starts_with("wasi:") { wasi_version(version) } else { version == VERSION }
+    path == interface && if path.starts_with("wasi:") { is_patch_of(version, "0.2.") } else { version == VERSION }
 }
 
-fn known(path: &str) -> bool {
-    let wasi = path.strip_prefix("wasi:").and_then(|rest| rest.split_once('/'));
-    wasi.is_some_and(|(package, interface)| WASI.iter().any(|(p, list)| *p == package && list.contains(&interface)))
-        || OFFERED.contains(&path)
+fn holds(wasi: Wasi, path: &str) -> bool {
+    let split = path.strip_prefix("wasi:").and_then(|rest| rest.split_once('/'));
+    split.is_some_and(|(package, interface)| wasi.iter().any(|(p, list)| *p == package && list.contains(&interface)))
 }
 
 fn offered(name: &str) -> bool {
-    let (path, _) = parts(name);
-    known(path) && speaks(name, path)
+    let (path, version) = parts(name);
+    (OFFERED.contains(&path) && version == VERSION)
+        || (holds(WASI_02, path) && is_patch_of(version, "0.2."))
+        || (holds(WASI_03, path) && is_patch_of(version, "0.3."))
 }
 
-/// Where only the version is wrong: which one would do.
+/// Where only the version is wrong: which ones would do.
 fn versions(name: &str) -> String {
-    match parts(name).0 {
-        path if !known(path) => String::new(),
-        path if path.starts_with("wasi:") => " in this version (it has 0.2.x)".into(),
-        _ => format!(" in this version (it has {VERSION})"),
-    }
+    let path = parts(name).0;
+    let mut there = Vec::new();
+    there.extend(OFFERED.contains(&path).then_some(VERSION));
+    there.extend(holds(WASI_02, path).then_some("0.2.x"));
+    there.extend(holds(WASI_03, path).then_some("0.3.x"));
+    if there.is_empty() { String::new() } else { format!(" in this version (it has {})", there.join(" and ")) }
 }
 
 fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
@@ -327,6 +362,13 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_of_wasi_0_3_fits_and_asks_for_the_other_engine() {
+        let fits = |imports: &[&str]| check(&manifest(""), &component(imports, &[])).unwrap().needs_concurrency();
+        assert!(fits(&["wasi:random/random@0.3.0", "wasi:io/poll@0.2.0"]));
+        assert!(!fits(&["wasi:random/random@0.2.3", "astrid:bus/bus@0.1.0"]));
+    }
+
+    #[test]
     fn unknown_imports_are_named() {
         let text = found(
             "",
@@ -334,7 +376,7 @@ mod tests {
                 "astrid:bus/bus@0.1.0",
                 "astrid:bus/bus@0.2.0",
                 "astrid:fs/fs@0.1.0",
-                "wasi:http/types@0.3.0",
+                "wasi:http/types@0.4.0",
                 "wasi:io/poll@0.2.0-rc-2023-11-10",
                 "wasi:nn/graph@0.2.0",
                 "other",
@@ -342,12 +384,12 @@ mod tests {
             &[],
         );
         for name in
-            ["astrid:bus/bus@0.2.0", "astrid:fs/fs@0.1.0", "wasi:http/types@0.3.0", "wasi:nn/graph@0.2.0", "other"]
+            ["astrid:bus/bus@0.2.0", "astrid:fs/fs@0.1.0", "wasi:http/types@0.4.0", "wasi:nn/graph@0.2.0", "other"]
         {
             assert!(text.contains(&format!("`{name}`")), "{name}: {text}");
         }
         assert!(text.contains("rc-2023-11-10"));
-        assert!(text.contains("it has 0.1.0") && text.contains("it has 0.2.x"));
+        assert!(text.contains("it has 0.1.0") && text.contains("it has 0.2.x and 0.3.x"));
         assert!(!text.contains("bus@0.1.0"));
     }
 

@@ -92,6 +92,19 @@ impl Bucket {
         Ok(Commit { expect, writes: vec![(key, value)], then: None })
     }
 
+    /// Deletes what is there, and says whether anything was.
+    pub async fn delete(&self, store: &Store, key: &str) -> Result<bool, Error> {
+        // Between looking and deleting somebody may write; then look again. Each round somebody else made progress.
+        loop {
+            let Some(entry) = self.get(store, key)? else { return Ok(false) };
+            match store.commit(self.write(key, None, Some(Some(entry.version)))?).await {
+                Ok(_) => return Ok(true),
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     pub fn scan(&self, store: &Store, prefix: &str, after: Option<&str>, limit: u32) -> Result<Page, Error> {
         if !(1..=1000).contains(&limit) {
             return Err(Error::Invalid(format!("limit = {limit} must be 1 to 1000")));
@@ -258,6 +271,23 @@ mod tests {
         put(&store, &bucket, "none", b"now there");
         assert_eq!(store.commit_blocking(transaction.finish().0), Err(CommitError::Conflict));
         assert_eq!(bucket.get(&store, "a").unwrap().unwrap().value, b"1");
+    }
+
+    #[tokio::test]
+    async fn of_many_who_delete_one_key_exactly_one_is_told_that_it_was_there() {
+        let (_dir, store) = store();
+        let store = std::sync::Arc::new(store);
+        let bucket = Bucket::open("c", None, "b").unwrap();
+        store.commit(bucket.write("k", Some(b"v".to_vec()), None).unwrap()).await.unwrap();
+        let deletes = (0..20).map(|_| {
+            let (store, bucket) = (store.clone(), bucket.clone());
+            tokio::spawn(async move { bucket.delete(&store, "k").await.unwrap() })
+        });
+        let mut told = 0;
+        for delete in deletes.collect::<Vec<_>>() {
+            told += usize::from(delete.await.unwrap());
+        }
+        assert_eq!(told, 1);
     }
 
     #[test]

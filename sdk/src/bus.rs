@@ -80,6 +80,14 @@ impl Message {
         serde_json::from_slice(&self.payload)
             .map_err(|error| Refusal::invalid(format!("the payload does not fit: {error}")))
     }
+
+    /// As [`Message::json`], of a payload that must be an object: a struct would also read from an array of its fields.
+    pub fn object<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        if self.payload.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(Refusal::invalid("the payload must be a JSON object"));
+        }
+        self.json()
+    }
 }
 
 impl Refusal {

@@ -159,6 +159,16 @@ fn redeeming_needs_no_session_and_looks_at_no_credential() {
 }
 
 #[test]
+fn a_token_that_is_no_good_is_a_401_like_any_other_credential() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.invite.redeem", failing(refused(RefusalCode::Denied)));
+    let request = Request::post("/api/auth/redeem", json!({ "token": "t", "public_key": "k" }));
+    let response = send(&mut gateway, request);
+    assert_error(&response, 401, "unauthorized");
+    assert_eq!(response.json(), json!({ "error": "unauthorized" }));
+}
+
+#[test]
 fn me_is_identitys_answer_with_the_end_of_the_session() {
     let mut gateway = gateway();
     let who = json!({ "principal": "alice", "groups": ["agent"], "capabilities": ["self:*"] });

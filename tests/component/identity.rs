@@ -443,6 +443,19 @@ mod inviting {
     }
 
     #[test]
+    fn a_list_deletes_the_expired_however_many_they_are() {
+        let mut identity = identity();
+        let before = identity.store().entries().count();
+        let brief = json!({ "group": "agent", "max_uses": 1, "expires_secs": 1 });
+        for _ in 0..4_200 {
+            ask(&mut identity, "invite-issue", brief.clone()).unwrap();
+        }
+        identity.advance(1);
+        assert!(fingerprints(&invites(&mut identity)).is_empty());
+        assert_eq!(identity.store().entries().count(), before);
+    }
+
+    #[test]
     fn issuing_is_one_write() {
         let mut identity = identity();
         let before: BTreeSet<_> = identity.store().entries().map(|(slot, _)| slot.clone()).collect();

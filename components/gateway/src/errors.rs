@@ -157,6 +157,14 @@ pub fn of_failure(failure: Failure, asked: Asked) -> Problem {
     }
 }
 
+/// Of a public route, whose body is the credential: what its handler denies is a credential that is not valid.
+pub fn of_public_failure(failure: Failure) -> Problem {
+    match failure {
+        Failure::Refused(Refusal { code: RefusalCode::Denied, .. }) => Problem::unauthorized(),
+        failure => of_failure(failure, Asked::OwnTopic),
+    }
+}
+
 pub fn of_rejection(rejection: Rejection) -> Problem {
     match rejection {
         Rejection::Rejected => Problem::unauthorized(),
@@ -234,6 +242,13 @@ mod tests {
         assert_eq!(response.status, 401);
         assert_eq!(response.header("www-authenticate").next().unwrap(), b"Bearer");
         assert_eq!(response.body, br#"{"error":"unauthorized"}"#);
+    }
+
+    #[test]
+    fn a_token_that_is_not_valid_is_a_401_and_a_missing_handler_is_not() {
+        assert_eq!(of_public_failure(Failure::Refused(Refusal::denied("used up"))), Problem::unauthorized());
+        assert_eq!(of_public_failure(Failure::Refused(Refusal::conflict("taken"))).kind, Kind::Conflict);
+        assert_eq!(of_public_failure(Failure::NoResponder).kind, Kind::Unavailable);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
     match plan {
         Plan::Request { topic, payload, success } => {
             let answer = bus::request_raw(topic, &payload, &Options::default());
-            Ok(respond::answered(success, answer.map_err(|f| errors::of_failure(f, Asked::OwnTopic))?))
+            Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
         }
         Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
             Err(Problem::unauthorized())

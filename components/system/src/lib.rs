@@ -12,29 +12,29 @@ use astrid_sdk::prelude::*;
 use desk::{Install, Logs, Nothing};
 
 fn status(message: Message) -> Answer {
-    let Nothing {} = message.json()?;
+    let Nothing {} = message.object()?;
     json(&desk::Status::from(host::status()))
 }
 
 fn logs(message: Message) -> Answer {
-    let query = message.json::<Logs>()?.query()?;
+    let query = message.object::<Logs>()?.query()?;
     json(&desk::Lines::from(host::logs(&query)))
 }
 
 fn shutdown(message: Message) -> Answer {
-    let Nothing {} = message.json()?;
+    let Nothing {} = message.object()?;
     log::info!("{} stops the host", message.principal);
     host::shutdown();
     json(&Nothing {})
 }
 
 fn capsule_list(message: Message) -> Answer {
-    let Nothing {} = message.json()?;
+    let Nothing {} = message.object()?;
     json(&desk::Capsules::from(host::capsules()))
 }
 
 fn capsule_install(message: Message) -> Answer {
-    let Install { source, grants } = message.json::<Install>()?.checked()?;
+    let Install { source, grants } = message.object::<Install>()?.checked()?;
     let installed = host::install(&source, &grants).map_err(desk::refusal)?;
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))

@@ -26,6 +26,7 @@ use crate::bus::Sender;
 use crate::host::Host;
 use crate::http::Connection;
 use crate::loader::Generation;
+use crate::pool::Concurrency;
 use crate::meter::{Bounds, Limiter, MAX_HANDLES};
 
 /// One call: what its store holds.
@@ -103,7 +104,11 @@ impl WasiHttpHooks for NoEgress {
 }
 
 /// Links everything that a capsule may import.
-pub fn link(linker: &mut Linker<Call>) -> wasmtime::Result<()> {
+pub fn link(linker: &mut Linker<Call>, concurrency: Concurrency) -> wasmtime::Result<()> {
+    if concurrency == Concurrency::With {
+        wasmtime_wasi::p3::add_to_linker(linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    }
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     bindings::handler::Handler::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)

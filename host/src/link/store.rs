@@ -72,16 +72,8 @@ impl kv::HostBucket for Call {
     }
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
-        let bucket = self.table.get(&bucket)?;
-        let there = match bucket.get(&self.host.store, &key) {
-            Ok(entry) => entry.is_some(),
-            Err(error) => return Ok(Err(error.into())),
-        };
-        if !there {
-            return Ok(Ok(false));
-        }
-        let commit = bucket.write(&key, None, None);
-        Ok(self.commit(commit).await.map(|_| true))
+        let (bucket, store) = (self.table.get(&bucket)?.clone(), self.host.store.clone());
+        Ok(bucket.delete(&store, &key).await.map_err(Into::into))
     }
 
     async fn swap(

@@ -13,14 +13,16 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::host::Host;
+use crate::pool::Concurrency;
 
 const MAC_BYTES: usize = 32;
 /// Compiled code is a small multiple of the component.
 const MAX_CACHED_BYTES: u64 = 16 * MAX_COMPONENT_BYTES;
 
 /// From the cache, else compiled from `bin/<hash>.wasm`.
-pub(super) fn load(host: &Host, hash: &str) -> anyhow::Result<Component> {
-    if let Some(component) = cached(host, hash) {
+pub(super) fn load(host: &Host, hash: &str, concurrency: Concurrency) -> anyhow::Result<Component> {
+    let engine = host.pool.engine(concurrency)?;
+    if let Some(component) = cached(host, &engine, hash) {
         return Ok(component);
     }
     let path = host.home.bin().join(format!("{hash}.wasm"));
@@ -29,28 +31,34 @@ pub(super) fn load(host: &Host, hash: &str) -> anyhow::Result<Component> {
     if blake3::hash(&wasm).to_hex().as_str() != hash {
         bail!("{} is not what its name says: it was changed after it was installed", path.display());
     }
-    compile(host, hash, &wasm)
+    compile(host, hash, &wasm, concurrency)
 }
 
 /// From the cache, else compiled from `wasm`, and cached. About 1 ms of CPU for each KiB.
-pub(super) fn compile(host: &Host, hash: &str, wasm: &[u8]) -> anyhow::Result<Component> {
-    if let Some(component) = cached(host, hash) {
+pub(super) fn compile(
+    host: &Host,
+    hash: &str,
+    wasm: &[u8],
+    concurrency: Concurrency,
+) -> anyhow::Result<Component> {
+    let engine = host.pool.engine(concurrency)?;
+    if let Some(component) = cached(host, &engine, hash) {
         return Ok(component);
     }
-    let component = Component::new(host.pool.engine(), wasm)
+    let component = Component::new(&engine, wasm)
         .map_err(anyhow::Error::from)
         .context("the component can't be compiled")?;
     let code = component.serialize().map_err(anyhow::Error::from).context("compiled code can't be kept")?;
-    let mut bytes = mac(host, hash, &code).as_bytes().to_vec();
+    let mut bytes = mac(host, &engine, hash, &code).as_bytes().to_vec();
     bytes.extend_from_slice(&code);
-    if let Err(error) = crate::files::write(&path(host, hash), &bytes, 0o600) {
+    if let Err(error) = crate::files::write(&path(host, &engine, hash), &bytes, 0o600) {
         tracing::warn!("compiled code was not cached and will be compiled again: {error}");
     }
     Ok(component)
 }
 
-fn path(host: &Host, hash: &str) -> PathBuf {
-    host.home.cache().join(format!("{hash}-{:016x}.cwasm", engine_key(host.pool.engine())))
+fn path(host: &Host, engine: &Engine, hash: &str) -> PathBuf {
+    host.home.cache().join(format!("{hash}-{:016x}.cwasm", engine_key(engine)))
 }
 
 /// Changes with everything that makes code of one engine unfit for another.
@@ -60,18 +68,18 @@ fn engine_key(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
-fn mac(host: &Host, hash: &str, code: &[u8]) -> blake3::Hash {
+fn mac(host: &Host, engine: &Engine, hash: &str, code: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(&host.keys.mac_key("compiled-code"));
-    hasher.update(hash.as_bytes()).update(&engine_key(host.pool.engine()).to_le_bytes()).update(code);
+    hasher.update(hash.as_bytes()).update(&engine_key(engine).to_le_bytes()).update(code);
     hasher.finalize()
 }
 
-fn cached(host: &Host, hash: &str) -> Option<Component> {
-    let path = path(host, hash);
+fn cached(host: &Host, engine: &Engine, hash: &str) -> Option<Component> {
+    let path = path(host, engine, hash);
     let bytes = crate::files::read_capped(File::open(&path).ok()?, MAX_CACHED_BYTES).ok()?;
     let (claimed, code) = bytes.split_first_chunk::<MAC_BYTES>()?;
     // `blake3::Hash` compares in constant time.
-    if mac(host, hash, code) != blake3::Hash::from_bytes(*claimed) {
+    if mac(host, engine, hash, code) != blake3::Hash::from_bytes(*claimed) {
         tracing::error!(path = %path.display(), "cached code was not written by this host; compiling anew");
         return None;
     }
@@ -79,6 +87,6 @@ fn cached(host: &Host, hash: &str) -> Option<Component> {
     // SAFETY: `deserialize` trusts its input to be code that this engine serialised. The MAC, made with a key that
     // never leaves the host, covers every byte of it, the component's hash and the engine's compatibility hash, and the
     // bytes checked are the bytes in memory that are used.
-    let component = unsafe { Component::deserialize(host.pool.engine(), code) };
+    let component = unsafe { Component::deserialize(engine, code) };
     component.inspect_err(|error| tracing::warn!("cached code is of no use and compiled anew: {error:#}")).ok()
 }

@@ -11,7 +11,7 @@ use hyper::Response;
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::time::Instant;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Store, Trap};
+use wasmtime::{Engine, Store, Trap};
 
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
@@ -22,6 +22,7 @@ use crate::link::bindings::authenticator::exports::astrid::authority::authentica
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
 use crate::meter::{Bounds, FUEL_SLICE};
+use crate::pool::Concurrency;
 
 pub struct Generation {
     pub id: Arc<str>,
@@ -29,6 +30,7 @@ pub struct Generation {
     pub hash: String,
     grants: Vec<Capability>,
     bounds: Bounds,
+    engine: Engine,
     exports: Exports,
     host: Weak<Host>,
     figures: Figures,
@@ -55,12 +57,13 @@ impl Generation {
     pub fn new(
         host: &Arc<Host>,
         component: Component,
+        concurrency: Concurrency,
         hash: String,
         manifest: Manifest,
         grants: Vec<Capability>,
     ) -> anyhow::Result<Arc<Self>> {
-        let mut linker = Linker::new(host.pool.engine());
-        link::link(&mut linker).map_err(anyhow::Error::from).context("linking the host's functions")?;
+        let mut linker = Linker::new(component.engine());
+        link::link(&mut linker, concurrency).map_err(anyhow::Error::from).context("linking the host's functions")?;
         let pre = linker.instantiate_pre(&component).map_err(anyhow::Error::from);
         let pre = pre.context("the component does not fit this host")?;
         let id: Arc<str> = manifest.package.name.as_str().into();
@@ -76,7 +79,8 @@ impl Generation {
             seconds: histogram!("astrid_invocation_seconds", "capsule" => id.to_string()),
         };
         let host = Arc::downgrade(host);
-        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, exports: Exports::new(pre), host, figures }))
+        let engine = component.engine().clone();
+        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, engine, exports: Exports::new(pre), host, figures }))
     }
 
     /// Whether the operator granted this.
@@ -139,7 +143,7 @@ impl Generation {
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
         let data = Call::new(host.clone(), self.clone(), sender, connection, &self.bounds);
-        let mut store = Store::new(host.pool.engine(), data);
+        let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
         let prepared = store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
         let outcome = match prepared {

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
 use crate::host::Host;
+use crate::pool::Concurrency;
 use crate::store::Commit;
 pub use generation::Generation;
 
@@ -35,6 +36,14 @@ struct Record {
     /// What it was granted of what its manifest asks.
     grants: Vec<String>,
     manifest: String,
+    /// Whether it needs the engine with component-model concurrency.
+    concurrent: bool,
+}
+
+impl Record {
+    fn concurrency(&self) -> Concurrency {
+        if self.concurrent { Concurrency::With } else { Concurrency::Without }
+    }
 }
 
 enum State {
@@ -169,7 +178,7 @@ impl Loader {
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
         let grants = granted(&archive.manifest, grants)?;
-        check::check(&archive.manifest, &archive.component).map_err(|problems| {
+        let surface = check::check(&archive.manifest, &archive.component).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
@@ -179,14 +188,16 @@ impl Loader {
             hash: archive.hash(),
             grants: grants.iter().map(|c| c.as_str().to_owned()).collect(),
             manifest: archive.manifest_text,
+            concurrent: surface.needs_concurrency(),
         };
+        let concurrency = record.concurrency();
 
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
             let component = archive.component;
             tokio::task::spawn_blocking(move || {
-                let compiled = artefact::compile(&host, &hash, &component)?;
-                let generation = Generation::new(&host, compiled, hash.clone(), manifest, grants)?;
+                let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
+                let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
                 let wasm = host.home.bin().join(format!("{hash}.wasm"));
                 if !wasm.exists() {
                     crate::files::write(&wasm, &component, 0o600).with_context(|| format!("writing {hash}.wasm"))?;
@@ -214,9 +225,10 @@ impl Loader {
         let (host, record) = (host.clone(), record.clone());
         let generation = tokio::task::spawn_blocking(move || {
             let manifest = Manifest::parse(&record.manifest)?;
-            let compiled = artefact::load(&host, &record.hash)?;
+            let concurrency = record.concurrency();
+            let compiled = artefact::load(&host, &record.hash, concurrency)?;
             let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
-            Generation::new(&host, compiled, record.hash, manifest, grants)
+            Generation::new(&host, compiled, concurrency, record.hash, manifest, grants)
         })
         .await??;
         generation.start().await.map_err(anyhow::Error::msg)?;

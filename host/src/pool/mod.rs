@@ -1,6 +1,7 @@
 //! The engine, its instance pool, and admission to it.
 //!
-//! Owns compiled code's engine and the count of live instances. A store is never shared and never used twice: every
+//! Owns compiled code's engines and the count of live instances. Ordinary capsules run on an engine without
+//! component-model concurrency; guests of WASI 0.3 get one that has it, made when the first of them is loaded. A store is never shared and never used twice: every
 //! call gets a fresh instance, about 9 µs with the allocator settings that are probed here at boot.
 //!
 //! Bounded by `instances`: a call that finds no room waits for it until its deadline, and at most `max-waiting` calls
@@ -8,6 +9,7 @@
 //! themselves, so those who hold one while they wait for another can't lock each other out.
 //! Refuses to know: what runs in an instance, and for whom.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
@@ -57,8 +59,19 @@ pub struct Probe {
     pub warnings: Vec<String>,
 }
 
+/// Which of the two engines a component needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// Sync-typed guests: three times cheaper calls (docs/decisions/0003-two-engines.md).
+    Without,
+    /// Guests of WASI 0.3.
+    With,
+}
+
 pub struct Pool {
+    config: Config,
     engine: Engine,
+    concurrent: Mutex<Option<Engine>>,
     probe: Probe,
     /// For calls from outside.
     outer: Semaphore,
@@ -66,6 +79,7 @@ pub struct Pool {
     nested: Semaphore,
     waiting: AtomicUsize,
     max_waiting: usize,
+    pagemap: bool,
 }
 
 /// There is no room for this call now.
@@ -82,14 +96,14 @@ impl Pool {
         let mut warnings = Vec::new();
         let (mut instances, mut pagemap) = (config.instances, true);
         let engine = loop {
-            let error = match Engine::new(&engine_config(config, instances, pagemap)) {
+            let error = match Engine::new(&engine_config(config, instances, pagemap, Concurrency::Without)) {
                 Ok(engine) => break engine,
                 Err(error) => error,
             };
             if pagemap {
                 // Tell the two reasons apart: the same size without the page-map scan.
                 pagemap = false;
-                if Engine::new(&engine_config(config, instances, false)).is_ok() {
+                if Engine::new(&engine_config(config, instances, false, Concurrency::Without)).is_ok() {
                     warnings.push(format!(
                         "the kernel has no PAGEMAP_SCAN (Linux 6.7): fresh instances cost several times as much ({error:#})"
                     ));
@@ -113,7 +127,10 @@ impl Pool {
         metrics::gauge!("astrid_pool_degraded").set(if warnings.is_empty() { 0 } else { 1 });
         let outer = (instances as usize / 4).max(1);
         Ok(Self {
+            config: config.clone(),
             engine,
+            concurrent: Mutex::new(None),
+            pagemap,
             outer: Semaphore::new(outer),
             nested: Semaphore::new(instances as usize - outer),
             probe: Probe { instances, warnings },
@@ -122,8 +139,18 @@ impl Pool {
         })
     }
 
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    /// The engine for a component. The second one is made on first use, with as many instances as the first.
+    pub fn engine(&self, concurrency: Concurrency) -> wasmtime::Result<Engine> {
+        if concurrency == Concurrency::Without {
+            return Ok(self.engine.clone());
+        }
+        let mut concurrent = self.concurrent.lock().expect("no panic under this lock");
+        if let Some(engine) = &*concurrent {
+            return Ok(engine.clone());
+        }
+        let engine = Engine::new(&engine_config(&self.config, self.probe.instances, self.pagemap, concurrency))?;
+        tracing::info!("made the engine for guests of WASI 0.3");
+        Ok(concurrent.insert(engine).clone())
     }
 
     pub fn probe(&self) -> &Probe {
@@ -132,7 +159,8 @@ impl Pool {
 
     /// Instances that are alive now.
     pub fn in_use(&self) -> u64 {
-        self.engine.pooling_allocator_metrics().map_or(0, |m| m.component_instances())
+        let live = |engine: &Engine| engine.pooling_allocator_metrics().map_or(0, |m| m.component_instances());
+        live(&self.engine) + self.concurrent.lock().expect("no panic under this lock").as_ref().map_or(0, live)
     }
 
     /// Room for one instance, held until the permit is dropped. `nested`: the caller holds an instance already.
@@ -165,7 +193,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn engine_config(config: &Config, instances: u32, pagemap: bool) -> EngineConfig {
+fn engine_config(config: &Config, instances: u32, pagemap: bool, concurrency: Concurrency) -> EngineConfig {
     let mut pooling = PoolingAllocationConfig::default();
     pooling
         .total_component_instances(instances)
@@ -186,8 +214,8 @@ fn engine_config(config: &Config, instances: u32, pagemap: bool) -> EngineConfig
     let mut engine = EngineConfig::new();
     engine
         .wasm_component_model(true)
-        // Sync-typed guests only: three times cheaper calls (docs/decisions/0003-two-engines.md).
-        .concurrency_support(false)
+        .concurrency_support(concurrency == Concurrency::With)
+        .wasm_component_model_async(concurrency == Concurrency::With)
         // Preemption and accounting by fuel alone; epochs beside it would cost as much again.
         .consume_fuel(true)
         .memory_init_cow(true)

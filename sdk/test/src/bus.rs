@@ -8,6 +8,9 @@ use crate::bindings::astrid::bus::bus::{self, Options};
 use crate::bindings::astrid::bus::types::{self, Failure, Message};
 use crate::engine::State;
 
+/// The largest payload and the largest answer, as a host delivers them unless it is told otherwise.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
 pub(crate) type Responder = Box<dyn FnMut(&Message) -> Result<Vec<u8>, Failure> + Send>;
 
 #[derive(Default)]
@@ -38,7 +41,10 @@ impl Bus {
             Err(error) => Err(Failure::Invalid(error.to_string())),
         };
         self.requested.push(message);
-        answer
+        match answer {
+            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => Err(Failure::TooLarge(MAX_PAYLOAD_BYTES as u64)),
+            answer => answer,
+        }
     }
 
     /// Records the message.
@@ -71,6 +77,9 @@ impl State {
         remaining_ms: u32,
     ) -> Result<Message, Failure> {
         check(&self.manifest, &topic, target.as_deref())?;
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(Failure::TooLarge(MAX_PAYLOAD_BYTES as u64));
+        }
         Ok(Message {
             id: self.fakes.bus.next_id(),
             topic,

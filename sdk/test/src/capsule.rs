@@ -19,6 +19,7 @@ use crate::bindings::exports::astrid::authority::authenticator::GuestIndices as 
 use crate::bindings::exports::astrid::bus::handler::GuestIndices as HandlerExport;
 use crate::bindings::exports::astrid::capsule::lifecycle::GuestIndices as LifecycleExport;
 use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
+use crate::bus::MAX_PAYLOAD_BYTES;
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
@@ -291,7 +292,8 @@ impl Call<'_> {
     /// Calls a handler with bytes.
     ///
     /// # Errors
-    /// When the manifest does not bind the handler, the export is missing, or the instance dies.
+    /// When the manifest does not bind the handler, the export is missing, the payload or the answer is too large, or
+    /// the instance dies.
     pub fn handle_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Result<Vec<u8>, Refusal>, CallError> {
         let Self { capsule, principal, target, topic } = self;
         let bound = || {
@@ -299,6 +301,7 @@ impl Call<'_> {
             let binding = capsule.manifest.subscribe.iter().find(|s| s.handler == handler && plain(&s.topic))?;
             Some(binding.topic.as_str().to_owned())
         };
+        fits(payload.len())?;
         let topic = topic.or_else(bound).ok_or_else(|| CallError::Unbound(handler.into()))?;
         let indices = HandlerExport::new(&capsule.linked).map_err(|_| CallError::NoExport("astrid:bus/handler"))?;
         let caller = capsule.caller(&principal);
@@ -311,7 +314,14 @@ impl Call<'_> {
             remaining_ms: caller.remaining_ms,
             payload,
         };
-        capsule
-            .run(caller, |store, instance| indices.load(&mut *store, instance)?.call_handle(store, handler, &message))
+        let answer = capsule.run(caller, |store, instance| {
+            indices.load(&mut *store, instance)?.call_handle(store, handler, &message)
+        })?;
+        fits(answer.as_ref().map_or(0, Vec::len))?;
+        Ok(answer)
     }
+}
+
+fn fits(bytes: usize) -> Result<(), CallError> {
+    if bytes > MAX_PAYLOAD_BYTES { Err(CallError::TooLarge(MAX_PAYLOAD_BYTES)) } else { Ok(()) }
 }

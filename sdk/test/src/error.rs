@@ -48,6 +48,9 @@ pub enum CallError {
     /// The instance died. The text has the trap and what the guest wrote to stderr: its panic message, if any.
     #[error("trapped: {0}")]
     Trapped(String),
+    /// The payload or the answer is larger than what a host delivers: this many bytes.
+    #[error("the payload or the answer has more than {0} bytes")]
+    TooLarge(usize),
     /// The handler answered, but not with JSON.
     #[error("the answer is not JSON: {0}")]
     NotJson(String),

@@ -10,6 +10,9 @@ use crate::bindings::astrid::authority::registrar::{self, Standing};
 use crate::engine::State;
 use crate::store::Transaction;
 
+/// The most entries of one list in a standing or group, as the host takes them.
+const MAX_LIST: usize = 1024;
+
 /// Everybody's standing and every group, as the capsule under test has registered them.
 #[derive(Debug, Default)]
 pub struct Registrar {
@@ -73,12 +76,18 @@ fn check_group(field: &str, name: &str) -> Result<(), String> {
     PrincipalId::parse(name).map(drop).map_err(|_| format!("{field}: `{name}` must be 1 to 64 of A-Z a-z 0-9 _ -"))
 }
 
+fn check_length(field: &str, list: &[String]) -> Result<(), String> {
+    if list.len() > MAX_LIST { Err(format!("{field}: has more than {MAX_LIST} entries")) } else { Ok(()) }
+}
+
 fn check_capabilities(field: &str, capabilities: &[String]) -> Result<(), String> {
+    check_length(field, capabilities)?;
     capabilities.iter().try_for_each(|c| Capability::parse(c).map(drop).map_err(|error| format!("{field}: {error}")))
 }
 
 fn check_standing(standing: &Standing) -> Result<(), String> {
     check_principal(&standing.principal)?;
+    check_length("groups", &standing.groups)?;
     standing.groups.iter().try_for_each(|group| check_group("groups", group))?;
     check_capabilities("grants", &standing.grants)?;
     check_capabilities("revokes", &standing.revokes)
@@ -92,7 +101,7 @@ impl State {
         change: Change,
     ) -> Wasm<Result<(), String>> {
         let transaction = self.table.get_mut(transaction)?;
-        Ok(checked.map(|()| transaction.stage(change)))
+        Ok(checked.and_then(|()| transaction.stage(change)))
     }
 }
 
@@ -145,6 +154,7 @@ mod tests {
         assert!(bad(|s| s.principal = "anonymous".into()).starts_with("principal: "));
         assert!(bad(|s| s.principal = "a b".into()).starts_with("principal: "));
         assert!(bad(|s| s.groups = vec!["".into()]).starts_with("groups: "));
+        assert!(bad(|s| s.groups = vec!["g".into(); MAX_LIST + 1]).starts_with("groups: "));
         assert!(bad(|s| s.grants = vec!["a::b".into()]).starts_with("grants: "));
         assert!(bad(|s| s.revokes = vec!["**".into()]).starts_with("revokes: "));
     }

@@ -13,6 +13,8 @@ use crate::registrar::Change;
 const MAX_KEY_BYTES: usize = 512;
 const MAX_VALUE_BYTES: usize = 1 << 20;
 const MAX_TRANSACTION_BYTES: usize = 4 << 20;
+/// Read, written or staged, as the host counts them.
+const MAX_TRANSACTION_KEYS: usize = 4096;
 const MAX_PAGE_BYTES: usize = 1 << 20;
 const MAX_PAGE_ENTRIES: u32 = 1000;
 
@@ -188,20 +190,26 @@ pub struct Transaction {
 
 impl Transaction {
     /// Adds a change of somebody's standing, to be in force when the transaction is.
-    pub(crate) fn stage(&mut self, change: Change) {
+    pub(crate) fn stage(&mut self, change: Change) -> Result<(), String> {
+        if self.touched() >= MAX_TRANSACTION_KEYS {
+            return Err(full());
+        }
         self.changes.push(change);
+        Ok(())
     }
 
-    fn get(&mut self, store: &MemoryStore, slot: Slot) -> Option<Vec<u8>> {
+    fn get(&mut self, store: &MemoryStore, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
         if let Some(written) = self.writes.get(&slot) {
-            return written.clone();
+            return Ok(written.clone());
         }
+        self.room(&slot)?;
         let entry = store.get(&slot);
         self.reads.entry(slot).or_insert(entry.map(|e| e.version));
-        entry.map(|e| e.value.clone())
+        Ok(entry.map(|e| e.value.clone()))
     }
 
     fn write(&mut self, slot: Slot, value: Option<Vec<u8>>) -> Result<(), Error> {
+        self.room(&slot)?;
         let bytes = self.bytes + slot.key.len() + value.as_ref().map_or(0, Vec::len);
         if bytes > MAX_TRANSACTION_BYTES {
             return Err(Error::TooLarge(MAX_TRANSACTION_BYTES as u64));
@@ -210,6 +218,19 @@ impl Transaction {
         self.writes.insert(slot, value);
         Ok(())
     }
+
+    fn touched(&self) -> usize {
+        self.reads.len() + self.writes.len() + self.changes.len()
+    }
+
+    fn room(&self, slot: &Slot) -> Result<(), Error> {
+        let known = self.reads.contains_key(slot) || self.writes.contains_key(slot);
+        if known || self.touched() < MAX_TRANSACTION_KEYS { Ok(()) } else { Err(Error::Invalid(full())) }
+    }
+}
+
+fn full() -> String {
+    format!("a transaction can't touch more than {MAX_TRANSACTION_KEYS} keys")
 }
 
 fn check_bucket(name: &str) -> Result<(), Error> {
@@ -321,7 +342,7 @@ impl kv::HostTransaction for State {
         let slot = self.table.get(&bucket)?.slot(&key);
         let transaction = self.table.get_mut(&transaction)?;
         let store = &self.fakes.store;
-        Ok(check_key(&key).and_then(|()| store.available()).map(|()| transaction.get(store, slot)))
+        Ok(check_key(&key).and_then(|()| store.available()).and_then(|()| transaction.get(store, slot)))
     }
 
     fn put(
@@ -376,7 +397,7 @@ mod tests {
         let mut store = MemoryStore::default();
         store.put(slot("a"), "1");
         let mut transaction = Transaction::default();
-        assert_eq!(transaction.get(&store, slot("a")), Some(b"1".to_vec()));
+        assert_eq!(transaction.get(&store, slot("a")), Ok(Some(b"1".to_vec())));
         transaction.write(slot("b"), Some(b"2".to_vec())).unwrap();
         store.put(slot("a"), "1");
         assert_eq!(store.commit(transaction).err(), Some(Error::Conflict));
@@ -387,7 +408,7 @@ mod tests {
     fn a_commit_conflicts_when_what_it_found_missing_exists_now() {
         let mut store = MemoryStore::default();
         let mut transaction = Transaction::default();
-        assert_eq!(transaction.get(&store, slot("a")), None);
+        assert_eq!(transaction.get(&store, slot("a")), Ok(None));
         store.put(slot("a"), "1");
         assert_eq!(store.commit(transaction).err(), Some(Error::Conflict));
     }
@@ -397,9 +418,9 @@ mod tests {
         let mut store = MemoryStore::default();
         let mut transaction = Transaction::default();
         transaction.write(slot("a"), Some(b"mine".to_vec())).unwrap();
-        assert_eq!(transaction.get(&store, slot("a")), Some(b"mine".to_vec()));
+        assert_eq!(transaction.get(&store, slot("a")), Ok(Some(b"mine".to_vec())));
         transaction.write(slot("gone"), None).unwrap();
-        assert_eq!(transaction.get(&store, slot("gone")), None);
+        assert_eq!(transaction.get(&store, slot("gone")), Ok(None));
         store.put(slot("a"), "theirs");
         store.commit(transaction).unwrap();
         assert_eq!(store.get(&slot("a")).unwrap().value, b"mine");
@@ -468,5 +489,11 @@ mod tests {
             transaction.write(slot(&n.to_string()), Some(vec![0; MAX_VALUE_BYTES])).unwrap();
         }
         assert_eq!(transaction.write(slot("x"), Some(vec![0; MAX_VALUE_BYTES])), Err(Error::TooLarge(4 << 20)));
+        let mut transaction = Transaction::default();
+        for n in 0..MAX_TRANSACTION_KEYS {
+            transaction.write(slot(&n.to_string()), None).unwrap();
+        }
+        assert!(matches!(transaction.write(slot("x"), None), Err(Error::Invalid(_))));
+        assert_eq!(transaction.write(slot("0"), None), Ok(()));
     }
 }

@@ -1,0 +1,175 @@
+//! Daemons to measure: the release build in a home of its own, with the default distribution.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use astrid_capsule::distro::Distro;
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+
+use crate::Setup;
+use crate::load::{self, Target};
+
+const DISTRO: &str = include_str!("../../../registry/Distro.toml");
+/// A point of the curve; nobody signs with it here (the first key of RFC 8032, section 7.1).
+const PUBLIC_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+/// How long a daemon may take to do what it is told.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lays out the default distribution and returns its folder.
+pub(crate) fn distribution(setup: &Setup) -> anyhow::Result<PathBuf> {
+    let folder = setup.place("distro");
+    fs::create_dir_all(&folder)?;
+    for entry in Distro::parse(DISTRO)?.capsule {
+        let from = setup.capsule(&entry.name);
+        fs::copy(&from, folder.join(&entry.source))
+            .with_context(|| format!("{}: `cargo astrid build` packs it", from.display()))?;
+    }
+    fs::write(folder.join("Distro.toml"), DISTRO)?;
+    Ok(folder)
+}
+
+/// A home, and how to start a daemon in it.
+pub(crate) struct Home {
+    program: PathBuf,
+    root: PathBuf,
+    distro: PathBuf,
+}
+
+impl Home {
+    pub(crate) fn new(setup: &Setup, name: &str) -> anyhow::Result<Self> {
+        Ok(Self { program: setup.daemon(), root: setup.place(name), distro: distribution(setup)? })
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.root.join("run/astrid.sock")
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// Starts a daemon and returns at once.
+    pub(crate) fn spawn(&self) -> anyhow::Result<Daemon> {
+        let child = Command::new(&self.program)
+            .args(["--listen", "127.0.0.1:0", "--home"])
+            .arg(&self.root)
+            .arg("--distro")
+            .arg(&self.distro)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}: build it in release first", self.program.display()))?;
+        Ok(Daemon { child })
+    }
+
+    /// Starts a daemon and waits until it is ready.
+    pub(crate) fn start(&self) -> anyhow::Result<Server> {
+        let mut daemon = self.spawn()?;
+        let stdout = daemon.child.stdout.take().context("the daemon has no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let ready: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the daemon did not get ready; {} says why", self.root.join("log").display()))?;
+        let address = ready["address"].as_str().unwrap_or_default().parse().context("the daemon's address")?;
+        let bearer = administrator(&self.socket(), address)?;
+        Ok(Server { daemon, address, bearer })
+    }
+}
+
+/// A process that ends with its handle.
+pub(crate) struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(began.elapsed() < PATIENCE, "the daemon does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A daemon that serves, and a credential of one of its administrators.
+pub(crate) struct Server {
+    pub(crate) daemon: Daemon,
+    address: SocketAddr,
+    bearer: String,
+}
+
+impl Server {
+    pub(crate) fn get(&self, path: &str) -> Arc<Target> {
+        self.target(format!("GET {path} HTTP/1.1\r\n"), "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Arc<Target> {
+        self.target(format!("POST {path} HTTP/1.1\r\ncontent-type: application/json\r\n"), &body.to_string())
+    }
+
+    fn target(&self, head: String, body: &str) -> Arc<Target> {
+        let (bearer, length) = (&self.bearer, body.len());
+        let framing = if body.is_empty() { String::new() } else { format!("content-length: {length}\r\n") };
+        let request = format!("{head}host: {}\r\nauthorization: Bearer {bearer}\r\n{framing}\r\n{body}", self.address);
+        Arc::new(Target { address: self.address, pid: self.daemon.pid(), request: request.into_bytes() })
+    }
+}
+
+/// A bearer of a new administrator: an invite that the owner issues over the Unix socket, redeemed over TCP.
+fn administrator(socket: &Path, address: SocketAddr) -> anyhow::Result<String> {
+    let invite = json!({ "group": "admin", "max_uses": 1 });
+    let issued = post(UnixStream::connect(socket)?, "/api/sys/invites", &invite)?;
+    let redemption = json!({ "token": issued["invite"]["token"], "public_key": PUBLIC_KEY });
+    let redeemed = post(TcpStream::connect(address)?, "/api/auth/redeem", &redemption)?;
+    Ok(redeemed["session_token"].as_str().context("no bearer was given")?.to_owned())
+}
+
+fn post(stream: impl Read + Write, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let body = body.to_string();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: local\r\ncontent-type: application/json\r\n");
+    let answer = ask(stream, &format!("{head}content-length: {}\r\n\r\n{body}", body.len()))?;
+    let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |end| end + 4);
+    serde_json::from_slice(&answer[body..]).with_context(|| format!("the answer to POST {path}"))
+}
+
+/// One request and its whole answer, which must be a 200.
+pub(crate) fn ask(mut stream: impl Read + Write, request: &str) -> anyhow::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match load::answer(&bytes)? {
+            Some((_, length)) if bytes.len() < length => {}
+            Some((200, _)) => return Ok(bytes),
+            Some(_) => bail!("an answer was not 200: {}", String::from_utf8_lossy(&bytes)),
+            None => {}
+        }
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "the server hung up");
+        bytes.extend_from_slice(&buffer[..read]);
+    }
+}

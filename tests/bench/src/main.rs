@@ -1,0 +1,156 @@
+//! What the host reaches on this machine.
+//!
+//! `cargo astrid bench [NAME]` runs every bench whose name contains NAME, prints a table and writes `bench.json` into the
+//! target folder. Everything goes through the real thing: the release build of the daemon on real sockets, or the host
+//! as a library with the capsules that ship. Peers do the same work without the host and are measured in the same run,
+//! in turns with it, so that a ratio holds on a busy machine where a rate alone would not. Nothing here passes or fails
+//! by its speed; a wrong answer fails.
+//!
+//! | module | benches |
+//! |---|---|
+//! | [`http`] | reads through gateway and identity, and the same after many requests |
+//! | [`calls`] | calls of a capsule, each in a fresh instance |
+//! | [`invites`] | durable writes: through HTTP, and the store alone |
+//! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
+//!
+//! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`native`] is the
+//! native HTTP peer, [`report`] holds the results.
+
+mod boot;
+mod calls;
+mod daemon;
+mod http;
+mod invites;
+mod load;
+mod native;
+mod report;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+
+use report::Report;
+
+/// Measures the host in release, beside native peers in the same run. Needs `cargo astrid build` and the release build
+/// of the daemon, which `cargo astrid bench` makes first.
+#[derive(Parser)]
+#[command(name = "astrid-bench", version)]
+struct Arguments {
+    /// Only benches whose name contains this
+    name: Option<String>,
+    /// How many requests make a daemon old
+    #[arg(long, value_name = "REQUESTS", default_value_t = 200_000)]
+    age: u64,
+    /// Become the HTTP peer: answer every request with the response on standard input
+    #[arg(long, hide = true)]
+    native_peer: bool,
+}
+
+/// Where the things to measure lie, and how to measure them.
+struct Setup {
+    /// Cargo's target folder.
+    target: PathBuf,
+    /// On the disk of the target folder: a temporary folder in memory would make every sync free.
+    scratch: tempfile::TempDir,
+    /// How many requests make a daemon old.
+    age: u64,
+}
+
+impl Setup {
+    fn new(age: u64) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding this program")?;
+        let target = program.ancestors().nth(2).context("this program does not lie in a target folder")?.to_owned();
+        let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(&target);
+        Ok(Self { scratch: scratch.with_context(|| format!("writing to {}", target.display()))?, target, age })
+    }
+
+    /// The daemon of the same build.
+    fn daemon(&self) -> PathBuf {
+        self.target.join("release/astrid-daemon")
+    }
+
+    /// A packed capsule of this workspace.
+    fn capsule(&self, name: &str) -> PathBuf {
+        self.target.join("capsules").join(name).with_extension("capsule")
+    }
+
+    /// A path for something new.
+    fn place(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+}
+
+type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
+
+const BENCHES: [(&str, Bench); 7] = [
+    ("boot", boot::bench),
+    ("http.read", http::read),
+    ("http.status", http::status),
+    ("http.healthz", http::healthz),
+    ("http.read.aged", http::aged),
+    ("calls.fresh", calls::bench),
+    ("invites.durable", invites::bench),
+];
+
+/// The middle one, or the mean of the two in the middle; 0 of none.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        n => (values[(n - 1) / 2] + values[n / 2]) / 2.0,
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = if arguments.native_peer { native::serve() } else { run(&arguments) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("astrid-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let wanted = arguments.name.as_deref().unwrap_or_default();
+    let chosen: Vec<_> = BENCHES.iter().filter(|(name, _)| name.contains(wanted)).collect();
+    let names = BENCHES.map(|(name, _)| name).join(", ");
+    ensure!(!chosen.is_empty(), "no bench's name contains `{wanted}`; there are {names}");
+
+    let setup = Setup::new(arguments.age)?;
+    let mut report = Report::default();
+    let mut failed = Vec::new();
+    for (name, bench) in chosen {
+        eprintln!("{name} …");
+        if let Err(error) = bench(&setup, &mut report) {
+            eprintln!("{name} failed: {error:#}");
+            failed.push(*name);
+        }
+    }
+    print!("{}", report.table());
+    write(&setup.target.join("bench.json"), &report)?;
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn write(path: &Path, report: &Report) -> anyhow::Result<()> {
+    std::fs::write(path, report.json()).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("written to {}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_median_stands_in_the_middle_whatever_the_order() {
+        for (values, want) in [(vec![], 0.0), (vec![3.0], 3.0), (vec![9.0, 1.0, 2.0], 2.0), (vec![4.0, 1.0], 2.5)] {
+            assert_eq!(super::median(values), want);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Homes, and the programs that serve and use them, as processes.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::DEADLINE;
+use crate::http::{Connection, Request, Response};
+
+/// How often the end of a process is looked for.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A home of its own; gone from the disk with its last clone.
+#[derive(Clone)]
+pub struct Home {
+    folder: Arc<TempDir>,
+}
+
+/// What a program said until it ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// None if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The standard output of a run that went well.
+    #[track_caller]
+    pub fn out(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout.trim_end()
+    }
+
+    /// [`Self::out`] as one line of JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let out = self.out();
+        assert!(!out.contains('\n'), "{out}");
+        serde_json::from_str(out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    /// The standard error of a run that ended with `code` and put nothing on its standard output.
+    #[track_caller]
+    pub fn refusal(&self, code: i32) -> &str {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{self:?}");
+        &self.stderr
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Home {
+    /// A private home with `distro/` as it stands in the registry and the first-party capsules as they are packed.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("astrid-").tempdir().expect("a temporary folder");
+        let home = Self { folder: Arc::new(folder) };
+        let distro = home.path().join("distro");
+        fs::create_dir_all(&distro).expect("a folder in the temporary folder");
+        for folder in [&home.path(), &distro] {
+            fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("its owner may");
+        }
+        let copy = |from: PathBuf, name: &str| {
+            fs::copy(&from, distro.join(name)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        };
+        copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../registry/Distro.toml"), "Distro.toml");
+        for name in ["identity", "system", "gateway"] {
+            copy(crate::pack::packed(name), &format!("{name}.capsule"));
+        }
+        home
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// A folder beside the home, for a test's own files.
+    pub fn beside(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs `astrid --home` of this home to its end. Blocks.
+    #[track_caller]
+    pub fn astrid(&self, arguments: &[&str]) -> Ended {
+        let mut command = program("astrid");
+        let output = command.arg("--home").arg(self.path()).args(arguments).stdin(Stdio::null()).output();
+        let output = output.expect("a program that was built");
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+
+    /// Starts a daemon on any free port and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    #[track_caller]
+    pub fn start_with(&self, arguments: &[&str]) -> Daemon {
+        self.try_start(arguments).unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}"))
+    }
+
+    /// As [`Self::start_with`], for a daemon that may end instead.
+    #[track_caller]
+    pub fn try_start(&self, arguments: &[&str]) -> Result<Daemon, Ended> {
+        static SERIAL: AtomicUsize = AtomicUsize::new(0);
+        // A file, because nobody reads a pipe while a test is busy.
+        let stderr = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let mut command = program("astrid-daemon");
+        command.arg("--home").arg(self.path()).args(["--listen", "127.0.0.1:0"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a new file"));
+        let mut child = command.spawn().expect("a program that was built");
+        let stdout = lines(child.stdout.take().expect("it is piped"));
+        let first = stdout.recv_timeout(DEADLINE);
+        let mut daemon = Daemon { home: self.clone(), child, stdout, stderr, ready: Value::Null };
+        match first {
+            Ok(line) => {
+                daemon.ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                Ok(daemon)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(daemon.wait()),
+            Err(RecvTimeoutError::Timeout) => panic!("not ready after {DEADLINE:?}: {}", daemon.stderr()),
+        }
+    }
+}
+
+/// One of the host's programs, with an empty environment.
+fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("this program has a path");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in a folder of the profile's");
+    let path = profile.join(name);
+    assert!(path.is_file(), "{} is not built; `cargo astrid test story` builds it", path.display());
+    let mut command = Command::new(path);
+    command.env_clear();
+    command
+}
+
+/// The lines of a stream, until it ends.
+fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// A daemon that was ready once. Killed when it is dropped.
+pub struct Daemon {
+    home: Home,
+    child: Child,
+    stdout: Receiver<String>,
+    stderr: PathBuf,
+    /// The line that said so.
+    pub ready: Value,
+}
+
+impl Daemon {
+    /// On a home of its own.
+    #[track_caller]
+    pub fn start() -> Self {
+        Home::new().start()
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// See [`Home::astrid`].
+    #[track_caller]
+    pub fn astrid(&self, arguments: &[&str]) -> Ended {
+        self.home.astrid(arguments)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        let address = self.ready["address"].as_str().expect("it says so when it is ready");
+        address.parse().expect("an address")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.ready["socket"].as_str().expect("it says so when it is ready").into()
+    }
+
+    /// One request on a new TCP connection.
+    pub async fn tcp(&self, request: Request) -> Response {
+        self.connect().await.send(request).await.expect("an answer")
+    }
+
+    /// One request on a new connection of the Unix socket, as the host's owner.
+    pub async fn unix(&self, request: Request) -> Response {
+        self.connect_unix().await.send(request).await.expect("an answer")
+    }
+
+    pub async fn connect(&self) -> Connection {
+        Connection::tcp(self.address()).await.expect("a listener")
+    }
+
+    pub async fn connect_unix(&self) -> Connection {
+        Connection::unix(&self.socket()).await.expect("a listener")
+    }
+
+    /// What it has written to its standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it is not reaped before this is dropped");
+    }
+
+    /// SIGKILL: it can't prepare for that. Returns when it is gone.
+    pub fn kill(self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
+    /// SIGTERM, and all that it said until it ended.
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Ended {
+        let status = self.end();
+        let mut stdout: Vec<String> = Vec::from_iter((!self.ready.is_null()).then(|| self.ready.to_string()));
+        // Ends with the process: nobody else writes to it.
+        stdout.extend(self.stdout.iter());
+        Ended { code: status.code(), stdout: stdout.join("\n"), stderr: self.stderr() }
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(started.elapsed() < DEADLINE, "it still runs after {DEADLINE:?}: {}", self.stderr());
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("what the daemon said:\n{}", self.stderr());
+        }
+    }
+}

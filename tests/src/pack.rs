@@ -1,0 +1,48 @@
+//! Capsules that no tool packs: other versions, names and asks, patched components, and archives that are none.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Manifest;
+
+/// The archive of a capsule of this workspace.
+#[track_caller]
+pub fn packed(name: &str) -> PathBuf {
+    astrid_sdk_test::packed(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// [`packed`], read.
+#[track_caller]
+pub fn read(name: &str) -> Archive {
+    let path = packed(name);
+    Archive::read(&fs::read(&path).expect("it was found")[..]).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Writes `<folder>/<file>.capsule`.
+pub fn write(folder: &Path, file: &str, manifest: &Manifest, component: &[u8]) -> PathBuf {
+    let path = folder.join(format!("{file}.capsule"));
+    Archive::write(manifest, component, File::create(&path).expect("a new file")).expect("an archive");
+    path
+}
+
+/// A capsule of this workspace with a changed manifest.
+#[track_caller]
+pub fn repacked(folder: &Path, file: &str, name: &str, change: impl FnOnce(&mut Manifest)) -> PathBuf {
+    let Archive { mut manifest, component, .. } = read(name);
+    change(&mut manifest);
+    write(folder, file, &manifest, &component)
+}
+
+/// `bytes` with every occurrence of one text replaced by another of the same length.
+#[track_caller]
+pub fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut out = bytes.to_vec();
+    let places: Vec<usize> = out.windows(from.len()).enumerate().filter(|(_, w)| *w == from.as_bytes()).map(|(n, _)| n).collect();
+    assert!(!places.is_empty(), "{from} does not occur");
+    for place in places {
+        out[place..place + to.len()].copy_from_slice(to.as_bytes());
+    }
+    out
+}

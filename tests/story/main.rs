@@ -1,0 +1,152 @@
+//! Stories: what a host promises to whoever runs it, uses it or attacks it, told through the programs that ship, as
+//! processes with a home of their own, on real sockets. Nothing in here calls the host's code.
+//!
+//! - [`session`]: from the first invite to a session; who is let in and what they may do
+//! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
+//! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`hostile`]: capsules that die, loop or eat, and who never notices
+//! - [`isolation`]: what one call, one capsule, one principal sees of another
+//! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
+//! - [`observation`]: health, metrics, and files that somebody changed
+//! - [`console`]: the command line
+//!
+//! `cargo astrid test story` builds the programs and the capsules first.
+
+mod capsules;
+mod console;
+mod durability;
+mod hostile;
+mod isolation;
+mod observation;
+mod session;
+mod surface;
+
+use std::path::Path;
+use std::time::Instant;
+
+use astrid_tests::DEADLINE;
+use astrid_tests::daemon::Daemon;
+use astrid_tests::http::{Connection, Request, Response};
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+
+/// A principal with its session.
+#[derive(Clone)]
+struct Person {
+    principal: String,
+    bearer: String,
+}
+
+/// A key pair that is always the same for the same number.
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+fn public_hex(key: &SigningKey) -> String {
+    hex::encode(key.verifying_key().to_bytes())
+}
+
+/// How people name a token without showing it.
+fn fingerprint(token: &str) -> String {
+    blake3::hash(token.as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// An invite of the owner's.
+async fn invite(daemon: &Daemon, group: &str, uses: u32) -> String {
+    let request = Request::post("/api/sys/invites", &json!({ "group": group, "max_uses": uses }));
+    let issued = daemon.unix(request).await.expect(200);
+    issued["invite"]["token"].as_str().expect("a token").to_owned()
+}
+
+fn redemption(token: &str, public_key: &str) -> Request {
+    Request::post("/api/auth/redeem", &json!({ "token": token, "public_key": public_key }))
+}
+
+/// Somebody new in a group, by an invite.
+async fn join(daemon: &Daemon, group: &str, name: &str, number: u8) -> Person {
+    let token = invite(daemon, group, 1).await;
+    let body = json!({ "token": token, "public_key": public_hex(&key(number)), "display_name": name });
+    let redeemed = daemon.tcp(Request::post("/api/auth/redeem", &body)).await.expect(200);
+    let text = |field: &str| redeemed[field].as_str().expect("a text").to_owned();
+    assert_eq!(text("principal"), name);
+    Person { principal: text("principal"), bearer: text("session_token") }
+}
+
+/// A request of a topic through the surface.
+fn bus(topic: &str, payload: &Value) -> Request {
+    Request::post(&format!("/api/bus/request/{topic}"), payload)
+}
+
+/// Installs a capsule as the owner would, with what it asks for.
+#[track_caller]
+fn install(daemon: &Daemon, archive: &Path, grants: &[&str]) -> Value {
+    let mut arguments = vec!["--json", "capsule", "install", archive.to_str().expect("a text")];
+    grants.iter().for_each(|grant| arguments.extend(["--grant", grant]));
+    daemon.astrid(&arguments).json()
+}
+
+/// Installs guests of this workspace that ask for nothing.
+#[track_caller]
+fn install_guests(daemon: &Daemon, names: &[&str]) {
+    for name in names {
+        install(daemon, &astrid_tests::pack::packed(name), &[]);
+    }
+}
+
+/// Sends until an answer fits, at most until the deadline.
+async fn until(daemon: &Daemon, request: Request, fits: impl Fn(&Response) -> bool) -> Response {
+    let started = Instant::now();
+    loop {
+        let response = daemon.unix(request.clone()).await;
+        if fits(&response) {
+            return response;
+        }
+        assert!(started.elapsed() < DEADLINE, "after {DEADLINE:?} it still is {response:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// That the host is there and well, and so is everything on the way to a session.
+async fn assert_well(daemon: &Daemon) {
+    let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
+    assert_eq!(health["capsules"]["failed"], json!([]), "{health}");
+    let me = daemon.unix(Request::get("/api/auth/me")).await.expect(200);
+    assert_eq!(me["principal"], "default");
+}
+
+/// One request again and again until it is told to stop: how many were answered, all of them with 200.
+struct Load {
+    stop: tokio::sync::watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<usize>>,
+}
+
+impl Load {
+    /// `connections` at once; returns when each has had an answer.
+    async fn start(connections: Vec<Connection>, request: &Request) -> Self {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let mut tasks = Vec::new();
+        for mut connection in connections {
+            let (request, stopped) = (request.clone(), stopped.clone());
+            connection.send(request.clone()).await.expect("an answer").expect(200);
+            tasks.push(tokio::spawn(async move {
+                let mut answered = 1;
+                while !*stopped.borrow() {
+                    connection.send(request.clone()).await.expect("an answer").expect(200);
+                    answered += 1;
+                }
+                answered
+            }));
+        }
+        Self { stop, tasks }
+    }
+
+    /// How many were answered in all.
+    async fn end(self) -> usize {
+        let _ = self.stop.send(true);
+        let mut answered = 0;
+        for task in self.tasks {
+            answered += task.await.expect("every answer was 200");
+        }
+        answered
+    }
+}
