@@ -5,7 +5,8 @@
 //! | room | owns |
 //! |---|---|
 //! | [`bus`] | messages: routes, fair queues, delivery, request and reply |
-//! | [`pool`] | the engine, its instance pool, admission |
+//! | [`sched`] | what runs next: fair shares by fuel |
+//! | [`pool`] | the engines, their instance pools, admission |
 //! | [`meter`] | what one call may use and used |
 //! | [`authority`] | is this capability held? authentication and its memory |
 //! | [`store`], [`buckets`] | durable bytes; what a capsule sees of them |
@@ -46,6 +47,7 @@ pub mod log;
 pub mod meter;
 pub mod observe;
 pub mod pool;
+pub mod sched;
 pub mod shutdown;
 pub mod store;
 

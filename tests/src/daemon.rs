@@ -186,6 +186,12 @@ impl Daemon {
         Home::new().start()
     }
 
+    /// As [`Self::start`], with more arguments.
+    #[track_caller]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Home::new().start_with(arguments)
+    }
+
     pub fn home(&self) -> &Home {
         &self.home
     }

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use crate::Boxed;
 use crate::authority::Presented;
 use crate::bus::Failure;
+use crate::pool::Lane;
 pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
 
@@ -109,6 +110,15 @@ impl Connection {
     pub fn presented(&self) -> Option<Presented> {
         let uid = self.unix_uid?;
         Some(Presented::Unix { uid, owner: uid == rustix::process::geteuid().as_raw() })
+    }
+
+    /// Whose share this connection's requests count against.
+    pub fn lane(&self) -> Lane {
+        match (&*self.principal.lock().expect("no panic under this lock"), self.address) {
+            (Some(principal), _) => Lane::Principal(principal.clone()),
+            (None, Some(address)) => Lane::Address(address),
+            (None, None) => Lane::Host,
+        }
     }
 
     pub fn set_principal(&self, principal: PrincipalId) {

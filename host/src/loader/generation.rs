@@ -22,7 +22,7 @@ use crate::link::bindings::authenticator::exports::astrid::authority::authentica
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
 use crate::meter::{Bounds, FUEL_SLICE};
-use crate::pool::Concurrency;
+use crate::pool::{Concurrency, Lane};
 
 pub struct Generation {
     pub id: Arc<str>,
@@ -107,7 +107,7 @@ impl Generation {
     pub async fn start(self: &Arc<Self>) -> Result<(), String> {
         let Some(pre) = self.exports.starter.clone() else { return Ok(()) };
         let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        let outcome = self.enter(true, sender, None, |store| {
+        let outcome = self.enter(true, Lane::Host, sender, None, |store| {
             Box::pin(async move {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 instance.astrid_capsule_lifecycle().call_start(store).await
@@ -129,6 +129,7 @@ impl Generation {
     async fn enter<R>(
         self: &Arc<Self>,
         nested: bool,
+        lane: Lane,
         mut sender: Sender,
         connection: Option<Arc<Connection>>,
         call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
@@ -138,7 +139,7 @@ impl Generation {
         let deadline = sender.deadline;
         // Only missing while the host goes down.
         let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
-        let Ok(_room) = host.pool.admit(nested, deadline).await else {
+        let Ok(mut room) = host.pool.admit(lane, nested, deadline).await else {
             self.figures.overloaded.increment(1);
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
@@ -150,7 +151,9 @@ impl Generation {
             Ok(()) => tokio::time::timeout_at(deadline, call(&mut store)).await,
             Err(error) => Ok(Err(error)),
         };
-        self.figures.fuel.increment(self.bounds.fuel - store.get_fuel().unwrap_or(0));
+        let fuel = self.bounds.fuel - store.get_fuel().unwrap_or(0);
+        room.settle(fuel);
+        self.figures.fuel.increment(fuel);
         self.figures.seconds.record(started.elapsed());
         match outcome {
             Ok(Ok(answer)) => {
@@ -196,7 +199,8 @@ impl Responder for Generation {
             };
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let nested = !message.publication;
-            let outcome = self.enter(nested, sender, None, |store| {
+            let lane = Lane::Principal(message.principal.clone());
+            let outcome = self.enter(nested, lane, sender, None, |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     let message = link::bus::to_wit(&message);
@@ -225,7 +229,7 @@ impl Authenticator for Generation {
                 }
             };
             let sender = self.nobody(Instant::now() + AUTHENTICATE);
-            let outcome = self.enter(true, sender, None, |store| {
+            let outcome = self.enter(true, Lane::Host, sender, None, |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     instance.astrid_authority_authenticator().call_authenticate(store, &presented).await
@@ -252,9 +256,9 @@ impl Mounted for Generation {
             let sender =
                 Sender { cause: Some(exchange.id.clone()), ..self.nobody(Instant::now() + self.bounds.timeout) };
             if let Some(pre) = self.exports.front_end.clone() {
-                let connection = Some(exchange.connection.clone());
+                let (connection, lane) = (Some(exchange.connection.clone()), exchange.connection.lane());
                 let request = link::http::to_wit(exchange);
-                let outcome = self.enter(false, sender, connection, |store| {
+                let outcome = self.enter(false, lane, sender, connection, |store| {
                     Box::pin(async move {
                         let instance = pre.instantiate_async(&mut *store).await?;
                         instance.astrid_http_handler().call_handle(store, &request).await
@@ -272,11 +276,11 @@ impl Generation {
     /// own until it ends or its deadline passes.
     async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
-        let connection = Some(exchange.connection.clone());
+        let (connection, lane) = (Some(exchange.connection.clone()), exchange.connection.lane());
         let this = self.clone();
         let Some(pre) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {
-            this.enter(false, sender, connection, |store| {
+            this.enter(false, lane, sender, connection, |store| {
                 Box::pin(async move {
                     let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
                     let instance = pre.instantiate_async(&mut *store).await?;

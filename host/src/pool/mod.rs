@@ -4,18 +4,22 @@
 //! component-model concurrency; guests of WASI 0.3 get one that has it, made when the first of them is loaded. A store is never shared and never used twice: every
 //! call gets a fresh instance, about 9 µs with the allocator settings that are probed here at boot.
 //!
-//! Bounded by `instances`: a call that finds no room waits for it until its deadline, and at most `max-waiting` calls
-//! wait; the others are told `overloaded` at once. Calls made by calls have three quarters of the instances to
-//! themselves, so those who hold one while they wait for another can't lock each other out.
+//! Bounded by `instances`: a call that finds no room waits for its turn ([`crate::sched`]) until its deadline, and at
+//! most `max-waiting` calls wait; the others are told `overloaded` at once. Calls made by calls have three quarters of
+//! the instances to themselves, so those who hold one while they wait for another can't lock each other out.
 //! Refuses to know: what runs in an instance, and for whom.
 
+mod admission;
+
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::sched::Bounds;
+use admission::Gate;
+pub use admission::{Lane, Permit};
 
 /// `[pool]` of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,11 +31,13 @@ pub struct Config {
     pub max_memory_bytes: u64,
     /// Calls that may wait for an instance (1 to 1,000,000).
     pub max_waiting: usize,
+    /// Calls of one principal that capsules make on its behalf and that run at once (1 to 4000); more wait their turn.
+    pub max_concurrent_calls: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { instances: 1000, max_memory_bytes: 64 << 20, max_waiting: 4096 }
+        Self { instances: 1000, max_memory_bytes: 64 << 20, max_waiting: 4096, max_concurrent_calls: 64 }
     }
 }
 
@@ -45,6 +51,9 @@ impl Config {
         }
         if !(1..=1_000_000).contains(&self.max_waiting) {
             return Err(format!("pool.max-waiting = {} must be 1 to 1000000", self.max_waiting));
+        }
+        if !(1..=4000).contains(&self.max_concurrent_calls) {
+            return Err(format!("pool.max-concurrent-calls = {} must be 1 to 4000", self.max_concurrent_calls));
         }
         Ok(())
     }
@@ -74,11 +83,9 @@ pub struct Pool {
     concurrent: Mutex<Option<Engine>>,
     probe: Probe,
     /// For calls from outside.
-    outer: Semaphore,
+    outer: Gate,
     /// For calls made by calls.
-    nested: Semaphore,
-    waiting: AtomicUsize,
-    max_waiting: usize,
+    nested: Gate,
     pagemap: bool,
 }
 
@@ -126,16 +133,17 @@ impl Pool {
         metrics::gauge!("astrid_pool_instances").set(instances);
         metrics::gauge!("astrid_pool_degraded").set(if warnings.is_empty() { 0 } else { 1 });
         let outer = (instances as usize / 4).max(1);
+        let nested = instances as usize - outer;
+        let waiting = config.max_waiting;
         Ok(Self {
+            // Before anybody has said who they are, an address may stand for many.
+            outer: Gate::new(Bounds { slots: outer, waiting, per_lane: outer }),
+            nested: Gate::new(Bounds { slots: nested, waiting, per_lane: config.max_concurrent_calls }),
             config: config.clone(),
             engine,
             concurrent: Mutex::new(None),
             pagemap,
-            outer: Semaphore::new(outer),
-            nested: Semaphore::new(instances as usize - outer),
             probe: Probe { instances, warnings },
-            waiting: AtomicUsize::new(0),
-            max_waiting: config.max_waiting,
         })
     }
 
@@ -163,33 +171,15 @@ impl Pool {
         live(&self.engine) + self.concurrent.lock().expect("no panic under this lock").as_ref().map_or(0, live)
     }
 
+    /// Calls that wait for an instance.
+    pub fn waiting(&self) -> usize {
+        self.outer.waiting() + self.nested.waiting()
+    }
+
     /// Room for one instance, held until the permit is dropped. `nested`: the caller holds an instance already.
-    pub async fn admit(&self, nested: bool, deadline: Instant) -> Result<SemaphorePermit<'_>, Overloaded> {
-        let semaphore = if nested { &self.nested } else { &self.outer };
-        if let Ok(permit) = semaphore.try_acquire() {
-            return Ok(permit);
-        }
-        let _waiting = Waiting::enter(&self.waiting, self.max_waiting).ok_or(Overloaded)?;
-        match tokio::time::timeout_at(deadline, semaphore.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Overloaded),
-        }
-    }
-}
-
-/// Counts one waiting call for as long as it lives, also when its future is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let guard = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    pub async fn admit(&self, lane: Lane, nested: bool, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
+        let gate = if nested { &self.nested } else { &self.outer };
+        gate.admit(lane, deadline).await
     }
 }
 
@@ -229,40 +219,62 @@ mod tests {
 
     use super::*;
 
+    fn pool(max_waiting: usize) -> Pool {
+        Pool::new(&Config { instances: 16, max_waiting, ..Config::default() }).unwrap()
+    }
+
     #[tokio::test]
     async fn calls_from_outside_never_take_the_instances_of_calls_made_by_calls() {
-        let pool = Pool::new(&Config { instances: 16, max_waiting: 1, ..Config::default() }).unwrap();
+        let pool = pool(1);
         let soon = || Instant::now() + Duration::from_millis(20);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(pool.admit(false, soon()).await.unwrap());
+            held.push(pool.admit(Lane::Host, false, soon()).await.unwrap());
         }
-        assert!(pool.admit(false, soon()).await.is_err());
+        assert!(pool.admit(Lane::Host, false, soon()).await.is_err());
         for _ in 0..12 {
-            held.push(pool.admit(true, soon()).await.unwrap());
+            held.push(pool.admit(Lane::Host, true, soon()).await.unwrap());
         }
-        assert!(pool.admit(true, soon()).await.is_err());
+        assert!(pool.admit(Lane::Host, true, soon()).await.is_err());
         held.clear();
-        assert!(pool.admit(false, soon()).await.is_ok());
+        assert!(pool.admit(Lane::Host, false, soon()).await.is_ok());
     }
 
     #[tokio::test]
     async fn only_so_many_wait_and_a_caller_that_gives_up_makes_room() {
-        let pool = Pool::new(&Config { instances: 16, max_waiting: 1, ..Config::default() }).unwrap();
+        let pool = pool(1);
         let far = Instant::now() + Duration::from_secs(60);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(pool.admit(false, far).await.unwrap());
+            held.push(pool.admit(Lane::Host, false, far).await.unwrap());
         }
-        let mut first = Box::pin(pool.admit(false, far));
-        assert!(futures_poll(&mut first).is_none());
-        assert!(pool.admit(false, far).await.is_err());
+        let mut first = Box::pin(pool.admit(Lane::Host, false, far));
+        assert!(poll(&mut first).is_none());
+        assert!(pool.admit(Lane::Host, false, far).await.is_err());
         drop(first);
+        assert_eq!(pool.waiting(), 0);
         held.pop();
-        assert!(pool.admit(false, far).await.is_ok());
+        assert!(pool.admit(Lane::Host, false, far).await.is_ok());
     }
 
-    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    #[tokio::test]
+    async fn a_turn_that_comes_while_its_caller_gives_up_goes_to_the_next() {
+        let pool = pool(8);
+        let far = Instant::now() + Duration::from_secs(60);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(pool.admit(Lane::Host, false, far).await.unwrap());
+        }
+        let mut first = Box::pin(pool.admit(Lane::Host, false, far));
+        let mut second = Box::pin(pool.admit(Lane::Host, false, far));
+        assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+        // The slot is given to the first, who goes away without having looked.
+        held.pop();
+        drop(first);
+        assert!(poll(&mut second).is_some_and(|permit| permit.is_ok()));
+    }
+
+    fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match std::pin::Pin::new(future).poll(&mut context) {
             std::task::Poll::Ready(value) => Some(value),

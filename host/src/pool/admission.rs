@@ -1,0 +1,110 @@
+//! Who gets an instance: fair shares in front of the allocator.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use astrid_capsule::PrincipalId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Overloaded;
+use crate::sched::{Arrived, Bounds, Shares, Ticket};
+
+/// Whose share a call counts against.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Lane {
+    Principal(PrincipalId),
+    /// A client who has not said who they are.
+    Address(IpAddr),
+    /// The host's own doing.
+    Host,
+}
+
+type Waiter = oneshot::Sender<()>;
+
+/// One set of slots.
+pub(super) struct Gate {
+    shares: Mutex<Shares<Lane, Waiter>>,
+}
+
+impl Gate {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { shares: Mutex::new(Shares::new(bounds)) }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.shares.lock().expect("no panic under this lock").waiting()
+    }
+
+    pub(super) async fn admit(&self, lane: Lane, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
+        let (waiter, turn) = oneshot::channel();
+        let arrived = self.shares.lock().expect("no panic under this lock").arrive(&lane, waiter);
+        let permit = Permit { gate: self, lane, fuel: 0 };
+        match arrived {
+            Arrived::Runs(_) => Ok(permit),
+            Arrived::Refused(_) => {
+                std::mem::forget(permit);
+                Err(Overloaded)
+            }
+            Arrived::Waits(ticket) => {
+                let mut waiting = Waiting { permit: Some(permit), ticket, turn };
+                match tokio::time::timeout_at(deadline, &mut waiting.turn).await {
+                    Ok(_) => Ok(waiting.permit.take().expect("taken once")),
+                    Err(_) => Err(Overloaded),
+                }
+            }
+        }
+    }
+
+    fn leave(&self, lane: &Lane, fuel: u64) {
+        let mut shares = self.shares.lock().expect("no panic under this lock");
+        let mut next = shares.leave(lane, fuel);
+        // Told under the lock: whoever gives up takes the lock first, so a turn is either taken back or received.
+        while let Some((lane, waiter)) = next {
+            if waiter.send(()).is_ok() {
+                return;
+            }
+            next = shares.leave(&lane, 0);
+        }
+    }
+}
+
+/// A slot, until it is dropped.
+pub struct Permit<'a> {
+    gate: &'a Gate,
+    lane: Lane,
+    fuel: u64,
+}
+
+impl Permit<'_> {
+    /// What the call used, which its lane pays for.
+    pub fn settle(&mut self, fuel: u64) {
+        self.fuel = fuel;
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.gate.leave(&self.lane, self.fuel);
+    }
+}
+
+/// A place in line. Dropped with its permit still inside, it gives up, also when its turn has come meanwhile.
+struct Waiting<'a> {
+    permit: Option<Permit<'a>>,
+    ticket: Ticket,
+    turn: oneshot::Receiver<()>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let mut shares = permit.gate.shares.lock().expect("no panic under this lock");
+        let waited = shares.cancel(&permit.lane, self.ticket);
+        drop(shares);
+        if waited {
+            // It never had a slot to leave.
+            std::mem::forget(permit);
+        }
+    }
+}
