@@ -69,7 +69,6 @@ impl Archive {
             return Err(format(format!("holds more than {MANIFEST} and {COMPONENT}")));
         }
         // To the end, so that gzip's checksum is compared and nothing hides behind the last file.
-        drop(entries);
         let rest = io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| format(e.to_string()))?;
         if rest > MAX_PADDING {
             return Err(format("goes on after its last file"));

@@ -176,6 +176,9 @@ pub mod grant {
     pub const REGISTRAR: &str = "authority:registrar";
     /// Import `astrid:sys/host`.
     pub const HOST: &str = "sys:host";
+    /// `bus:send:<topic>`, dots written as colons: send to topics that are not the capsule's own. Not written in `asks`:
+    /// every `[[publish]]` of such a topic asks for it ([`Manifest::asked`](super::Manifest::asked)).
+    pub const SEND: &str = "bus:send";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
@@ -204,6 +207,21 @@ impl Manifest {
         toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
     }
 
+    /// Everything that the operator must grant: `asks`, and sending to topics that are not the capsule's own. A topic is
+    /// its own when its first segment is the capsule's name.
+    pub fn asked(&self) -> Vec<Capability> {
+        let own = |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
+        let sends = self.publish.iter().map(|p| &p.topic).filter(|topic| !own(topic));
+        let mut asked = self.asks.clone();
+        for topic in sends {
+            // A pattern's segments are a capability's; only its length can exceed, which `check` has ruled out.
+            let send = Capability::parse(&format!("{}:{}", grant::SEND, topic.as_str().replace('.', ":")));
+            asked.extend(send.ok().filter(|send| !self.asks.contains(send)));
+        }
+        asked.dedup();
+        asked
+    }
+
     /// Whether the capsule may send to `topic`.
     pub fn may_send(&self, topic: &Topic) -> bool {
         self.publish.iter().any(|p| p.topic.matches(topic))
@@ -227,8 +245,16 @@ impl Manifest {
         if self.package.version.to_string().len() > 64 {
             return fail("package.version is longer than 64 bytes".into());
         }
+        for (n, sent) in self.publish.iter().enumerate() {
+            if sent.topic.as_str().len() + grant::SEND.len() + 1 > crate::capability::MAX_BYTES {
+                return fail(format!("publish[{n}]: the topic is too long to be granted"));
+            }
+        }
         for (n, binding) in self.subscribe.iter().enumerate() {
             let at = format!("subscribe[{n}] ({})", binding.topic);
+            if self.subscribe[..n].iter().any(|other| other.topic == binding.topic) {
+                return fail(format!("{at}: the topic is bound twice"));
+            }
             if binding.handler.is_empty() || binding.handler.len() > 64 {
                 return fail(format!("{at}: handler must have 1 to 64 bytes"));
             }
@@ -255,11 +281,13 @@ impl Manifest {
         }
         for asked in &self.asks {
             let text = asked.as_str();
-            let keys = asked.segments().collect::<Vec<_>>();
-            let purpose = keys.len() == 2 && keys[0] == grant::KEYS && keys[1] != "*";
+            let purpose = text.strip_prefix(grant::KEYS).and_then(|rest| rest.strip_prefix(':')).is_some_and(|purpose| {
+                (1..=64).contains(&purpose.len())
+                    && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            });
             if !grant::FIXED.contains(&text) && !purpose {
                 return fail(format!(
-                    "asks `{}`, which no host offers; there are {} and keys:<purpose>",
+                    "asks `{}`, which no host offers; there are {} and keys:<purpose> (1 to 64 of a-z 0-9 -)",
                     shown(text),
                     grant::FIXED.join(", ")
                 ));
@@ -389,6 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn sending_to_what_is_not_ones_own_is_asked_of_the_operator() {
+        let asked = |publish: &str| {
+            let text = WHOLE.replacen("audit.v1.*", publish, 1);
+            let asked = Manifest::parse(&text).unwrap().asked();
+            asked.iter().skip(2).map(|c| c.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(asked("audit.v1.*"), ["bus:send:audit:v1:*"]);
+        assert_eq!(asked("*"), ["bus:send:*"]);
+        assert_eq!(asked("notes"), ["bus:send:notes"]);
+        assert!(asked("notes.v1.changed").is_empty());
+        assert!(asked("notes.*").is_empty());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let with = |from: &str, to: &str| {
             assert!(WHOLE.contains(from), "{from}");
@@ -405,6 +447,8 @@ mod tests {
             ("public = true", "public = true\nrequires = [\"a\"]", "holds nothing"),
             ("\"keys:session\"", "\"keys:*\"", "no host offers"),
             ("\"keys:session\"", "\"root\"", "no host offers"),
+            ("\"keys:session\"", "\"keys:Session\"", "no host offers"),
+            ("topic = \"notes.v1.hello\"", "topic = \"notes.v1.add\"", "bound twice"),
             ("\"/notes\"", "\"/notes/\"", "http.mounts"),
             ("\"/notes\"", "\"/../x\"", "http.mounts"),
             ("\"http:mount\", ", "", "needs asks"),

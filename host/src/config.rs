@@ -1,4 +1,4 @@
-//! The configuration: one struct composed of each room's own. Rooms never read the environment.
+//! The configuration: one struct composed of each room's own, which never read the environment.
 //!
 //! Precedence: `--set room.key=value` (and the flags that stand for one), then `etc/config.toml`, then the environment
 //! (`ASTRID_<ROOM>_<KEY>`), then the default. Unknown rooms and keys are refused; every value is checked against its
@@ -39,9 +39,10 @@ impl Config {
         }
         match std::fs::read_to_string(file) {
             Ok(text) => {
-                let read: Table = text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+                let read: Table = text.parse().map_err(tidy).with_context(|| format!("{} is not TOML", file.display()))?;
                 // Alone first, so that an error names the file and not the mixture.
                 Config::deserialize(read.clone())
+                    .map_err(tidy)
                     .with_context(|| format!("{} has a key or value that can't be taken", file.display()))?;
                 for (room, keys) in read {
                     for (key, value) in keys.as_table().cloned().unwrap_or_default() {
@@ -59,7 +60,7 @@ impl Config {
             };
             put(&mut table, room.trim(), key.trim(), parse_value(value.trim()));
         }
-        let config = Config::deserialize(table).map_err(|e| anyhow::anyhow!("configuration: {e}"))?;
+        let config = Config::deserialize(table).map_err(|e| anyhow::anyhow!("configuration: {}", tidy(e)))?;
         config.check().map_err(|e| anyhow::anyhow!("configuration: {e}"))?;
         Ok(config)
     }
@@ -71,6 +72,11 @@ impl Config {
         self.pool.check()?;
         self.store.check()
     }
+}
+
+/// TOML's errors end in a line break.
+fn tidy(error: toml::de::Error) -> anyhow::Error {
+    anyhow::Error::msg(error.to_string().trim_end().to_owned())
 }
 
 fn put(table: &mut Table, room: &str, key: &str, value: Value) {

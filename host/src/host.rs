@@ -153,12 +153,13 @@ async fn serve(host: Arc<Host>, distro: PathBuf) -> anyhow::Result<()> {
 
     server.await.context("the listener died")?;
     let drained = tokio::time::timeout(shutdown::DRAIN, async {
-        while host.connections.count() > 0 {
+        while host.connections.count() > 0 || host.bus.pending() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
     if drained.await.is_err() {
-        tracing::warn!(open = host.connections.count(), "connections were still open at the end of the drain");
+        let (open, lost) = (host.connections.count(), host.bus.pending());
+        tracing::warn!(open, lost, "connections or publications were left at the end of the drain");
     }
     let _ = std::fs::remove_file(host.home.socket());
     let _ = std::fs::remove_file(host.home.state_file());

@@ -27,7 +27,7 @@
 //! - A store (in wasmtime's sense) is used for two calls, or the caller of a call changes.
 //! - A payload says who is calling: only the host stamps principal and sender.
 //! - Something is granted by a manifest: it asks, the operator grants.
-//! - A room reads the environment or another room's configuration.
+//! - A room other than `home` and `cli` reads the environment, or any reads another's configuration.
 //! - The host looks into a payload, or knows what an invite, a role, a route or a tool is.
 //! - A loss, a refusal or a fallback is silent.
 

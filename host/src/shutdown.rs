@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::Notify;
 
@@ -57,9 +57,14 @@ impl Shutdown {
 
 /// Listens for signals on a thread of its own.
 pub fn watch_signals(shutdown: std::sync::Arc<Shutdown>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                // A daemon outlives the terminal that started it.
+                tracing::info!("SIGHUP: nothing to reload");
+                continue;
+            }
             if shutdown.has_begun() {
                 tracing::error!("second signal; ending where we stand");
                 std::process::exit(EXIT_HARD);

@@ -124,11 +124,17 @@ impl Home {
     /// As [`Self::start_with`], for a daemon that may end instead.
     #[track_caller]
     pub fn try_start(&self, arguments: &[&str]) -> Result<Daemon, Ended> {
+        self.try_start_at("127.0.0.1:0", arguments)
+    }
+
+    /// As [`Self::try_start`], on this address.
+    #[track_caller]
+    pub fn try_start_at(&self, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         // A file, because nobody reads a pipe while a test is busy.
         let stderr = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
         let mut command = program("astrid-daemon");
-        command.arg("--home").arg(self.path()).args(["--listen", "127.0.0.1:0"]).args(arguments);
+        command.arg("--home").arg(self.path()).args(["--listen", address]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a new file"));
         let mut child = command.spawn().expect("a program that was built");
         let stdout = lines(child.stdout.take().expect("it is piped"));

@@ -1,1 +1,215 @@
-//! x
+//! Killed, stopped, started twice, and started on what can't be trusted.
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use astrid_capsule::Pattern;
+use astrid_tests::daemon::{Daemon, Home};
+use astrid_tests::http::{Connection, Request};
+use astrid_tests::pack;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{assert_well, bus, fingerprint, install, join, key, public_hex, redemption, until};
+
+/// The fingerprints of all invites, page by page.
+async fn invites(daemon: &Daemon) -> HashSet<String> {
+    let mut found = HashSet::new();
+    let mut path = "/api/sys/invites".to_owned();
+    loop {
+        let page = daemon.unix(Request::get(&path)).await.expect(200);
+        let rows = page["invites"].as_array().unwrap();
+        found.extend(rows.iter().map(|row| row["token_fingerprint"].as_str().unwrap().to_owned()));
+        match page["next_after"].as_str() {
+            Some(after) => path = format!("/api/sys/invites?after={after}"),
+            None => return found,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed_while_it_writes() {
+    const ROUNDS: u8 = 3;
+    const ENOUGH: usize = 150;
+    let home = Home::new();
+    let mut daemon = home.start();
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    let tokens: Arc<Mutex<Vec<String>>> = Arc::default();
+    for round in 1..=ROUNDS {
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let mut writers = JoinSet::new();
+        for _ in 0..16 {
+            let mut connection = daemon.connect_unix().await;
+            let (tokens, acknowledged) = (tokens.clone(), acknowledged.clone());
+            writers.spawn(async move {
+                let issue = Request::post("/api/sys/invites", &json!({ "group": "agent", "max_uses": 1 }));
+                // Until the connection breaks: that is the kill.
+                while let Ok(response) = connection.send(issue.clone()).await {
+                    let issued = response.expect(200);
+                    tokens.lock().unwrap().push(issued["invite"]["token"].as_str().unwrap().to_owned());
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        while acknowledged.load(Ordering::Relaxed) < ENOUGH {
+            assert_eq!(writers.len(), 16, "no writer ends before the kill");
+            tokio::task::yield_now().await;
+        }
+        daemon.kill();
+        writers.join_all().await;
+
+        daemon = home.start();
+        let found = invites(&daemon).await;
+        let tokens = tokens.lock().unwrap().clone();
+        let lost: Vec<&String> = tokens.iter().filter(|token| !found.contains(&fingerprint(token))).collect();
+        assert!(lost.is_empty(), "round {round}: {} of {} are lost", lost.len(), tokens.len());
+        let me = daemon.tcp(Request::get("/api/auth/me").bearer(&ada.bearer)).await.expect(200);
+        assert_eq!(me["principal"], "ada", "a session survives");
+    }
+    // Not only listed: the first and the last of all can be used.
+    let tokens = tokens.lock().unwrap().clone();
+    for (number, token) in [(2, &tokens[0]), (3, &tokens[tokens.len() - 1])] {
+        daemon.tcp(redemption(token, &public_hex(&key(number)))).await.expect(200);
+        daemon.tcp(redemption(token, &public_hex(&key(number + 10)))).await.refusal(401, "unauthorized");
+    }
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let daemon = Daemon::start();
+    let pid = daemon.unix(Request::get("/api/sys/status")).await.expect(200)["pid"].to_string();
+    let refused = daemon.home().try_start(&[]).err().expect("it is refused");
+    let reason = refused.refusal(1);
+    let home = daemon.home().path().display().to_string();
+    assert!(reason.contains(&home) && reason.contains(&pid) && reason.contains("another daemon"), "{reason}");
+    assert_eq!(daemon.unix(Request::get("/api/sys/status")).await.expect(200)["pid"].to_string(), pid);
+
+    // Another home, but the first one's port.
+    let other = Home::new();
+    let address = daemon.address().to_string();
+    let refused = other.try_start_at(&address, &[]).err().expect("it is refused");
+    let reason = refused.refusal(1);
+    assert!(reason.contains("http.listen") && reason.contains(&address), "{reason}");
+    assert_well(&other.start()).await;
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
+    let home = Home::new();
+    let path = home.path();
+    let refused = |arguments: &[&str], names: &[&str]| {
+        let ended = home.try_start(arguments).err().expect("it is refused");
+        let reason = ended.refusal(1);
+        assert!(names.iter().all(|name| reason.contains(name)), "{names:?}: {reason}");
+    };
+
+    for (folder, mode) in [(path.clone(), 0o777), (path.join("distro"), 0o770)] {
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+        refused(&[], &[&folder.display().to_string(), "chmod 700"]);
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::remove_dir(path.join("run")).unwrap();
+    symlink(home.beside(), path.join("run")).unwrap();
+    refused(&[], &["/run", "symlink"]);
+    fs::remove_file(path.join("run")).unwrap();
+
+    for (set, names) in [
+        ("pool.instnaces=20", &["pool", "instnaces"][..]),
+        ("pol.instances=20", &["pol"]),
+        ("pool.instances=0", &["pool.instances"]),
+        ("pool.instances=many", &["instances"]),
+        ("pool", &["room.key=value"]),
+        ("log.level=loud", &["log.level", "loud"]),
+        ("bus.max-depth=200", &["bus.max-depth"]),
+    ] {
+        refused(&["--set", set], names);
+    }
+    let config = path.join("etc/config.toml");
+    for (text, names) in [
+        ("[pool\n", &["config.toml"][..]),
+        ("[pool]\ninstnaces = 1\n", &["config.toml", "instnaces"]),
+        ("[colour]\nred = 1\n", &["config.toml", "colour"]),
+        ("[http]\nlisten = \"nowhere\"\n", &["config.toml", "listen"]),
+    ] {
+        fs::write(&config, text).unwrap();
+        refused(&[], names);
+    }
+    fs::write(&config, "[pool]\ninstances = 64\n").unwrap();
+
+    // With all of that put right it starts, and has what was set.
+    let daemon = home.start();
+    let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
+    assert_eq!(health["pool"]["instances"], 64);
+    let store = path.join("store.redb");
+    assert_eq!(daemon.stop().code, Some(0));
+    let daemon = home.start_with(&["--set", "pool.instances=32"]);
+    assert_eq!(daemon.tcp(Request::get("/healthz")).await.expect(200)["pool"]["instances"], 32);
+    assert_eq!(daemon.stop().code, Some(0));
+
+    // A host key that others may read, and a store that is none: nothing is made anew in their place.
+    let key = path.join("keys/host.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    refused(&[], &["host.key", "0600"]);
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let secret = fs::read(&key).unwrap();
+    fs::write(&key, "nonsense").unwrap();
+    refused(&[], &["host.key"]);
+    fs::write(&key, secret).unwrap();
+    let bytes = fs::read(&store).unwrap();
+    fs::write(&store, vec![b'x'; 4096]).unwrap();
+    refused(&[], &["store.redb"]);
+    fs::write(&store, bytes).unwrap();
+    assert_well(&home.start()).await;
+}
+
+/// Signals while endless loops run, some of which end at their deadline before the drain does and some of which do not.
+async fn stop_while_busy(signal: Signal) {
+    let daemon = Daemon::start();
+    for (name, timeout_ms) in [("brief", 3_000), ("long", 600_000)] {
+        let looping = pack::repacked(daemon.home().beside(), name, "spin", |manifest| {
+            manifest.package.name = name.into();
+            manifest.limits.timeout_ms = timeout_ms;
+            for binding in &mut manifest.subscribe {
+                binding.topic = Pattern::parse(&format!("{name}.{}", binding.topic)).unwrap();
+            }
+        });
+        install(&daemon, &looping, &[]);
+    }
+    let mut busy = JoinSet::new();
+    for topic in ["long.spin.v1.compute", "long.spin.v1.call", "brief.spin.v1.compute", "brief.spin.v1.call"] {
+        let mut connection = daemon.connect_unix().await;
+        busy.spawn(async move { (topic, connection.send(bus(topic, &json!({}))).await) });
+    }
+    let mut idle: Connection = daemon.connect().await;
+    idle.send(Request::get("/healthz")).await.unwrap().expect(200);
+    // The four loops and the gateway's call above each.
+    let alive = |health: &Value| health["pool"]["in_use"].as_u64().unwrap() >= 8;
+    until(&daemon, Request::get("/healthz"), |health| alive(&health.json())).await;
+
+    let asked = Instant::now();
+    daemon.signal(signal);
+    let ended = tokio::task::spawn_blocking(move || daemon.wait()).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stdout.contains('\n'), "one line says that it is ready, and nothing else: {ended:?}");
+    for (topic, answer) in busy.join_all().await {
+        match answer {
+            // In flight at the signal and ended in time: answered.
+            Ok(response) if topic.starts_with("brief") => drop(response.refusal(504, "timeout")),
+            Err(_) if topic.starts_with("long") => {}
+            other => panic!("{topic}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_and_ctrl_c_end_a_busy_daemon_within_ten_seconds_and_answer_what_can_be_answered() {
+    tokio::join!(stop_while_busy(Signal::TERM), stop_while_busy(Signal::INT));
+}

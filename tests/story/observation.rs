@@ -1,1 +1,185 @@
-//! x
+//! Health, metrics, and files that somebody changed behind the host's back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use astrid_tests::daemon::{Daemon, Home};
+use astrid_tests::http::Request;
+use astrid_tests::pack;
+use serde_json::json;
+
+use crate::{assert_well, bus, install, install_guests, join, redemption};
+
+/// One sample of an exposition: the name with its labels as written, and the value.
+type Sample = (String, f64);
+
+/// The exposition, every line of it checked against Prometheus' text format.
+async fn metrics(daemon: &Daemon) -> Vec<Sample> {
+    let response = daemon.tcp(Request::get("/metrics")).await;
+    assert_eq!(response.status, 200);
+    assert!(response.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = String::from_utf8(response.body.to_vec()).unwrap();
+    assert!(text.ends_with('\n'));
+    text.lines().filter_map(|line| parse(line).unwrap_or_else(|why| panic!("{why}: {line}"))).collect()
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
+}
+
+/// The sample of a line, nothing for a comment, or what is wrong with it.
+fn parse(line: &str) -> Result<Option<Sample>, &'static str> {
+    if let Some(comment) = line.strip_prefix("# ") {
+        let mut words = comment.splitn(3, ' ');
+        let (keyword, name, rest) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        return match keyword {
+            Some("HELP") if is_name(name) && !rest.is_empty() => Ok(None),
+            Some("TYPE") if is_name(name) && ["counter", "gauge", "histogram", "summary"].contains(&rest) => Ok(None),
+            _ => Err("neither HELP nor TYPE"),
+        };
+    }
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let (series, value) = line.rsplit_once(' ').ok_or("no value")?;
+    let value = match value {
+        "+Inf" => f64::INFINITY,
+        value => value.parse().map_err(|_| "a value that is no number")?,
+    };
+    let name = match series.split_once('{') {
+        None => series,
+        Some((name, labels)) => {
+            let mut rest = labels.strip_suffix('}').ok_or("labels that do not end")?;
+            while !rest.is_empty() {
+                let (label, after) = rest.split_once("=\"").ok_or("a label without a value")?;
+                let (text, after) = after.split_once('"').ok_or("a label's value that does not end")?;
+                if !is_name(label) || text.contains(['\\', '\n']) {
+                    return Err("a label that nobody here would write");
+                }
+                rest = after.strip_prefix(',').unwrap_or(after);
+            }
+            name
+        }
+    };
+    if !is_name(name) || !name.starts_with("astrid_") {
+        return Err("a name that is not ours");
+    }
+    Ok(Some((series.to_owned(), value)))
+}
+
+/// The sum of a metric's series that have all of these labels.
+fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
+    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    let of = |series: &str| series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label));
+    samples.iter().filter(|(series, _)| of(series)).map(|(_, value)| value).sum()
+}
+
+#[tokio::test]
+async fn every_line_of_the_metrics_is_valid_and_what_happens_is_counted() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["echo", "trap", "counter"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let before = metrics(&daemon).await;
+    assert_eq!(sum(&before, "astrid_capsules", &[("state", "live")]), 6.0);
+    assert_eq!(sum(&before, "astrid_build_info", &[]), 1.0);
+
+    for _ in 0..10 {
+        daemon.tcp(bus("echo.v1.say", &json!(1)).bearer(&ada.bearer)).await.expect(200);
+        daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
+    }
+    for _ in 0..3 {
+        daemon.tcp(bus("trap.v1.panic", &json!(1)).bearer(&ada.bearer)).await.refusal(502, "unavailable");
+        daemon.tcp(bus("nobody.v1.home", &json!(1)).bearer(&ada.bearer)).await.refusal(404, "not_found");
+        daemon.tcp(redemption("rubbish", "rubbish")).await.refusal(400, "bad_request");
+    }
+    daemon.tcp(Request::post("/api/bus/publish/counter.v1.increment", &json!({ "key": "n" })).bearer(&ada.bearer)).await.expect(202);
+    let after = metrics(&daemon).await;
+    let grew = |name: &str, labels: &[(&str, &str)]| sum(&after, name, labels) - sum(&before, name, labels);
+    assert_eq!(grew("astrid_authentications_total", &[("outcome", "accepted")]), 1.0, "asked once");
+    assert_eq!(grew("astrid_authentications_total", &[("outcome", "remembered")]), 16.0);
+    assert_eq!(grew("astrid_authentications_total", &[("outcome", "rejected")]), 10.0);
+    assert_eq!(grew("astrid_bus_requests_total", &[("outcome", "ok")]), 10.0);
+    assert_eq!(grew("astrid_bus_requests_total", &[("outcome", "trapped")]), 3.0);
+    assert_eq!(grew("astrid_bus_requests_total", &[("outcome", "no-responder")]), 3.0);
+    assert_eq!(grew("astrid_bus_requests_total", &[("outcome", "refused")]), 3.0);
+    assert_eq!(grew("astrid_bus_published_total", &[]), 1.0);
+    assert_eq!(grew("astrid_bus_deliveries_total", &[]), 1.0);
+    assert_eq!(grew("astrid_invocations_total", &[("capsule", "echo"), ("outcome", "ok")]), 10.0);
+    assert_eq!(grew("astrid_invocations_total", &[("capsule", "trap"), ("outcome", "trapped")]), 3.0);
+    assert_eq!(grew("astrid_invocations_total", &[("capsule", "gateway"), ("outcome", "ok")]), 30.0);
+    assert_eq!(grew("astrid_invocation_seconds_count", &[("capsule", "echo")]), 10.0);
+    assert!(grew("astrid_fuel_total", &[("capsule", "echo")]) > 0.0);
+    assert_eq!(grew("astrid_http_requests_total", &[("status", "401")]), 10.0);
+    assert_eq!(grew("astrid_http_requests_total", &[("status", "502")]), 3.0);
+    assert!(sum(&after, "astrid_http_connections", &[]) >= 1.0);
+    let labels: Vec<&str> = after.iter().map(|(series, _)| series.as_str()).collect();
+    assert!(!labels.iter().any(|series| series.contains("ada") || series.contains("rubbish")), "{labels:?}");
+}
+
+/// The only file in a home's folder whose name begins like this.
+fn file(home: &Home, folder: &str, beginning: &str) -> PathBuf {
+    let entries = fs::read_dir(home.path().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(beginning);
+    let found: Vec<PathBuf> = entries.filter(named).collect();
+    assert_eq!(found.len(), 1, "{folder}/{beginning}: {found:?}");
+    found[0].clone()
+}
+
+/// Flips one bit in the middle.
+fn tamper(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn code_that_was_changed_on_disk_never_runs() {
+    let daemon = Daemon::start();
+    let home = daemon.home().clone();
+    let hash = |name: &str| install(&daemon, &pack::packed(name), &[])["hash"].as_str().unwrap().to_owned();
+    let (echo, counter) = (hash("echo"), hash("counter"));
+    assert_eq!(file(&home, "bin", &counter).file_name().unwrap().to_str().unwrap(), format!("{counter}.wasm"));
+    assert_eq!(daemon.stop().code, Some(0));
+
+    // Compiled code: dropped, said, and made again from the component.
+    let (mine, others) = (file(&home, "cache", &echo), file(&home, "cache", &counter));
+    tamper(&mine);
+    let daemon = home.start();
+    assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
+    assert!(daemon.stderr().contains(&*mine.to_string_lossy()), "{}", daemon.stderr());
+    let lines = daemon.unix(Request::get("/api/sys/logs?level=error")).await.expect(200);
+    assert!(lines.to_string().contains("was not written by this host"), "{lines}");
+    assert_well(&daemon).await;
+    assert_eq!(daemon.stop().code, Some(0));
+
+    // This host's own code for another component is no better.
+    fs::copy(&others, &mine).unwrap();
+    let daemon = home.start();
+    assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
+    assert!(daemon.stderr().contains("was not written by this host"), "{}", daemon.stderr());
+    assert_eq!(daemon.stop().code, Some(0));
+
+    // The component too: its capsule fails by name, the others serve.
+    fs::remove_file(file(&home, "cache", &counter)).unwrap();
+    tamper(&file(&home, "bin", &counter));
+    let daemon = home.start();
+    let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
+    assert_eq!(health["status"], "degraded");
+    assert_eq!(health["capsules"], json!({ "live": 4, "failed": ["counter"] }));
+    assert!(daemon.stderr().contains(&format!("{counter}.wasm")), "{}", daemon.stderr());
+    daemon.unix(bus("counter.v1.calls", &json!({}))).await.refusal(404, "not_found");
+    assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
+    let doctor = daemon.astrid(&["doctor"]);
+    assert!(doctor.code == Some(1) && doctor.stdout.contains("failed: counter"), "{doctor:?}");
+
+    // Installing it again is the way out.
+    install_guests(&daemon, &["counter"]);
+    assert_eq!(daemon.unix(bus("counter.v1.calls", &json!({}))).await.expect(200)["count"], 1);
+    assert_well(&daemon).await;
+    assert_eq!(daemon.stop().code, Some(0));
+    let daemon = home.start();
+    assert_eq!(daemon.unix(bus("counter.v1.calls", &json!({}))).await.expect(200)["count"], 1);
+    assert_well(&daemon).await;
+}

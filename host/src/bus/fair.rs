@@ -1,4 +1,4 @@
-//! The queue of one route: a FIFO for each principal, drained by deficit round robin under a byte budget.
+//! The queue of one capsule: a FIFO for each principal, drained by deficit round robin under a byte budget.
 //!
 //! Pure: no lock, no clock, no sockets. Each principal's turn adds a quantum of bytes to its credit; it may send while
 //! its credit lasts, so one that sends much cannot delay one that sends little (Shreedhar and Varghese, "Efficient
@@ -50,6 +50,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Items that wait.
+    pub fn len(&self) -> usize {
+        self.lanes.values().map(|lane| lane.items.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
     }
 
     /// Principals with items that wait.

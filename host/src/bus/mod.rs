@@ -1,17 +1,17 @@
 //! The message bus: publish and request over routes.
 //!
 //! Owns delivery: which binding a message reaches, whether its principal may reach it, in what order, and what a
-//! sender is told. A route is a pattern tied to one handler of one generation of a capsule, with a fair queue of its
-//! own ([`fair`]); requests go straight to their handler and are bounded by the pool's admission.
+//! sender is told. A route is a pattern tied to one handler of one generation of a capsule. Publications wait in their
+//! generation's fair queue ([`fair`]); requests go straight to their handler and are bounded by the pool's admission.
 //!
-//! Bounded by: payload size, nesting depth, each route's byte budget and concurrency.
+//! Bounded by: payload size, nesting depth, each queue's byte budget and concurrency.
 //! Refuses to know: what is in a payload, wasm, HTTP, the store, who should hold what.
 
 pub mod fair;
 pub mod routes;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use astrid_capsule::manifest::Subscribe;
-use astrid_capsule::{Pattern, PrincipalId, Topic};
+use astrid_capsule::{PrincipalId, Topic};
 
 use crate::Boxed;
 use crate::authority::Authority;
@@ -34,7 +34,7 @@ pub struct Config {
     pub max_payload_bytes: usize,
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
-    /// What may wait in one route's queue, in bytes (at least `max-payload-bytes`).
+    /// What may wait in one capsule's queue, in bytes (at least `max-payload-bytes`).
     pub queue_bytes: usize,
 }
 
@@ -130,49 +130,62 @@ pub trait Responder: Send + Sync {
     fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>>;
 }
 
-/// A binding of a live generation, with its queue.
+/// A binding of a live generation.
 pub struct Route {
     binding: Subscribe,
     handler: Arc<str>,
+    inbox: Arc<Inbox>,
+}
+
+/// Where publications for one generation of a capsule wait, whatever binding they came by: so their order holds per
+/// capsule and principal.
+pub struct Inbox {
     responder: Arc<dyn Responder>,
     queue: Mutex<Queue>,
 }
 
 struct Queue {
-    fair: FairQueue<PrincipalId, Message>,
+    fair: FairQueue<PrincipalId, (Arc<str>, Message)>,
     workers: usize,
 }
 
-/// Publications that one route has in flight, each for another principal.
-const ROUTE_WORKERS: usize = 16;
+/// Publications that one generation has in flight, each for another principal.
+const INBOX_WORKERS: usize = 16;
 
 impl Route {
-    pub fn new(binding: Subscribe, responder: Arc<dyn Responder>, config: &Config) -> Arc<Self> {
+    pub fn new(binding: Subscribe, inbox: Arc<Inbox>) -> Arc<Self> {
+        Arc::new(Self { handler: binding.handler.as_str().into(), binding, inbox })
+    }
+}
+
+impl Inbox {
+    pub fn new(responder: Arc<dyn Responder>, config: &Config) -> Arc<Self> {
         let fair = FairQueue::new(config.queue_bytes);
-        let handler = binding.handler.as_str().into();
-        Arc::new(Self { binding, handler, responder, queue: Mutex::new(Queue { fair, workers: 0 }) })
+        Arc::new(Self { responder, queue: Mutex::new(Queue { fair, workers: 0 }) })
     }
 
-    pub fn pattern(&self) -> &Pattern {
-        &self.binding.topic
+    /// Publications that wait or are being handled.
+    fn pending(&self) -> usize {
+        let queue = self.queue.lock().expect("no panic under this lock");
+        queue.fair.len() + queue.workers
     }
 
     /// Queues a publication and sees to it that somebody works on it. False: there was no room for it.
-    fn enqueue(self: &Arc<Self>, message: Message) -> bool {
+    fn enqueue(self: &Arc<Self>, handler: Arc<str>, message: Message) -> bool {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         let size = message.payload.len() + message.topic.as_str().len() + 128;
-        match queue.fair.push(message.principal.clone(), size, message) {
+        match queue.fair.push(message.principal.clone(), size, (handler, message)) {
             Pushed::Queued => {}
             Pushed::Evicted(lost) => {
                 metrics::counter!("astrid_bus_lost_messages_total").increment(lost.len() as u64);
                 tracing::warn!(
-                    topic = %self.binding.topic, lost = lost.len(), principal = %lost[0].principal,
+                    topic = %lost[0].1.topic, lost = lost.len(), principal = %lost[0].1.principal,
                     "queue over budget: newest publications of the heaviest principal dropped"
                 );
             }
             Pushed::Refused(_) => return false,
         }
-        if queue.workers < ROUTE_WORKERS {
+        if queue.workers < INBOX_WORKERS {
             queue.workers += 1;
             tokio::spawn(self.clone().work());
         }
@@ -189,9 +202,9 @@ impl Route {
                 }
                 next
             };
-            let Some((principal, message)) = next else { return };
+            let Some((principal, (handler, message))) = next else { return };
             let topic = message.topic.clone();
-            if let Err(failure) = self.responder.clone().call(self.handler.clone(), message).await {
+            if let Err(failure) = self.responder.clone().call(handler, message).await {
                 tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
             }
             self.queue.lock().expect("no panic under this lock").fair.release(&principal);
@@ -223,12 +236,14 @@ pub struct Bus {
     config: Config,
     authority: Arc<Authority>,
     routes: RwLock<Arc<Index<Arc<Route>>>>,
+    inboxes: Mutex<Vec<Weak<Inbox>>>,
     ids: AtomicU64,
 }
 
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
-        Self { config, authority, routes: RwLock::new(Arc::new(Index::new([]))), ids: AtomicU64::new(1) }
+        let routes = RwLock::new(Arc::new(Index::new([])));
+        Self { config, authority, routes, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1) }
     }
 
     pub fn config(&self) -> &Config {
@@ -237,8 +252,25 @@ impl Bus {
 
     /// Replaces all routes at once. Calls and queues of routes that are gone run to their end.
     pub fn set_routes(&self, routes: impl IntoIterator<Item = Arc<Route>>) {
+        let routes: Vec<Arc<Route>> = routes.into_iter().collect();
+        let mut inboxes = self.inboxes.lock().expect("no panic under this lock");
+        // Those of earlier generations stay as long as something works on them.
+        inboxes.retain(|inbox| inbox.strong_count() > 0);
+        for route in &routes {
+            let inbox = Arc::downgrade(&route.inbox);
+            if !inboxes.iter().any(|known| known.ptr_eq(&inbox)) {
+                inboxes.push(inbox);
+            }
+        }
+        drop(inboxes);
         let index = Index::new(routes.into_iter().map(|r| (r.binding.topic.clone(), r)));
         *self.routes.write().expect("no panic under this lock") = Arc::new(index);
+    }
+
+    /// Publications of live generations that wait or are being handled.
+    pub fn pending(&self) -> usize {
+        let inboxes = self.inboxes.lock().expect("no panic under this lock");
+        inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.pending()).sum()
     }
 
     fn routes(&self) -> Arc<Index<Arc<Route>>> {
@@ -265,7 +297,7 @@ impl Bus {
         let route = routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
         drop(routes);
         self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
-        let answer = route.responder.clone().call(route.handler.clone(), message).await?;
+        let answer = route.inbox.responder.clone().call(route.handler.clone(), message).await?;
         if answer.len() > self.config.max_payload_bytes {
             return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
         }
@@ -281,7 +313,7 @@ impl Bus {
         for route in routes.matches(&message.topic) {
             let admitted =
                 self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).is_ok();
-            if admitted && route.enqueue(message.clone()) {
+            if admitted && route.inbox.enqueue(route.handler.clone(), message.clone()) {
                 taken += 1;
             }
         }
@@ -324,7 +356,7 @@ impl Bus {
 mod tests {
     use super::*;
     use crate::authority::{Change, Standing};
-    use astrid_capsule::Capability;
+    use astrid_capsule::{Capability, Pattern};
     use tokio::sync::mpsc;
 
     /// Answers with what it was called with, and tells the test.
@@ -374,7 +406,8 @@ mod tests {
         let (tx, rx) = mpsc::unbounded_channel();
         let responder = Arc::new(Recorder(tx));
         let bus = Bus::new(Config::default(), authority);
-        let routes: Vec<_> = bindings.into_iter().map(|b| Route::new(b, responder.clone(), bus.config())).collect();
+        let inbox = Inbox::new(responder, bus.config());
+        let routes: Vec<_> = bindings.into_iter().map(|b| Route::new(b, inbox.clone())).collect();
         bus.set_routes(routes);
         (bus, rx)
     }

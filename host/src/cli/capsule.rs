@@ -87,7 +87,7 @@ async fn install(context: &mut Context<'_>, path: &Path, mut grants: Vec<Capabil
     grants.extend(missing.iter().cloned());
     let names: Vec<&str> = missing.iter().map(Capability::as_str).collect();
     if context.console.can_ask() {
-        let question = format!("{source} asks for {} and holds none of it yet. Grant and install?", names.join(", "));
+        let question = format!("{source} asks for {}. Grant and install?", names.join(", "));
         if context.console.ask(&text::shown(&question)) {
             let answer = send(context, source, &grants).await?;
             return finish(context, &answer);
@@ -116,7 +116,7 @@ fn ungranted(path: &Path, grants: &[Capability], failure: &Failure) -> Vec<Capab
     if failure.code != "forbidden" {
         return Vec::new();
     }
-    let asks = File::open(path).ok().and_then(|file| Archive::read(file).ok()).map(|archive| archive.manifest.asks);
+    let asks = File::open(path).ok().and_then(|file| Archive::read(file).ok()).map(|archive| archive.manifest.asked());
     let mut missing = asks.unwrap_or_default();
     missing.retain(|ask| !grants.iter().any(|grant| grant.covers(ask)));
     if missing.iter().any(|ask| failure.reason.contains(ask.as_str())) { missing } else { Vec::new() }

@@ -28,6 +28,8 @@ use crate::host::Host;
 const MAX_HEADERS: usize = 100;
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Connections to the Unix socket at once.
+const UNIX_CONNECTIONS: usize = 256;
 
 /// Bound sockets, before anything is served.
 pub struct Listeners {
@@ -55,10 +57,12 @@ pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
 
 /// Serves both listeners until the host's shutdown begins; connections end after the request that they are in.
 pub async fn serve(host: Arc<Host>, listeners: Listeners) {
-    let room = Arc::new(Semaphore::new(host.config.http.max_connections));
+    let tcp_room = Arc::new(Semaphore::new(host.config.http.max_connections));
+    // Whatever TCP clients do, the operator gets in.
+    let unix_room = Arc::new(Semaphore::new(UNIX_CONNECTIONS));
     let tcp = async {
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let Ok(permit) = tcp_room.clone().acquire_owned().await else { return };
             match listeners.tcp.accept().await {
                 Ok((stream, peer)) => {
                     // Small answers must not wait for the client's delayed acknowledgement.
@@ -72,7 +76,7 @@ pub async fn serve(host: Arc<Host>, listeners: Listeners) {
     };
     let unix = async {
         loop {
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let Ok(permit) = unix_room.clone().acquire_owned().await else { return };
             match listeners.unix.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
                     Ok(peer) => {
@@ -148,6 +152,11 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     let path = request.uri().path();
     if !path.starts_with('/') {
         return own::failure(StatusCode::BAD_REQUEST, "bad_request", "the request target must be a path");
+    }
+    let head_bytes: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+    if head_bytes + path.len() > MAX_HEAD_BYTES {
+        let reason = format!("path and headers may have {MAX_HEAD_BYTES} bytes");
+        return own::failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "bad_request", &reason);
     }
     let Some(mount) = host.mounts.find(path) else {
         return own::failure(StatusCode::NOT_FOUND, "not_found", "nothing is mounted at this path");

@@ -39,7 +39,7 @@ pub struct Config {
     pub header_timeout_secs: u64,
     /// Time for a request's body, in seconds (1 to 3600).
     pub body_timeout_secs: u64,
-    /// Connections at once (1 to 100,000); the next ones wait in the kernel's backlog.
+    /// TCP connections at once (1 to 100,000); the next ones wait in the kernel's backlog.
     pub max_connections: usize,
 }
 

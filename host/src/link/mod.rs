@@ -11,6 +11,7 @@ pub mod bus;
 pub mod exports;
 pub mod http;
 mod keys;
+mod output;
 pub mod store;
 mod sys;
 
@@ -27,6 +28,8 @@ use crate::host::Host;
 use crate::http::Connection;
 use crate::loader::Generation;
 use crate::pool::Concurrency;
+use output::Output;
+
 use crate::meter::{Bounds, Limiter, MAX_HANDLES};
 
 /// One call: what its store holds.
@@ -39,7 +42,7 @@ pub struct Call {
     connection: Option<Arc<Connection>>,
     limiter: Limiter,
     table: ResourceTable,
-    wasi: Option<WasiCtx>,
+    wasi: Option<(WasiCtx, Output)>,
     wasi_http: WasiHttpCtx,
     no_egress: NoEgress,
 }
@@ -70,13 +73,22 @@ impl Call {
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
     }
+
+    /// What the guest has written to its standard streams.
+    pub fn output(&self) -> Option<String> {
+        self.wasi.as_ref().and_then(|(_, output)| output.text())
+    }
 }
 
 impl WasiView for Call {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Clocks and randomness; no arguments, environment, files, sockets or standard streams. Built on first use:
-        // most calls never ask.
-        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().build());
+        // Clocks and randomness; no arguments, environment, files or sockets, and output goes to the log. Built on
+        // first use: most calls never ask.
+        let (ctx, _) = self.wasi.get_or_insert_with(|| {
+            let output = Output::default();
+            let ctx = WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).build();
+            (ctx, output)
+        });
         WasiCtxView { ctx, table: &mut self.table }
     }
 }

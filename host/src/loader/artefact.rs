@@ -31,7 +31,17 @@ pub(super) fn load(host: &Host, hash: &str, concurrency: Concurrency) -> anyhow:
     if blake3::hash(&wasm).to_hex().as_str() != hash {
         bail!("{} is not what its name says: it was changed after it was installed", path.display());
     }
-    compile(host, hash, &wasm, concurrency)
+    compile_anew(host, &engine, hash, &wasm)
+}
+
+/// Puts the component where [`load`] finds it, also over a file that is not what its name says.
+pub(super) fn keep(host: &Host, hash: &str, wasm: &[u8]) -> anyhow::Result<()> {
+    let path = host.home.bin().join(format!("{hash}.wasm"));
+    let there = File::open(&path).and_then(|file| crate::files::read_capped(file, MAX_COMPONENT_BYTES));
+    if there.is_ok_and(|bytes| bytes == wasm) {
+        return Ok(());
+    }
+    crate::files::write(&path, wasm, 0o600).with_context(|| format!("writing {}", path.display()))
 }
 
 /// From the cache, else compiled from `wasm`, and cached. About 1 ms of CPU for each KiB.
@@ -45,13 +55,17 @@ pub(super) fn compile(
     if let Some(component) = cached(host, &engine, hash) {
         return Ok(component);
     }
-    let component = Component::new(&engine, wasm)
+    compile_anew(host, &engine, hash, wasm)
+}
+
+fn compile_anew(host: &Host, engine: &Engine, hash: &str, wasm: &[u8]) -> anyhow::Result<Component> {
+    let component = Component::new(engine, wasm)
         .map_err(anyhow::Error::from)
         .context("the component can't be compiled")?;
     let code = component.serialize().map_err(anyhow::Error::from).context("compiled code can't be kept")?;
-    let mut bytes = mac(host, &engine, hash, &code).as_bytes().to_vec();
+    let mut bytes = mac(host, engine, hash, &code).as_bytes().to_vec();
     bytes.extend_from_slice(&code);
-    if let Err(error) = crate::files::write(&path(host, &engine, hash), &bytes, 0o600) {
+    if let Err(error) = crate::files::write(&path(host, engine, hash), &bytes, 0o600) {
         tracing::warn!("compiled code was not cached and will be compiled again: {error}");
     }
     Ok(component)

@@ -155,11 +155,11 @@ impl Generation {
         room.settle(fuel);
         self.figures.fuel.increment(fuel);
         self.figures.seconds.record(started.elapsed());
+        if let Some(text) = store.data().output() {
+            tracing::warn!(capsule = &*self.id, "it wrote: {text}");
+        }
         match outcome {
-            Ok(Ok(answer)) => {
-                self.figures.ok.increment(1);
-                Ok(answer)
-            }
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.figures.trapped.increment(1);
                 let why = self.explain(&mut store, &error);
@@ -181,7 +181,10 @@ impl Generation {
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", self.bounds.fuel),
             Some(trap) => format!("trap: {trap}"),
-            None => format!("{error:#}"),
+            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
+                None => error.root_cause().to_string(),
+            },
         }
     }
 }
@@ -208,7 +211,10 @@ impl Responder for Generation {
                 })
             });
             match outcome.await? {
-                Ok(answer) => Ok(answer.into()),
+                Ok(answer) => {
+                    self.figures.ok.increment(1);
+                    Ok(answer.into())
+                }
                 Err(refusal) => {
                     self.figures.refused.increment(1);
                     Err(Failure::Refused(refusal.into()))
@@ -236,7 +242,10 @@ impl Authenticator for Generation {
                 })
             });
             let identified = match outcome.await {
-                Ok(answer) => answer.ok_or(Rejection::Rejected)?,
+                Ok(answer) => {
+                    self.figures.ok.increment(1);
+                    answer.ok_or(Rejection::Rejected)?
+                }
                 Err(Failure::Overloaded { .. }) => return Err(Rejection::Overloaded),
                 Err(_) => return Err(Rejection::Unavailable),
             };
@@ -264,7 +273,9 @@ impl Mounted for Generation {
                         instance.astrid_http_handler().call_handle(store, &request).await
                     })
                 });
-                return link::http::from_wit(outcome.await?);
+                let answer = outcome.await?;
+                self.figures.ok.increment(1);
+                return link::http::from_wit(answer);
             }
             self.serve_wasi(sender, exchange).await
         })
@@ -288,6 +299,7 @@ impl Generation {
                 })
             })
             .await
+            .inspect(|()| this.figures.ok.increment(1))
         });
         match answered.await {
             Ok(outcome) => link::http::from_wasi(outcome),

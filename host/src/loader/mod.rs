@@ -21,14 +21,14 @@ use astrid_capsule::manifest::{Manifest, grant};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
-use crate::bus::Route;
+use crate::bus::{Inbox, Route};
 use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
 pub use generation::Generation;
 
 /// What the store remembers of an installed capsule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Record {
     version: String,
     /// BLAKE3 of the component, hex.
@@ -117,6 +117,7 @@ impl Loader {
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.installing.lock().await;
+        let mut absent = Vec::new();
         for (name, archive_hash, archive, grants) in self.unapplied(host, distro)? {
             let done = match archive {
                 Ok(archive) => self.put(host, archive, &grants, Some((&name, &archive_hash))).await,
@@ -124,7 +125,10 @@ impl Loader {
             };
             match done {
                 Ok(done) => tracing::info!(id = done.id, version = done.version, "installed from the distribution"),
-                Err(error) => tracing::error!(id = name, "not installed from the distribution: {error}"),
+                Err(error) => {
+                    tracing::error!(id = name, "not installed from the distribution: {error}");
+                    absent.push(name);
+                }
             }
         }
         for (id, record) in self.records(host)? {
@@ -139,6 +143,12 @@ impl Loader {
                 }
             };
             self.flip(host, id, record, state);
+        }
+        // What the distribution promised and could not bring, and no earlier version stands in for, is not hidden.
+        for name in absent {
+            if !self.capsules.read().expect("no panic under this lock").contains_key(&name) {
+                self.flip(host, name, Record::default(), State::Failed);
+            }
         }
         Ok(())
     }
@@ -182,6 +192,7 @@ impl Loader {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
+        self.undeclared(&archive.manifest)?;
         self.conflicts(&archive.manifest)?;
         let record = Record {
             version: archive.manifest.package.version.to_string(),
@@ -198,10 +209,7 @@ impl Loader {
             tokio::task::spawn_blocking(move || {
                 let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
                 let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
-                let wasm = host.home.bin().join(format!("{hash}.wasm"));
-                if !wasm.exists() {
-                    crate::files::write(&wasm, &component, 0o600).with_context(|| format!("writing {hash}.wasm"))?;
-                }
+                artefact::keep(&host, &hash, &component)?;
                 anyhow::Ok(generation)
             })
             .await
@@ -264,26 +272,44 @@ impl Loader {
         before.map(|(record, _)| record.version)
     }
 
+    /// A capability that a binding requires exists when some installed manifest declares it.
+    fn undeclared(&self, manifest: &Manifest) -> Result<(), InstallError> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let others = capsules.values().filter_map(|(record, _)| Manifest::parse(&record.manifest).ok());
+        let mut declared: Vec<Capability> = others.flat_map(|m| m.capability).map(|c| c.id).collect();
+        declared.extend(manifest.capability.iter().map(|c| c.id.clone()));
+        for binding in &manifest.subscribe {
+            if let Some(unknown) = binding.requires.iter().find(|r| !declared.contains(r)) {
+                return Err(InstallError::Invalid(format!(
+                    "{}: the binding of {} requires `{unknown}`, which no installed manifest declares; add a [[capability]]",
+                    manifest.package.name, binding.topic
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// What another capsule has already and only one can have.
     fn conflicts(&self, manifest: &Manifest) -> Result<(), InstallError> {
         let id = &manifest.package.name;
         let capsules = self.capsules.read().expect("no panic under this lock");
-        for (other, (_, state)) in capsules.iter().filter(|(other, _)| *other != id) {
-            let State::Live { generation, .. } = state else { continue };
+        for (other, (record, _)) in capsules.iter().filter(|(other, _)| *other != id) {
+            // One that failed keeps what is its own: it may be live again after the next start.
+            let Ok(theirs) = Manifest::parse(&record.manifest) else { continue };
             for binding in &manifest.subscribe {
-                if generation.manifest.subscribe.iter().any(|b| b.topic == binding.topic) {
+                if theirs.subscribe.iter().any(|b| b.topic == binding.topic) {
                     let topic = &binding.topic;
                     return Err(InstallError::Conflict(format!("{id}: topic {topic} is bound by `{other}`")));
                 }
             }
-            let theirs = generation.manifest.http.iter().flat_map(|http| &http.mounts);
-            for mount in manifest.http.iter().flat_map(|http| &http.mounts) {
-                if theirs.clone().any(|m| m == mount) {
-                    return Err(InstallError::Conflict(format!("{id}: {mount} is mounted by `{other}`")));
-                }
+            let mut mounts = manifest.http.iter().flat_map(|http| &http.mounts);
+            let taken = |mount: &&String| theirs.http.iter().any(|http| http.mounts.contains(mount));
+            if let Some(mount) = mounts.find(taken) {
+                return Err(InstallError::Conflict(format!("{id}: {mount} is mounted by `{other}`")));
             }
             for exclusive in [grant::AUTHENTICATOR, grant::REGISTRAR] {
-                if generation.granted(exclusive) && manifest.asks.iter().any(|a| a.as_str() == exclusive) {
+                let asks = |m: &Manifest| m.asks.iter().any(|a| a.as_str() == exclusive);
+                if asks(&theirs) && asks(manifest) {
                     return Err(InstallError::Conflict(format!("{id}: `{other}` holds {exclusive}, and only one can")));
                 }
             }
@@ -345,8 +371,8 @@ impl Loader {
 }
 
 fn live(host: &Host, generation: Arc<Generation>) -> State {
-    let bindings = generation.manifest.subscribe.iter();
-    let routes = bindings.map(|b| Route::new(b.clone(), generation.clone() as _, host.bus.config())).collect();
+    let inbox = Inbox::new(generation.clone(), host.bus.config());
+    let routes = generation.manifest.subscribe.iter().map(|b| Route::new(b.clone(), inbox.clone())).collect();
     State::Live { generation, routes }
 }
 
@@ -366,11 +392,8 @@ fn granted(manifest: &Manifest, grants: &[String]) -> Result<Vec<Capability>, In
         .iter()
         .map(|g| Capability::parse(g).map_err(|error| InstallError::Invalid(format!("grant: {error}"))))
         .collect::<Result<_, _>>()?;
-    let missing: Vec<String> = manifest
-        .asks
-        .iter()
-        .filter(|asked| !given.iter().any(|g| g.covers(asked)))
-        .map(|asked| asked.as_str().to_owned())
-        .collect();
-    if missing.is_empty() { Ok(manifest.asks.clone()) } else { Err(InstallError::Ungranted(missing)) }
+    let asked = manifest.asked();
+    let missing = asked.iter().filter(|asked| !given.iter().any(|g| g.covers(asked)));
+    let missing: Vec<String> = missing.map(|asked| asked.as_str().to_owned()).collect();
+    if missing.is_empty() { Ok(asked) } else { Err(InstallError::Ungranted(missing)) }
 }

@@ -67,7 +67,7 @@ impl Setup {
         Ok(Self { scratch: scratch.with_context(|| format!("writing to {}", target.display()))?, target, age })
     }
 
-    /// The daemon of the same build.
+    /// The release build of the daemon.
     fn daemon(&self) -> PathBuf {
         self.target.join("release/astrid-daemon")
     }
@@ -122,6 +122,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let chosen: Vec<_> = BENCHES.iter().filter(|(name, _)| name.contains(wanted)).collect();
     let names = BENCHES.map(|(name, _)| name).join(", ");
     ensure!(!chosen.is_empty(), "no bench's name contains `{wanted}`; there are {names}");
+
+    ensure!(!cfg!(debug_assertions), "a debug build measures nothing of interest; run it with --release");
 
     let setup = Setup::new(arguments.age)?;
     let mut report = Report::default();
