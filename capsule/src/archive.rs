@@ -138,17 +138,15 @@ mod tests {
     fn only_the_two_plain_files_are_taken() {
         use tar::EntryType::{Link, Regular, Symlink};
         let toml = MANIFEST_TEXT.as_bytes();
-        let cases: [(&[(&str, tar::EntryType, &[u8])], &str); 7] = [
+        type Files<'a> = &'a [(&'a str, tar::EntryType, &'a [u8])];
+        let cases: [(Files<'_>, &str); 7] = [
             (&[("Capsule.toml", Regular, toml)], "component.wasm is missing"),
             (&[("Capsule.toml", Symlink, b"")], "plain file"),
             (&[("Capsule.toml", Regular, toml), ("component.wasm", Link, b"")], "plain file"),
             (&[("../Capsule.toml", Regular, toml)], "holds `../Capsule.toml`"),
             (&[("/Capsule.toml", Regular, toml)], "holds `/Capsule.toml`"),
             (&[("component.wasm", Regular, b"x"), ("Capsule.toml", Regular, toml)], "holds `component.wasm`"),
-            (
-                &[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"x"), ("c", Regular, b"x")],
-                "holds more",
-            ),
+            (&[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"x"), ("c", Regular, b"x")], "holds more"),
         ];
         for (files, want) in cases {
             let error = Archive::read(&tarball(files)[..]).unwrap_err().to_string();

@@ -210,7 +210,8 @@ impl Manifest {
     /// Everything that the operator must grant: `asks`, and sending to topics that are not the capsule's own. A topic is
     /// its own when its first segment is the capsule's name.
     pub fn asked(&self) -> Vec<Capability> {
-        let own = |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
+        let own =
+            |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
         let sends = self.publish.iter().map(|p| &p.topic).filter(|topic| !own(topic));
         let mut asked = self.asks.clone();
         for topic in sends {
@@ -281,10 +282,11 @@ impl Manifest {
         }
         for asked in &self.asks {
             let text = asked.as_str();
-            let purpose = text.strip_prefix(grant::KEYS).and_then(|rest| rest.strip_prefix(':')).is_some_and(|purpose| {
-                (1..=64).contains(&purpose.len())
-                    && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            });
+            let purpose =
+                text.strip_prefix(grant::KEYS).and_then(|rest| rest.strip_prefix(':')).is_some_and(|purpose| {
+                    (1..=64).contains(&purpose.len())
+                        && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                });
             if !grant::FIXED.contains(&text) && !purpose {
                 return fail(format!(
                     "asks `{}`, which no host offers; there are {} and keys:<purpose> (1 to 64 of a-z 0-9 -)",

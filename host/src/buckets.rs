@@ -80,12 +80,7 @@ impl Bucket {
     }
 
     /// What [`Store::commit`] has to do for a put (or, without a value, a delete), with what must hold before.
-    pub fn write(
-        &self,
-        key: &str,
-        value: Option<Vec<u8>>,
-        expected: Option<Option<u64>>,
-    ) -> Result<Commit, Error> {
+    pub fn write(&self, key: &str, value: Option<Vec<u8>>, expected: Option<Option<u64>>) -> Result<Commit, Error> {
         check_value(value.as_deref())?;
         let key = self.key(key)?;
         let expect = expected.map(|version| (key.clone(), version)).into_iter().collect();
@@ -114,9 +109,7 @@ impl Bucket {
         }
         let full = [&self.prefix, prefix.as_bytes()].concat();
         let after = after.map(|a| [&self.prefix, a.as_bytes()].concat());
-        let page = store
-            .scan(&full, after.as_deref(), limit as usize, MAX_PAGE)
-            .map_err(|_| Error::Unavailable)?;
+        let page = store.scan(&full, after.as_deref(), limit as usize, MAX_PAGE).map_err(|_| Error::Unavailable)?;
         let entries = page
             .entries
             .into_iter()
@@ -170,11 +163,8 @@ impl Transaction {
 
     /// What the store has to do, and the changes that are in force once it has.
     pub fn finish(self) -> (Commit, Vec<Change>) {
-        let commit = Commit {
-            expect: self.read.into_iter().collect(),
-            writes: self.written.into_iter().collect(),
-            then: None,
-        };
+        let commit =
+            Commit { expect: self.read.into_iter().collect(), writes: self.written.into_iter().collect(), then: None };
         (commit, self.changes)
     }
 

@@ -39,7 +39,8 @@ impl Config {
         }
         match std::fs::read_to_string(file) {
             Ok(text) => {
-                let read: Table = text.parse().map_err(tidy).with_context(|| format!("{} is not TOML", file.display()))?;
+                let read: Table =
+                    text.parse().map_err(tidy).with_context(|| format!("{} is not TOML", file.display()))?;
                 // Alone first, so that an error names the file and not the mixture.
                 Config::deserialize(read.clone())
                     .map_err(tidy)

@@ -22,10 +22,7 @@ pub fn install() -> PrometheusHandle {
     HANDLE
         .get_or_init(|| {
             let recorder = PrometheusBuilder::new()
-                .set_buckets_for_metric(
-                    metrics_exporter_prometheus::Matcher::Suffix("_seconds".into()),
-                    &SECONDS,
-                )
+                .set_buckets_for_metric(metrics_exporter_prometheus::Matcher::Suffix("_seconds".into()), &SECONDS)
                 .and_then(|b| {
                     b.set_buckets_for_metric(metrics_exporter_prometheus::Matcher::Suffix("_commits".into()), &COUNTS)
                 })

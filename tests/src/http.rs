@@ -154,15 +154,13 @@ impl Drop for Connection {
     }
 }
 
-/// Writes bytes and reads until the peer closes, at most until [`DEADLINE`]. What a peer that closes with bytes unread
-/// cuts off is missing.
+/// Writes bytes and reads until the peer closes, at most until [`DEADLINE`].
 pub async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> String {
     let exchange = async {
         let mut answer = Vec::new();
-        // A peer that has seen enough may refuse the rest.
-        if stream.write_all(bytes).await.is_ok() {
-            let _ = stream.read_to_end(&mut answer).await;
-        }
+        // A peer that has seen enough refuses the rest, and has answered nevertheless.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap_or_else(|_| panic!("still open after {DEADLINE:?}"))

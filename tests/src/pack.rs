@@ -39,7 +39,8 @@ pub fn repacked(folder: &Path, file: &str, name: &str, change: impl FnOnce(&mut 
 pub fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut out = bytes.to_vec();
-    let places: Vec<usize> = out.windows(from.len()).enumerate().filter(|(_, w)| *w == from.as_bytes()).map(|(n, _)| n).collect();
+    let places: Vec<usize> =
+        out.windows(from.len()).enumerate().filter(|(_, w)| *w == from.as_bytes()).map(|(n, _)| n).collect();
     assert!(!places.is_empty(), "{from} does not occur");
     for place in places {
         out[place..place + to.len()].copy_from_slice(to.as_bytes());

@@ -189,13 +189,21 @@ fn bad_archives(folder: &Path) -> Vec<(PathBuf, &'static [&'static str])> {
     let component = echo.component.as_slice();
     tar("link.capsule", &[("Capsule.toml", Regular, toml), ("component.wasm", Symlink, b"")], &["component.wasm"]);
     tar("links.capsule", &[("Capsule.toml", Symlink, b""), ("component.wasm", Regular, component)], &["Capsule.toml"]);
-    tar("up.capsule", &[("../Capsule.toml", Regular, toml), ("component.wasm", Regular, component)], &["../Capsule.toml"]);
+    tar(
+        "up.capsule",
+        &[("../Capsule.toml", Regular, toml), ("component.wasm", Regular, component)],
+        &["../Capsule.toml"],
+    );
     tar("alone.capsule", &[("Capsule.toml", Regular, toml)], &["component.wasm", "missing"]);
     let extra: [(&str, tar::EntryType, &[u8]); 3] =
         [("Capsule.toml", Regular, toml), ("component.wasm", Regular, component), ("x", Regular, b"x")];
     tar("extra.capsule", &extra, &["more than"]);
     let key = format!("colour = \"red\"\n{}", echo.manifest_text);
-    tar("key.capsule", &[("Capsule.toml", Regular, key.as_bytes()), ("component.wasm", Regular, component)], &["colour"]);
+    tar(
+        "key.capsule",
+        &[("Capsule.toml", Regular, key.as_bytes()), ("component.wasm", Regular, component)],
+        &["colour"],
+    );
     tar("text.capsule", &[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"(component)")], &["echo"]);
     let module = b"\0asm\x01\0\0\0";
     tar("core.capsule", &[("Capsule.toml", Regular, toml), ("component.wasm", Regular, module)], &["core module"]);

@@ -16,7 +16,10 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
 
     let status = daemon.astrid(&["status"]);
     assert!(status.out().contains("capsules      gateway, identity, system"), "{status:?}");
-    assert_eq!(daemon.astrid(&["--json", "status"]).json()["loaded_capsules"], json!(["gateway", "identity", "system"]));
+    assert_eq!(
+        daemon.astrid(&["--json", "status"]).json()["loaded_capsules"],
+        json!(["gateway", "identity", "system"])
+    );
 
     let installed = daemon.astrid(&["capsule", "install", echo]);
     assert!(installed.out().contains("capsule  echo") && installed.stdout.contains("not installed"), "{installed:?}");
@@ -58,7 +61,10 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
     let taken = daemon.astrid(&["invite", "issue", "--raw"]);
     let conflict = daemon.astrid(&["invite", "redeem", taken.out(), "--key", "laptop"]);
     assert!(conflict.refusal(1).contains("--key"), "{conflict:?}");
-    assert_eq!(daemon.astrid(&["invite", "revoke", taken.out()]).out(), format!("revoked {}", fingerprint(taken.out())));
+    assert_eq!(
+        daemon.astrid(&["invite", "revoke", taken.out()]).out(),
+        format!("revoked {}", fingerprint(taken.out()))
+    );
     let gone = daemon.astrid(&["invite", "redeem", taken.out()]);
     assert!(gone.refusal(1).contains("revoked") && gone.stderr.contains("next:"), "{gone:?}");
     let shown = fingerprint(token);
@@ -97,7 +103,10 @@ fn without_a_daemon_every_verb_that_needs_one_ends_with_1_and_says_how_to_start_
     {
         let ran = home.astrid(arguments);
         let text = ran.refusal(1);
-        assert!(text.contains("no host is running") && text.contains("next: ") && text.contains("cargo astrid up"), "{text}");
+        assert!(
+            text.contains("no host is running") && text.contains("next: ") && text.contains("cargo astrid up"),
+            "{text}"
+        );
         let json = home.astrid(&[arguments, &["--json"]].concat());
         let document: Value = serde_json::from_str(json.refusal(1)).unwrap();
         assert_eq!(document["error"], "not_running");

@@ -93,7 +93,10 @@ async fn every_line_of_the_metrics_is_valid_and_what_happens_is_counted() {
         daemon.tcp(bus("nobody.v1.home", &json!(1)).bearer(&ada.bearer)).await.refusal(404, "not_found");
         daemon.tcp(redemption("rubbish", "rubbish")).await.refusal(400, "bad_request");
     }
-    daemon.tcp(Request::post("/api/bus/publish/counter.v1.increment", &json!({ "key": "n" })).bearer(&ada.bearer)).await.expect(202);
+    daemon
+        .tcp(Request::post("/api/bus/publish/counter.v1.increment", &json!({ "key": "n" })).bearer(&ada.bearer))
+        .await
+        .expect(202);
     let after = metrics(&daemon).await;
     let grew = |name: &str, labels: &[(&str, &str)]| sum(&after, name, labels) - sum(&before, name, labels);
     assert_eq!(grew("astrid_authentications_total", &[("outcome", "accepted")]), 1.0, "asked once");

@@ -12,7 +12,10 @@ use crate::Boxed;
 pub enum Presented {
     Bearer(String),
     /// The peer of a Unix socket; `owner`: it is the user that runs the host.
-    Unix { uid: u32, owner: bool },
+    Unix {
+        uid: u32,
+        owner: bool,
+    },
 }
 
 impl Presented {

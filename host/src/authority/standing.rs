@@ -181,12 +181,8 @@ pub(super) fn load(store: &Store) -> Result<Vec<(u64, Change)>, ReadError> {
     for_each(store, PRINCIPALS, |name, version, bytes| {
         let change = (|| {
             let stored: Stored = serde_json::from_slice(bytes).ok()?;
-            let standing = Standing::new(
-                stored.enabled,
-                stored.groups,
-                parse_all(&stored.grants)?,
-                parse_all(&stored.revokes)?,
-            );
+            let standing =
+                Standing::new(stored.enabled, stored.groups, parse_all(&stored.grants)?, parse_all(&stored.revokes)?);
             Some(Change::SetPrincipal(PrincipalId::parse(name).ok()?, standing))
         })();
         match change {

@@ -311,8 +311,7 @@ impl Bus {
         let routes = self.routes();
         let mut taken = 0;
         for route in routes.matches(&message.topic) {
-            let admitted =
-                self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).is_ok();
+            let admitted = self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).is_ok();
             if admitted && route.inbox.enqueue(route.handler.clone(), message.clone()) {
                 taken += 1;
             }
@@ -422,16 +421,21 @@ mod tests {
         ]);
         let ask = |who: &str, topic: &str| bus.request(sender(who), out(topic, b"x"));
         assert_eq!(ask("alice", "notes.v1.read").await.unwrap(), "x");
-        assert!(matches!(ask("alice", "notes.v1.write").await, Err(Failure::Denied(why)) if why.contains("notes:write")));
+        assert!(
+            matches!(ask("alice", "notes.v1.write").await, Err(Failure::Denied(why)) if why.contains("notes:write"))
+        );
         assert!(matches!(ask("mallory", "notes.v1.known").await, Err(Failure::Denied(_))));
         assert!(matches!(ask("anonymous", "notes.v1.known").await, Err(Failure::Denied(_))));
         assert!(ask("anonymous", "notes.v1.open").await.is_ok());
         assert_eq!(ask("alice", "nobody.home").await, Err(Failure::NoResponder));
         assert!(matches!(ask("alice", "notes.*").await, Err(Failure::Invalid(_))));
-        let big = Outgoing { topic: "notes.v1.open".into(), payload: vec![0; (1 << 20) + 1].into(), ..Default::default() };
+        let big =
+            Outgoing { topic: "notes.v1.open".into(), payload: vec![0; (1 << 20) + 1].into(), ..Default::default() };
         assert_eq!(bus.request(sender("alice"), big).await, Err(Failure::TooLarge { limit: 1 << 20 }));
         let deep = Sender { depth: 16, ..sender("alice") };
-        assert!(matches!(bus.request(deep, out("notes.v1.open", b"")).await, Err(Failure::Denied(w)) if w.contains("nested")));
+        assert!(
+            matches!(bus.request(deep, out("notes.v1.open", b"")).await, Err(Failure::Denied(w)) if w.contains("nested"))
+        );
     }
 
     #[tokio::test]

@@ -42,7 +42,10 @@ pub struct Listeners {
 /// Binds both. `socket` is replaced: the caller holds the lock of its home.
 pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
     let tcp = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("http.listen = {}: is another program on that port? --listen 127.0.0.1:0 takes a free one", config.listen)
+        format!(
+            "http.listen = {}: is another program on that port? --listen 127.0.0.1:0 takes a free one",
+            config.listen
+        )
     })?;
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -44,9 +44,14 @@ mod tests {
         let mounts = Mounts::<str>::default();
         let table = ["/", "/api", "/api/v2"].map(|p| (p.to_owned(), Arc::from(p)));
         mounts.set(table.to_vec());
-        for (path, want) in
-            [("/api", "/api"), ("/api/x", "/api"), ("/apix", "/"), ("/api/v2/y", "/api/v2"), ("/api/v20", "/api"), ("/", "/")]
-        {
+        for (path, want) in [
+            ("/api", "/api"),
+            ("/api/x", "/api"),
+            ("/apix", "/"),
+            ("/api/v2/y", "/api/v2"),
+            ("/api/v20", "/api"),
+            ("/", "/"),
+        ] {
             assert_eq!(&*mounts.find(path).unwrap(), want, "{path}");
         }
         mounts.set(vec![("/api".into(), Arc::from("/api"))]);

@@ -8,8 +8,8 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 
 use super::Call;
-use super::bindings::front_end::exports::astrid::http::handler::{Request as WitRequest, Response as WitResponse};
 use super::bindings::front_end::astrid::http::types::Connection as WitConnection;
+use super::bindings::front_end::exports::astrid::http::handler::{Request as WitRequest, Response as WitResponse};
 use crate::bus::Failure;
 use crate::http::{Body, Exchange};
 

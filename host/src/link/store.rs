@@ -37,11 +37,7 @@ impl Call {
 impl kv::Host for Call {}
 
 impl kv::HostBucket for Call {
-    async fn open(
-        &mut self,
-        name: String,
-        scope: kv::Scope,
-    ) -> wasmtime::Result<Result<Resource<Bucket>, kv::Error>> {
+    async fn open(&mut self, name: String, scope: kv::Scope) -> wasmtime::Result<Result<Resource<Bucket>, kv::Error>> {
         let owner = match scope {
             kv::Scope::Capsule => None,
             kv::Scope::Principal => Some(&self.sender.principal),

@@ -37,9 +37,7 @@ impl host::Host for Call {
 
     async fn capsules(&mut self) -> wasmtime::Result<Vec<host::Capsule>> {
         let list = self.host.loader.list().into_iter();
-        Ok(list
-            .map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash })
-            .collect())
+        Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
     }
 
     async fn install(

@@ -45,12 +45,7 @@ pub(super) fn keep(host: &Host, hash: &str, wasm: &[u8]) -> anyhow::Result<()> {
 }
 
 /// From the cache, else compiled from `wasm`, and cached. About 1 ms of CPU for each KiB.
-pub(super) fn compile(
-    host: &Host,
-    hash: &str,
-    wasm: &[u8],
-    concurrency: Concurrency,
-) -> anyhow::Result<Component> {
+pub(super) fn compile(host: &Host, hash: &str, wasm: &[u8], concurrency: Concurrency) -> anyhow::Result<Component> {
     let engine = host.pool.engine(concurrency)?;
     if let Some(component) = cached(host, &engine, hash) {
         return Ok(component);
@@ -59,9 +54,8 @@ pub(super) fn compile(
 }
 
 fn compile_anew(host: &Host, engine: &Engine, hash: &str, wasm: &[u8]) -> anyhow::Result<Component> {
-    let component = Component::new(engine, wasm)
-        .map_err(anyhow::Error::from)
-        .context("the component can't be compiled")?;
+    let component =
+        Component::new(engine, wasm).map_err(anyhow::Error::from).context("the component can't be compiled")?;
     let code = component.serialize().map_err(anyhow::Error::from).context("compiled code can't be kept")?;
     let mut bytes = mac(host, engine, hash, &code).as_bytes().to_vec();
     bytes.extend_from_slice(&code);

@@ -146,7 +146,8 @@ impl Generation {
         let data = Call::new(host.clone(), self.clone(), sender, connection, &self.bounds);
         let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
-        let prepared = store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
+        let prepared =
+            store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
         let outcome = match prepared {
             Ok(()) => tokio::time::timeout_at(deadline, call(&mut store)).await,
             Err(error) => Ok(Err(error)),

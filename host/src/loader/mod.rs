@@ -154,12 +154,7 @@ impl Loader {
     }
 
     /// Reads an archive from an absolute local path, checks it and makes it live.
-    pub async fn install(
-        &self,
-        host: &Arc<Host>,
-        path: &Path,
-        grants: &[String],
-    ) -> Result<Installed, InstallError> {
+    pub async fn install(&self, host: &Arc<Host>, path: &Path, grants: &[String]) -> Result<Installed, InstallError> {
         let _one = self.installing.lock().await;
         if !path.is_absolute() {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
@@ -172,7 +167,11 @@ impl Loader {
         let done = self.put(host, archive, grants, None).await;
         match &done {
             Ok(done) => tracing::info!(
-                id = done.id, version = done.version, previous = done.previous_version, hash = done.hash, "installed"
+                id = done.id,
+                version = done.version,
+                previous = done.previous_version,
+                hash = done.hash,
+                "installed"
             ),
             Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
         }
@@ -354,9 +353,7 @@ impl Loader {
             let grants = entry.grants.iter().map(|c| c.as_str().to_owned()).collect();
             let (hash, archive) = match read_archive(&folder.join(&entry.source)) {
                 Ok((hash, archive)) if archive.manifest.package.name == entry.name => (hash, Ok(archive)),
-                Ok((hash, archive)) => {
-                    (hash, Err(format!("the archive holds `{}`", archive.manifest.package.name)))
-                }
+                Ok((hash, archive)) => (hash, Err(format!("the archive holds `{}`", archive.manifest.package.name))),
                 Err(error) => (String::new(), Err(error.to_string())),
             };
             let applied = host.store.get(&key(APPLIED, &entry.name)).context("reading what was applied")?;
@@ -381,8 +378,8 @@ fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let file = File::open(path).map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
     let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
-    let archive = Archive::read(&bytes[..])
-        .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
+    let archive =
+        Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
 }
 
