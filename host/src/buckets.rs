@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use astrid_capsule::PrincipalId;
 
 use crate::authority::Change;
-use crate::store::{Commit, CommitError, Entry, Store};
+use crate::store::{Commit, CommitError, Counted, Entry, ReadError, Store};
 
 /// The longest key of a bucket, in bytes.
 pub const MAX_KEY: usize = 512;
@@ -27,6 +27,7 @@ pub enum Error {
     Conflict,
     TooLarge { limit: u64 },
     Invalid(String),
+    Quota,
     Unavailable,
 }
 
@@ -34,9 +35,26 @@ impl From<CommitError> for Error {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Conflict => Error::Conflict,
+            CommitError::Quota => Error::Quota,
             CommitError::Overloaded | CommitError::Unavailable => Error::Unavailable,
         }
     }
+}
+
+/// What counts against a principal's quota in its calls of one capsule: what its own buckets there hold. Everything
+/// in a capsule's own buckets counts against nobody.
+pub fn counted(capsule: &str, owner: &PrincipalId, limit: u64) -> Counted {
+    let prefix = [b"c", capsule.as_bytes(), owner.as_str().as_bytes(), b""].join(&0);
+    Counted { prefix, counter: counter(owner), limit }
+}
+
+/// Bytes that a principal's buckets hold in all capsules.
+pub fn held(store: &Store, owner: &PrincipalId) -> Result<u64, ReadError> {
+    store.count(&counter(owner))
+}
+
+fn counter(owner: &PrincipalId) -> Vec<u8> {
+    [b"h\0held\0", owner.as_str().as_bytes()].concat()
 }
 
 /// A bucket: a prefix of the store's keys.
@@ -84,15 +102,16 @@ impl Bucket {
         check_value(value.as_deref())?;
         let key = self.key(key)?;
         let expect = expected.map(|version| (key.clone(), version)).into_iter().collect();
-        Ok(Commit { expect, writes: vec![(key, value)], then: None })
+        Ok(Commit { expect, writes: vec![(key, value)], ..Commit::default() })
     }
 
     /// Deletes what is there, and says whether anything was.
-    pub async fn delete(&self, store: &Store, key: &str) -> Result<bool, Error> {
+    pub async fn delete(&self, store: &Store, key: &str, counted: &Counted) -> Result<bool, Error> {
         // Between looking and deleting somebody may write; then look again. Each round somebody else made progress.
         loop {
             let Some(entry) = self.get(store, key)? else { return Ok(false) };
-            match store.commit(self.write(key, None, Some(Some(entry.version)))?).await {
+            let commit = self.write(key, None, Some(Some(entry.version)))?;
+            match store.commit(Commit { counted: Some(counted.clone()), ..commit }).await {
                 Ok(_) => return Ok(true),
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),
@@ -163,9 +182,8 @@ impl Transaction {
 
     /// What the store has to do, and the changes that are in force once it has.
     pub fn finish(self) -> (Commit, Vec<Change>) {
-        let commit =
-            Commit { expect: self.read.into_iter().collect(), writes: self.written.into_iter().collect(), then: None };
-        (commit, self.changes)
+        let (expect, writes) = (self.read.into_iter().collect(), self.written.into_iter().collect());
+        (Commit { expect, writes, ..Commit::default() }, self.changes)
     }
 
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), Error> {
@@ -263,6 +281,77 @@ mod tests {
         assert_eq!(bucket.get(&store, "a").unwrap().unwrap().value, b"1");
     }
 
+    #[test]
+    fn bytes_of_a_principals_buckets_are_counted_exactly_and_a_write_over_the_quota_changes_nothing() {
+        let (dir, store) = store();
+        let alice = alice();
+        let own = Bucket::open("notes", Some(&alice), "b").unwrap();
+        let elsewhere = Bucket::open("other", Some(&alice), "b").unwrap();
+        let shared = Bucket::open("notes", None, "b").unwrap();
+        let write = |capsule, bucket: &Bucket, key: &str, len: Option<usize>, limit| {
+            let commit = bucket.write(key, len.map(|len| vec![0; len]), None).unwrap();
+            store.commit_blocking(Commit { counted: Some(counted(capsule, &alice, limit)), ..commit })
+        };
+        // A name, a separator and a key, three bytes in all, and the value.
+        assert!(write("notes", &own, "k", Some(7), 20).is_ok());
+        assert_eq!(held(&store, &alice).unwrap(), 10);
+        assert!(write("notes", &own, "k", Some(17), 20).is_ok(), "replacing counts the difference");
+        assert_eq!(write("notes", &own, "k", Some(18), 20), Err(CommitError::Quota));
+        assert_eq!(write("other", &elsewhere, "k", Some(0), 20), Err(CommitError::Quota), "over all capsules");
+        assert_eq!(own.get(&store, "k").unwrap().unwrap().value.len(), 17);
+        assert!(write("notes", &shared, "k", Some(1000), 20).is_ok(), "a capsule's own bytes count against nobody");
+        assert!(write("other", &elsewhere, "k", Some(9), 40).is_ok());
+        assert_eq!(held(&store, &alice).unwrap(), 32);
+        // The quota was lowered: what shrinks still works, what grows does not, and a transaction is judged as a whole.
+        assert!(write("notes", &own, "k", Some(5), 1).is_ok());
+        assert_eq!(write("notes", &own, "k", Some(6), 1), Err(CommitError::Quota));
+        let mut transaction = Transaction::default();
+        transaction.put(&own, "k", None).unwrap();
+        transaction.put(&own, "l", Some(vec![0; 5])).unwrap();
+        let commit = Commit { counted: Some(counted("notes", &alice, 1)), ..transaction.finish().0 };
+        assert!(store.commit_blocking(commit).is_ok());
+        assert_eq!(held(&store, &alice).unwrap(), 20);
+        assert!(write("other", &elsewhere, "k", None, 1).is_ok());
+        drop(store);
+        let store = Store::open(&dir.path().join("store.redb"), &Config::default()).unwrap();
+        assert_eq!(held(&store, &alice).unwrap(), 8);
+    }
+
+    proptest::proptest! {
+        /// Whatever is written and deleted in whatever batches: the counter is the sum of what is there, and never above
+        /// the limit.
+        #[test]
+        fn the_count_is_what_a_scan_finds(
+            steps in proptest::collection::vec((0u8..6, proptest::option::of(0usize..40), 0u8..2), 1..40)
+        ) {
+            let (_dir, store) = store();
+            let alice = alice();
+            let own = Bucket::open("notes", Some(&alice), "b").unwrap();
+            let mut pending = Vec::new();
+            for (key, len, wait) in steps {
+                let commit = own.write(&key.to_string(), len.map(|len| vec![1; len]), None).unwrap();
+                let commit = Commit { counted: Some(counted("notes", &alice, 100)), ..commit };
+                if wait == 0 {
+                    let _ = store.commit_blocking(commit);
+                } else {
+                    pending.push(commit);
+                }
+                if pending.len() == 3 {
+                    std::thread::scope(|scope| {
+                        for commit in pending.drain(..) {
+                            let store = &store;
+                            scope.spawn(move || store.commit_blocking(commit));
+                        }
+                    });
+                }
+                let page = own.scan(&store, "", None, 1000).unwrap();
+                let sum: usize = page.entries.iter().map(|(k, e)| 2 + k.len() + e.value.len()).sum();
+                proptest::prop_assert_eq!(held(&store, &alice).unwrap(), sum as u64);
+                proptest::prop_assert!(sum <= 100);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn of_many_who_delete_one_key_exactly_one_is_told_that_it_was_there() {
         let (_dir, store) = store();
@@ -271,7 +360,7 @@ mod tests {
         store.commit(bucket.write("k", Some(b"v".to_vec()), None).unwrap()).await.unwrap();
         let deletes = (0..20).map(|_| {
             let (store, bucket) = (store.clone(), bucket.clone());
-            tokio::spawn(async move { bucket.delete(&store, "k").await.unwrap() })
+            tokio::spawn(async move { bucket.delete(&store, "k", &counted("c", &alice(), 0)).await.unwrap() })
         });
         let mut told = 0;
         for delete in deletes.collect::<Vec<_>>() {

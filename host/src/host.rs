@@ -18,6 +18,7 @@ use crate::http::{self, Connections, Mounts};
 use crate::keys::Keys;
 use crate::loader::Loader;
 use crate::log::{self, Log};
+use crate::meter::Meter;
 use crate::pool::Pool;
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
@@ -33,6 +34,7 @@ pub struct Host {
     pub authority: Arc<Authority>,
     pub bus: Bus,
     pub pool: Pool,
+    pub meter: Arc<Meter>,
     pub loader: Loader,
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
@@ -91,6 +93,7 @@ impl Host {
         metrics::gauge!("astrid_build_info", "version" => crate::VERSION).set(1);
         Ok(Arc::new(Self {
             bus: Bus::new(config.bus.clone(), authority.clone()),
+            meter: Arc::new(Meter::new(authority.clone(), config.pool.max_concurrent_calls)),
             config,
             home,
             log,

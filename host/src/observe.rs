@@ -45,10 +45,14 @@ fn describe() {
     describe_counter!("astrid_bus_requests_total", "Requests on the bus by outcome");
     describe_counter!("astrid_bus_published_total", "Messages published");
     describe_counter!("astrid_bus_deliveries_total", "Publications queued for a binding");
-    describe_counter!("astrid_bus_lost_messages_total", "Publications dropped from a queue over its budget");
+    describe_counter!(
+        "astrid_bus_lost_messages_total",
+        "Publications dropped: a queue over its budget, or no room for their call"
+    );
     describe_counter!("astrid_authentications_total", "Credentials presented, by outcome");
     describe_counter!("astrid_invocations_total", "Calls of capsules by capsule and outcome");
     describe_histogram!("astrid_invocation_seconds", "Duration of calls of capsules");
+    describe_counter!("astrid_quota_refusals_total", "Calls (fuel) and messages (bus-bytes) refused by a rate");
     describe_counter!("astrid_fuel_total", "Fuel used by capsule");
     describe_gauge!("astrid_http_connections", "Open connections");
     describe_counter!("astrid_http_requests_total", "HTTP requests by method and status");

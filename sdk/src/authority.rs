@@ -8,6 +8,6 @@ pub use crate::bindings::imports::astrid::authority::sessions::{Credential, Reje
 /// Standing of principals and groups, written within a [`crate::kv::Transaction`].
 pub mod registrar {
     pub use crate::bindings::imports::astrid::authority::registrar::{
-        Standing, remove_group, remove_principal, set_group, set_principal,
+        Quotas, Standing, remove_group, remove_principal, set_group, set_principal,
     };
 }

@@ -159,6 +159,7 @@ impl From<kv::Error> for Refusal {
             kv::Error::Conflict => Self::conflict("it changed meanwhile; try again"),
             kv::Error::TooLarge(most) => Self::invalid(format!("what this would store has more than {most} bytes")),
             kv::Error::Unavailable => Self::unavailable("the store is away"),
+            kv::Error::Quota => Self::denied("the caller's quota of stored bytes is used up; delete something first"),
             kv::Error::Invalid(reason) => {
                 log::error!("the store refused: {reason}");
                 Self::internal("the store refused what this capsule asked")

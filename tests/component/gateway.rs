@@ -67,11 +67,16 @@ struct Route {
     body: Option<Value>,
     topic: &'static str,
     payload: Value,
+    target: Option<&'static str>,
     status: u16,
 }
 
 fn routes() -> Vec<Route> {
-    let route = |method, path, body, topic, payload, status| Route { method, path, body, topic, payload, status };
+    let route =
+        |method, path, body, topic, payload, status| Route { method, path, body, topic, payload, target: None, status };
+    let about = |path, topic| Route { target: Some("bob"), ..route("GET", path, None, topic, json!({}), 200) };
+    let quotas = json!({ "quotas": { "max_timeout_secs": 5 } });
+    let change = json!({ "principal": "bob", "quotas": { "max_timeout_secs": 5 } });
     let invite = json!({ "group": "agent", "max_uses": 1 });
     let redeem = json!({ "token": "t", "public_key": "k" });
     let install = json!({ "source": "/srv/a.capsule" });
@@ -88,6 +93,9 @@ fn routes() -> Vec<Route> {
             204,
         ),
         route("GET", "/api/sys/principals", None, "identity.v1.principal.list", json!({}), 200),
+        about("/api/sys/principals/bob/quotas", "identity.v1.quota.get"),
+        about("/api/sys/principals/bob/usage", "system.v1.usage"),
+        route("PUT", "/api/sys/principals/bob/quotas", Some(quotas), "identity.v1.quota.set", change, 200),
         route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
         route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
         route("GET", "/api/capsules", None, "system.v1.capsule.list", json!({}), 200),
@@ -126,14 +134,15 @@ fn every_route_is_one_request_of_its_topic_and_passes_the_answer_on() {
         let [sent] = gateway.requested() else { panic!("{at}: {:?}", gateway.requested()) };
         assert_eq!((sent.topic.as_str(), payload(sent)), (route.topic, route.payload.clone()), "{at}");
         let principal = if route.is_public() { "anonymous" } else { "alice" };
-        assert_eq!((sent.principal.as_str(), &sent.target), (principal, &None), "{at}");
+        assert_eq!((sent.principal.as_str(), sent.target.as_deref()), (principal, route.target), "{at}");
     }
 }
 
 #[test]
 fn every_route_but_redeem_wants_a_session_before_it_sends_anything() {
     let mut others = routes();
-    let plain = |method, path, body| Route { method, path, body, topic: "", payload: json!({}), status: 200 };
+    let plain =
+        |method, path, body| Route { method, path, body, topic: "", payload: json!({}), target: None, status: 200 };
     others.push(plain("GET", "/api/auth/me", None));
     others.push(plain("POST", "/api/sys/shutdown", None));
     others.push(plain("POST", "/api/bus/request/echo.v1.say", Some(json!(1))));

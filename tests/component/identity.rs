@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 6] = ["invite-issue", "invite-list", "invite-revoke", "invite-redeem", "principal-list", "me"];
+const HANDLERS: [&str; 8] =
+    ["invite-issue", "invite-list", "invite-revoke", "invite-redeem", "principal-list", "me", "quota-get", "quota-set"];
 
 /// After its first start.
 fn identity() -> Capsule {
@@ -623,6 +624,43 @@ mod principals {
             assert_eq!(ask_as(&mut identity, nobody, "me", json!({})).unwrap_err().code, RefusalCode::Denied);
         }
     }
+}
+
+#[test]
+fn quotas_are_read_and_changed_in_part_and_reach_the_registrar() {
+    let mut identity = identity();
+    let quota = |identity: &Capsule| identity.standing("default").unwrap().quotas;
+    assert_eq!(quota(&identity).max_timeout_secs, None);
+    let change = json!({ "principal": "default", "quotas": { "max_timeout_secs": 5, "max_memory_bytes": 1048576 } });
+    let changed = ask(&mut identity, "quota-set", change).unwrap();
+    assert_eq!((&changed["principal"], &changed["quotas"]["max_timeout_secs"]), (&json!("default"), &json!(5)));
+    let registered = quota(&identity);
+    assert_eq!((registered.max_timeout_secs, registered.max_memory_bytes), (Some(5), Some(1 << 20)));
+    let reset = json!({ "principal": "default", "quotas": { "max_timeout_secs": null } });
+    ask(&mut identity, "quota-set", reset).unwrap();
+    let registered = quota(&identity);
+    assert_eq!((registered.max_timeout_secs, registered.max_memory_bytes), (None, Some(1 << 20)));
+    start(&mut identity).unwrap();
+    assert_eq!(quota(&identity).max_memory_bytes, Some(1 << 20), "a start keeps them");
+
+    let read = ask(&mut identity, "quota-get", json!({})).unwrap();
+    assert_eq!((&read["principal"], &read["quotas"]["max_memory_bytes"]), (&json!("default"), &json!(1 << 20)));
+    let about = identity.as_principal("default").with_target("nobody").handle("quota-get", json!({})).unwrap();
+    assert_eq!(about.unwrap_err().code, RefusalCode::NotFound);
+    // About oneself the self form would be enough, and nobody raises their own quotas.
+    let raise = json!({ "principal": "default", "quotas": { "max_memory_bytes": null } });
+    let own = identity.as_principal("default").with_target("default").handle("quota-set", raise).unwrap();
+    assert_eq!(own.unwrap_err().code, RefusalCode::Invalid);
+    for (quotas, reason) in [
+        (json!({ "max_timeout_secs": 86401 }), "max_timeout_secs = 86401 must be 1 to 86400"),
+        (json!({ "max_storage_bytes": 0 }), "max_storage_bytes = 0 must be 1"),
+        (json!({ "max_of_everything": 1 }), "max_of_everything"),
+    ] {
+        let payload = json!({ "principal": "default", "quotas": quotas });
+        let refusal = ask(&mut identity, "quota-set", payload).unwrap_err();
+        assert!(refusal.code == RefusalCode::Invalid && refusal.reason.contains(reason), "{}", refusal.reason);
+    }
+    assert_eq!(quota(&identity).max_memory_bytes, Some(1 << 20));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
-use astrid_sdk_test::{Capsule, CapsuleRow, HostStatus, InstallError, Installed, LogLine, Refusal, RefusalCode};
+use astrid_sdk_test::{
+    Capsule, CapsuleRow, HostStatus, InstallError, Installed, LogLine, PrincipalUsage, Refusal, RefusalCode,
+};
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 5] = ["status", "logs", "shutdown", "capsule-list", "capsule-install"];
+const HANDLERS: [&str; 6] = ["status", "logs", "shutdown", "capsule-list", "capsule-install", "usage"];
 
 fn system() -> Capsule {
     crate::capsule("system")
@@ -50,6 +52,39 @@ fn status_is_the_hosts_with_connections_as_an_object() {
         "loaded_capsules": ["gateway", "identity"],
     });
     assert_eq!(ask(&mut system, "status", json!({})), Ok(want));
+}
+
+#[test]
+fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
+    let mut system = system();
+    let used = PrincipalUsage {
+        fuel_total: 1,
+        calls_total: 2,
+        wall_ms_total: 3,
+        bus_bytes_total: 4,
+        memory_peak_bytes: 5,
+        storage_bytes: 6,
+        exempt: true,
+        fuel_per_sec_limit: 7,
+        bus_bytes_per_sec_limit: 8,
+        memory_bytes_limit: 9,
+        timeout_secs_limit: 10,
+        storage_bytes_limit: 11,
+        concurrent_calls_limit: 12,
+    };
+    system.host().usage.insert("alice".into(), used);
+    system.host().usage.insert("bob".into(), PrincipalUsage { exempt: false, ..used });
+    let want = json!({
+        "principal": "alice", "cpu_fuel_consumed_total": 1, "cpu_fuel_per_sec_limit": 7, "exempt": true,
+        "memory_bytes_limit_per_instance": 9, "memory_bytes_peak_total": 5, "storage_bytes_used": 6,
+        "storage_bytes_limit": 11, "ipc_bytes_sent_total": 4, "ipc_bytes_per_sec_limit": 8, "calls_total": 2,
+        "concurrent_calls_limit": 12, "wall_ms_total": 3, "timeout_secs_limit": 10,
+    });
+    assert_eq!(ask(&mut system, "usage", json!({})), Ok(want));
+    let mut about = |target: &str| system.as_principal("alice").with_target(target).handle("usage", json!({})).unwrap();
+    let bob = about("bob").unwrap();
+    assert_eq!((&bob["principal"], &bob["exempt"]), (&json!("bob"), &json!(false)));
+    assert_eq!(about("nobody").unwrap_err().code, RefusalCode::NotFound);
 }
 
 #[test]

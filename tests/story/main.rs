@@ -8,6 +8,7 @@
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`observation`]: health, metrics, and files that somebody changed
+//! - [`quotas`]: what a principal may use, and has used
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -18,6 +19,7 @@ mod durability;
 mod hostile;
 mod isolation;
 mod observation;
+mod quotas;
 mod session;
 mod surface;
 

@@ -51,8 +51,8 @@ fn session(request: &Request) -> Result<Session, Problem> {
 
 fn anonymously(plan: Plan) -> Result<Response, Problem> {
     match plan {
-        Plan::Request { topic, payload, success } => {
-            let answer = bus::request_raw(topic, &payload, &Options::default());
+        Plan::Request { topic, payload, target, success } => {
+            let answer = bus::request_raw(topic, &payload, &Options { target, timeout_ms: 0 });
             Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
         }
         Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
@@ -65,8 +65,8 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
     let own = |failure| errors::of_failure(failure, Asked::OwnTopic);
     let named = |failure| errors::of_failure(failure, Asked::NamedTopic);
     match plan {
-        Plan::Request { topic, payload, success } => {
-            let answer = session.request(topic, &payload, &Options::default()).map_err(own)?;
+        Plan::Request { topic, payload, target, success } => {
+            let answer = session.request(topic, &payload, &Options { target, timeout_ms: 0 }).map_err(own)?;
             Ok(respond::answered(success, answer))
         }
         Plan::Me => {

@@ -23,6 +23,7 @@ pub enum Plan {
     Request {
         topic: &'static str,
         payload: Vec<u8>,
+        target: Option<String>,
         success: u16,
     },
     Me,
@@ -47,7 +48,15 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
     let body = body(matched.route.body, request)?;
     Ok(match matched.route.action {
         Action::Topic(topic, success) => {
-            Plan::Request { topic, payload: body.unwrap_or_else(|| written(arguments)), success }
+            Plan::Request { topic, payload: body.unwrap_or_else(|| written(arguments)), target: None, success }
+        }
+        Action::About(topic) => {
+            Plan::Request { topic, payload: b"{}".to_vec(), target: text(&mut arguments, "id"), success: 200 }
+        }
+        Action::Change(topic) => {
+            let id = text(&mut arguments, "id").unwrap_or_default();
+            let payload = with_principal(&id, &body.unwrap_or_default())?;
+            Plan::Request { topic, payload, target: None, success: 200 }
         }
         Action::Me => Plan::Me,
         Action::Principals => Plan::Principals { payload: written(arguments) },
@@ -104,6 +113,14 @@ fn timeout(arguments: &Map<String, Json>) -> Result<u32, Problem> {
 
 fn written(arguments: Map<String, Json>) -> Vec<u8> {
     Json::Object(arguments).to_string().into_bytes()
+}
+
+/// An object with one more field in front. One that stands there twice is the handler's to refuse.
+fn with_principal(id: &str, object: &[u8]) -> Result<Vec<u8>, Problem> {
+    let rest = object.trim_ascii().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+    let rest = rest.ok_or_else(|| Problem::bad_request("the body must be a JSON object"))?;
+    let comma = if rest == b"}" { "" } else { "," };
+    Ok([format!("{{\"principal\":{}{comma}", Json::from(id)).as_bytes(), rest].concat())
 }
 
 /// The body, if the route takes one.
@@ -172,7 +189,8 @@ mod tests {
     #[test]
     fn a_body_becomes_the_payload_as_it_is() {
         let body = br#" {"group": "agent", "max_uses":1,"max_uses":2} "#;
-        let Plan::Request { topic, payload, success } = plan("POST", "/api/sys/invites", JSON, body).unwrap() else {
+        let Plan::Request { topic, payload, success, .. } = plan("POST", "/api/sys/invites", JSON, body).unwrap()
+        else {
             panic!()
         };
         assert_eq!((topic, &payload[..], success), ("identity.v1.invite.issue", &body[..], 200));
@@ -201,11 +219,36 @@ mod tests {
             ("POST", "/api/sys/shutdown", "system.v1.shutdown", json!({}), 202),
             ("GET", "/api/capsules", "system.v1.capsule.list", json!({}), 200),
         ] {
-            let Plan::Request { topic, payload, success } = plan(method, uri, &[], b"").unwrap() else {
+            let Plan::Request { topic, payload, success, .. } = plan(method, uri, &[], b"").unwrap() else {
                 panic!("{uri}")
             };
             let payload: Json = serde_json::from_slice(&payload).unwrap();
             assert_eq!((topic, payload, success), (want_topic, want_payload, want_success), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_route_about_a_principal_has_it_for_its_target_and_a_change_names_it_in_the_payload() {
+        let request = |plan: Plan| match plan {
+            Plan::Request { topic, payload, target, success: 200 } => {
+                (topic, String::from_utf8(payload).unwrap(), target)
+            }
+            other => panic!("{other:?}"),
+        };
+        for (what, topic) in [("quotas", "identity.v1.quota.get"), ("usage", "system.v1.usage")] {
+            let uri = format!("/api/sys/principals/ada/{what}");
+            let sent = request(plan("GET", &uri, &[], b"").unwrap());
+            assert_eq!(sent, (topic, "{}".into(), Some("ada".into())));
+        }
+        let put = |body: &[u8]| plan("PUT", "/api/sys/principals/a%22b/quotas", JSON, body);
+        let (topic, payload, target) = request(put(br#" { "quotas":{"x":1}} "#).unwrap());
+        assert_eq!((topic, target), ("identity.v1.quota.set", None));
+        assert_eq!(payload, r#"{"principal":"a\"b","quotas":{"x":1}}"#);
+        assert_eq!(request(put(b"{ }").unwrap()).1, r#"{"principal":"a\"b"}"#);
+        let (_, payload, _) = request(put(br#"{"principal":"other"}"#).unwrap());
+        assert_eq!(payload, r#"{"principal":"a\"b","principal":"other"}"#, "which is refused as a duplicate");
+        for body in [&b"[]"[..], b"1", b"null"] {
+            assert_eq!(put(body).unwrap_err().kind.status(), 400);
         }
     }
 

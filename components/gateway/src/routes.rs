@@ -36,6 +36,11 @@ pub enum Action {
     /// A request of this topic, answered with this status. Its payload is the body; on a route without one, an object
     /// of the path's parameters and the query.
     Topic(&'static str, u16),
+    /// A request of this topic about the principal in the path's `id`, which is its target. Its payload is `{}`.
+    About(&'static str),
+    /// A request of this topic whose payload is the body with the path's `id` as its first field, `principal`. Without a
+    /// target: about oneself, the `self:` form of what it requires is not enough.
+    Change(&'static str),
     /// Who the caller is, with the end of the session.
     Me,
     /// Everybody's rows, or the caller's own.
@@ -75,8 +80,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 13] = {
-    use Action::{BusPublish, BusRequest, Me, Principals, Topic};
+pub const ROUTES: [Route; 16] = {
+    use Action::{About, BusPublish, BusRequest, Change, Me, Principals, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -86,6 +91,9 @@ pub const ROUTES: [Route; 13] = {
         route("POST",   "/api/sys/invites",               Bearer, &[],     Json,          Topic("identity.v1.invite.issue", 200)),
         route("DELETE", "/api/sys/invites/{fingerprint}", Bearer, &[],     Nothing,       Topic("identity.v1.invite.revoke", 204)),
         route("GET",    "/api/sys/principals",            Bearer, PAGE,    Nothing,       Principals),
+        route("GET",    "/api/sys/principals/{id}/quotas", Bearer, &[],    Nothing,       About("identity.v1.quota.get")),
+        route("PUT",    "/api/sys/principals/{id}/quotas", Bearer, &[],    Json,          Change("identity.v1.quota.set")),
+        route("GET",    "/api/sys/principals/{id}/usage",  Bearer, &[],    Nothing,       About("system.v1.usage")),
         route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
         route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),

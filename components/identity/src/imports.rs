@@ -21,7 +21,7 @@ fn store(error: kv::Error) -> PortError {
     match error {
         kv::Error::Conflict => PortError::Conflict,
         kv::Error::Unavailable => PortError::Unavailable,
-        kv::Error::TooLarge(_) | kv::Error::Invalid(_) => broken("the store", error),
+        kv::Error::TooLarge(_) | kv::Error::Invalid(_) | kv::Error::Quota => broken("the store", error),
     }
 }
 
@@ -93,6 +93,14 @@ impl Transaction for Staged {
             groups: standing.groups.into(),
             grants: standing.grants.into(),
             revokes: standing.revokes.into(),
+            quotas: registrar::Quotas {
+                max_memory_bytes: standing.quotas.max_memory_bytes,
+                max_timeout_secs: standing.quotas.max_timeout_secs,
+                max_cpu_fuel_per_sec: standing.quotas.max_cpu_fuel_per_sec,
+                max_ipc_throughput_bytes: standing.quotas.max_ipc_throughput_bytes,
+                max_storage_bytes: standing.quotas.max_storage_bytes,
+                max_concurrent_calls: standing.quotas.max_concurrent_calls,
+            },
         };
         registrar::set_principal(&self.0, &standing).map_err(|error| broken("the registrar", error))
     }

@@ -5,6 +5,7 @@
 //!
 //! - [`principals`]: records, groups, the bootstrap principal, ids for new ones
 //! - [`invites`]: issue, list, revoke, redeem
+//! - [`quotas`]: what a principal may use
 //! - [`bearer`]: signing bearers and telling whose a credential is
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
@@ -18,6 +19,7 @@ pub mod listing;
 pub mod payload;
 pub mod ports;
 pub mod principals;
+pub mod quotas;
 pub mod refusal;
 #[cfg(test)]
 mod testing;
@@ -35,6 +37,8 @@ handlers! {
     "invite-redeem" => invite_redeem,
     "principal-list" => principal_list,
     "me" => me,
+    "quota-get" => quota_get,
+    "quota-set" => quota_set,
 }
 authenticator!(authenticate);
 starter!(start);
@@ -61,6 +65,15 @@ fn principal_list(message: Message) -> Answer {
 
 fn me(message: Message) -> Answer {
     answer(principals::me(&Imports, &message.principal, &message.payload))
+}
+
+fn quota_get(message: Message) -> Answer {
+    let principal = message.target.as_deref().unwrap_or(&message.principal);
+    answer(quotas::get(&Imports, principal, &message.payload))
+}
+
+fn quota_set(message: Message) -> Answer {
+    answer(quotas::set(&Imports, message.target.as_deref(), &message.payload))
 }
 
 fn start() -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! What the domain needs from outside: a transactional store that the registrar's standings ride on, signing, the
 //! clock and randomness. The component implements it with its imports, tests with a store in memory.
 
+use crate::quotas::Quotas;
 use crate::refusal::Refusal;
 
 /// How often a transaction that others got in the way of is tried.
@@ -62,6 +63,7 @@ pub struct Standing<'a> {
     pub groups: &'a [String],
     pub grants: &'a [String],
     pub revokes: &'a [String],
+    pub quotas: Quotas,
 }
 
 /// Everything outside.

@@ -15,6 +15,7 @@ use crate::keys::PublicKey;
 use crate::listing;
 use crate::payload::{self, bounded, invalid, stored};
 use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
+use crate::quotas::Quotas;
 use crate::refusal::Refusal;
 
 /// The bootstrap principal, in group [`ADMIN`].
@@ -48,6 +49,8 @@ pub struct Principal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
     pub keys: Vec<Key>,
+    #[serde(default, skip_serializing_if = "Quotas::is_default")]
+    pub quotas: Quotas,
 }
 
 /// A public key by which a principal can prove who it is.
@@ -70,6 +73,7 @@ impl Principal {
             created_at: now,
             revoked_at: None,
             keys: Vec::new(),
+            quotas: Quotas::default(),
         }
     }
 
@@ -101,6 +105,11 @@ pub fn load<P: Ports>(ports: &P, id: &str) -> Result<Option<Principal>, Refusal>
     ports.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
 }
 
+/// Reads the record of a principal that a transaction is about to change.
+pub fn load_in(transaction: &mut impl Transaction, id: &str) -> Result<Option<Principal>, Refusal> {
+    transaction.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
+}
+
 fn read(id: &str, bytes: &[u8]) -> Result<Principal, Refusal> {
     stored(&format!("principal `{id}`"), bytes)
 }
@@ -113,8 +122,9 @@ pub fn save(transaction: &mut impl Transaction, id: &str, principal: &Principal)
 }
 
 fn publish(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
-    let Principal { enabled, groups, grants, revokes, .. } = principal;
-    Ok(transaction.set_principal(Standing { principal: id, enabled: *enabled, groups, grants, revokes })?)
+    let Principal { enabled, groups, grants, revokes, quotas, .. } = principal;
+    let standing = Standing { principal: id, enabled: *enabled, groups, grants, revokes, quotas: *quotas };
+    Ok(transaction.set_principal(standing)?)
 }
 
 /// Makes sure that the built-in groups are in force and that [`DEFAULT`] exists, is enabled and is an administrator.
@@ -124,7 +134,7 @@ pub fn bootstrap<P: Ports>(ports: &P) -> Result<(), Refusal> {
         for (name, capabilities) in GROUPS {
             transaction.set_group(name, capabilities)?;
         }
-        let found = transaction.get(Bucket::Principals, DEFAULT)?.map(|bytes| read(DEFAULT, &bytes)).transpose()?;
+        let found = load_in(transaction, DEFAULT)?;
         let mut principal = found.clone().unwrap_or_else(|| Principal::new(ADMIN, ports.now()));
         principal.enabled = true;
         if !principal.groups.iter().any(|group| group == ADMIN) {

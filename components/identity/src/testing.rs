@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::Value;
 
 use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
+use crate::quotas::Quotas;
 
 /// What the registrar was told of a principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,7 @@ pub(crate) struct Told {
     pub(crate) groups: Vec<String>,
     pub(crate) grants: Vec<String>,
     pub(crate) revokes: Vec<String>,
+    pub(crate) quotas: Quotas,
 }
 
 #[derive(Default)]
@@ -248,6 +250,7 @@ impl Transaction for FakeTransaction {
             groups: standing.groups.into(),
             grants: standing.grants.into(),
             revokes: standing.revokes.into(),
+            quotas: standing.quotas,
         };
         self.principals.push((standing.principal.into(), told));
         Ok(())

@@ -46,6 +46,48 @@ impl From<host::HostStatus> for Status {
     }
 }
 
+/// What a principal has used since the host started, what it stores, and the limits in force.
+#[derive(Debug, Serialize)]
+pub struct Usage {
+    pub principal: String,
+    pub cpu_fuel_consumed_total: u64,
+    pub cpu_fuel_per_sec_limit: u64,
+    /// Not held to the two limits per second.
+    pub exempt: bool,
+    pub memory_bytes_limit_per_instance: u64,
+    /// The most that one instance has had.
+    pub memory_bytes_peak_total: u64,
+    pub storage_bytes_used: u64,
+    pub storage_bytes_limit: u64,
+    pub ipc_bytes_sent_total: u64,
+    pub ipc_bytes_per_sec_limit: u64,
+    pub calls_total: u64,
+    pub concurrent_calls_limit: u64,
+    pub wall_ms_total: u64,
+    pub timeout_secs_limit: u64,
+}
+
+impl Usage {
+    pub fn new(principal: &str, usage: host::PrincipalUsage) -> Self {
+        Self {
+            principal: principal.into(),
+            cpu_fuel_consumed_total: usage.fuel_total,
+            cpu_fuel_per_sec_limit: usage.fuel_per_sec_limit,
+            exempt: usage.exempt,
+            memory_bytes_limit_per_instance: usage.memory_bytes_limit,
+            memory_bytes_peak_total: usage.memory_peak_bytes,
+            storage_bytes_used: usage.storage_bytes,
+            storage_bytes_limit: usage.storage_bytes_limit,
+            ipc_bytes_sent_total: usage.bus_bytes_total,
+            ipc_bytes_per_sec_limit: usage.bus_bytes_per_sec_limit,
+            calls_total: usage.calls_total,
+            concurrent_calls_limit: usage.concurrent_calls_limit,
+            wall_ms_total: usage.wall_ms_total,
+            timeout_secs_limit: usage.timeout_secs_limit,
+        }
+    }
+}
+
 /// Which log lines somebody wants to see.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -40,10 +40,18 @@ fn capsule_install(message: Message) -> Answer {
     json(&desk::Installed::from(installed))
 }
 
+fn usage(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    let principal = message.target.as_deref().unwrap_or(&message.principal);
+    let found = host::usage(principal).ok_or_else(|| Refusal::not_found(format!("no principal `{principal}`")))?;
+    json(&desk::Usage::new(principal, found))
+}
+
 handlers! {
     "status" => status,
     "logs" => logs,
     "shutdown" => shutdown,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
+    "usage" => usage,
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Capability, PrincipalId};
 
+use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 use sessions::Remembered;
 pub use sessions::{Authenticator, Identified, Presented, Rejection};
@@ -65,6 +66,11 @@ impl Authority {
     /// May `caller` do what needs `required`, to `target`? The documented order of docs/capabilities.md.
     pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
         self.directory.read().expect("no panic under this lock").decide(caller, required, target)
+    }
+
+    /// What the principal may use; none if it is unknown.
+    pub fn quotas(&self, principal: &PrincipalId) -> Option<Quotas> {
+        self.directory.read().expect("no panic under this lock").quotas(principal)
     }
 
     /// Whether the principal may reach a binding. The error names the capability that is missing.

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
 
+use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 
 /// A principal as its authenticator has published it.
@@ -17,12 +18,18 @@ pub struct Standing {
     pub grants: Vec<Capability>,
     /// Beat everything.
     pub revokes: Vec<Capability>,
+    pub quotas: Quotas,
     revision: u64,
 }
 
 impl Standing {
     pub fn new(enabled: bool, groups: Vec<String>, grants: Vec<Capability>, revokes: Vec<Capability>) -> Self {
-        Self { enabled, groups, grants, revokes, revision: 0 }
+        Self { enabled, groups, grants, revokes, quotas: Quotas::default(), revision: 0 }
+    }
+
+    /// With other quotas than the host's defaults.
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
     }
 }
 
@@ -95,6 +102,11 @@ impl Directory {
         self.principals.get(principal).is_some_and(|s| s.enabled)
     }
 
+    /// What the principal may use; none if it is unknown.
+    pub fn quotas(&self, principal: &PrincipalId) -> Option<Quotas> {
+        self.principals.get(principal).map(|s| s.quotas)
+    }
+
     /// Unknown or disabled: no. A matching revoke: no. A matching grant: yes. A group's capability: yes. Else no.
     /// Where the target is the caller, `required` or its `self:` form is enough, each judged on its own.
     pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
@@ -141,6 +153,9 @@ struct Stored {
     groups: Vec<String>,
     grants: Vec<String>,
     revokes: Vec<String>,
+    /// Records of before there were any have none.
+    #[serde(default)]
+    quotas: Quotas,
 }
 
 impl Change {
@@ -156,6 +171,7 @@ impl Change {
                     groups: standing.groups.clone(),
                     grants: texts(&standing.grants),
                     revokes: texts(&standing.revokes),
+                    quotas: standing.quotas,
                 };
                 (key(PRINCIPALS, id.as_str()), Some(bytes(serde_json::to_vec(&stored))))
             }
@@ -183,6 +199,7 @@ pub(super) fn load(store: &Store) -> Result<Vec<(u64, Change)>, ReadError> {
             let stored: Stored = serde_json::from_slice(bytes).ok()?;
             let standing =
                 Standing::new(stored.enabled, stored.groups, parse_all(&stored.grants)?, parse_all(&stored.revokes)?);
+            let standing = standing.with_quotas(stored.quotas);
             Some(Change::SetPrincipal(PrincipalId::parse(name).ok()?, standing))
         })();
         match change {
@@ -270,6 +287,22 @@ mod tests {
         assert!(directory.decide(&id("a"), required, None).allowed);
         directory.apply(4, Change::RemoveGroup("ops".into()));
         assert!(!directory.decide(&id("a"), required, None).allowed);
+    }
+
+    #[test]
+    fn quotas_are_stored_with_the_standing_and_a_record_without_any_still_loads() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb"), &crate::store::Config::default()).unwrap();
+        let quotas = Quotas { max_timeout_secs: Some(5), ..Quotas::default() };
+        let new = Change::SetPrincipal(id("new"), Standing::new(true, vec![], vec![], vec![]).with_quotas(quotas));
+        let old = br#"{"enabled":true,"groups":[],"grants":[],"revokes":[]}"#.to_vec();
+        let writes = vec![new.to_write(), ([PRINCIPALS, b"old"].concat(), Some(old))];
+        store.commit_blocking(crate::store::Commit { writes, ..Default::default() }).unwrap();
+        let mut directory = Directory::default();
+        load(&store).unwrap().into_iter().for_each(|(revision, change)| directory.apply(revision, change));
+        assert_eq!(directory.quotas(&id("new")), Some(quotas));
+        assert_eq!(directory.quotas(&id("old")), Some(Quotas::default()));
+        assert_eq!(directory.quotas(&id("nobody")), None);
     }
 
     proptest! {

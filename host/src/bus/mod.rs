@@ -205,6 +205,9 @@ impl Inbox {
             let Some((principal, (handler, message))) = next else { return };
             let topic = message.topic.clone();
             if let Err(failure) = self.responder.clone().call(handler, message).await {
+                if matches!(failure, Failure::Overloaded { .. }) {
+                    metrics::counter!("astrid_bus_lost_messages_total").increment(1);
+                }
                 tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
             }
             self.queue.lock().expect("no panic under this lock").fair.release(&principal);

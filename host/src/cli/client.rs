@@ -144,6 +144,10 @@ impl Client {
         self.call(what, Method::POST, path, Some(json)).await
     }
 
+    pub(super) async fn put(&self, what: &str, path: &str, json: String) -> Result<Answer, Failure> {
+        self.call(what, Method::PUT, path, Some(json)).await
+    }
+
     pub(super) async fn delete(&self, what: &str, path: &str) -> Result<Answer, Failure> {
         self.call(what, Method::DELETE, path, None).await
     }

@@ -18,6 +18,7 @@ mod json;
 mod keypair;
 mod keystore;
 mod logs;
+mod quota;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -88,6 +89,9 @@ enum Verb {
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
+    /// Show what a principal may use and has used; change what it may
+    #[command(subcommand)]
+    Quota(quota::Verb),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),
@@ -153,6 +157,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
         Verb::Capsule(verb) => verb.run(context).await,
+        Verb::Quota(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }

@@ -12,6 +12,7 @@ use super::bindings::handler::astrid::bus::types::Failure;
 use super::store::Transaction;
 use crate::authority::{Change, Identified, Presented, Rejection, Standing};
 use crate::bus::Sender;
+use crate::meter::quotas::Quotas;
 
 /// A front end's right to speak for a principal, for as long as its call lives.
 pub struct Session(Identified);
@@ -131,6 +132,19 @@ impl Call {
     }
 }
 
+impl From<registrar::Quotas> for Quotas {
+    fn from(quotas: registrar::Quotas) -> Self {
+        Self {
+            max_memory_bytes: quotas.max_memory_bytes,
+            max_timeout_secs: quotas.max_timeout_secs,
+            max_cpu_fuel_per_sec: quotas.max_cpu_fuel_per_sec,
+            max_ipc_throughput_bytes: quotas.max_ipc_throughput_bytes,
+            max_storage_bytes: quotas.max_storage_bytes,
+            max_concurrent_calls: quotas.max_concurrent_calls,
+        }
+    }
+}
+
 impl registrar::Host for Call {
     async fn set_principal(
         &mut self,
@@ -143,7 +157,10 @@ impl registrar::Host for Call {
             let groups = standing.groups.into_iter().map(group_name).collect::<Result<_, _>>()?;
             let grants = capabilities("grants", &standing.grants)?;
             let revokes = capabilities("revokes", &standing.revokes)?;
-            Ok(Change::SetPrincipal(id, Standing::new(standing.enabled, groups, grants, revokes)))
+            let quotas = Quotas::from(standing.quotas);
+            quotas.check()?;
+            let standing = Standing::new(standing.enabled, groups, grants, revokes).with_quotas(quotas);
+            Ok(Change::SetPrincipal(id, standing))
         })();
         self.stage(&transaction, change)
     }

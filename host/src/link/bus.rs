@@ -30,6 +30,12 @@ impl bus::Host for Call {
 }
 
 impl Call {
+    /// Whether the capsule names the topic, and the payload fits into its principal's rate, which is charged.
+    fn may_send(&self, sender: &Sender, topic: &str, bytes: usize) -> Result<(), types::Failure> {
+        self.generation.may_send(topic)?;
+        self.host.meter.send(&sender.principal, bytes).map_err(|wait| types::Failure::Overloaded(wait.millis()))
+    }
+
     pub(super) fn send_publish(
         &self,
         sender: Sender,
@@ -37,7 +43,7 @@ impl Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> Result<u32, types::Failure> {
-        self.generation.may_send(&topic).map_err(types::Failure::from)?;
+        self.may_send(&sender, &topic, payload.len())?;
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
         self.host.bus.publish(sender, outgoing).map_err(Into::into)
     }
@@ -51,7 +57,7 @@ impl Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Boxed<'static, Result<Vec<u8>, types::Failure>> {
-        let allowed = self.generation.may_send(&topic);
+        let allowed = self.may_send(&sender, &topic, payload.len());
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };

@@ -4,8 +4,9 @@ use wasmtime::component::Resource;
 
 use super::Call;
 use super::bindings::handler::astrid::store::kv;
-use crate::buckets::Error;
 pub use crate::buckets::{Bucket, Transaction};
+use crate::buckets::{Error, counted};
+use crate::store::{Commit, Counted};
 
 impl From<Error> for kv::Error {
     fn from(error: Error) -> Self {
@@ -13,6 +14,7 @@ impl From<Error> for kv::Error {
             Error::Conflict => Self::Conflict,
             Error::TooLarge { limit } => Self::TooLarge(limit),
             Error::Invalid(why) => Self::Invalid(why),
+            Error::Quota => Self::Quota,
             Error::Unavailable => Self::Unavailable,
         }
     }
@@ -25,12 +27,15 @@ impl From<crate::store::Entry> for kv::Entry {
 }
 
 impl Call {
-    fn commit(
-        &self,
-        commit: Result<crate::store::Commit, Error>,
-    ) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
-        let store = self.host.store.clone();
-        async move { Ok(store.commit(commit?).await.map_err(Error::from)?) }
+    /// What this call writes for its principal counts.
+    fn counted(&self) -> Counted {
+        let limit = self.host.meter.limits(&self.sender.principal).storage_bytes;
+        counted(&self.generation.id, &self.sender.principal, limit)
+    }
+
+    fn commit(&self, commit: Result<Commit, Error>) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
+        let (store, counted) = (self.host.store.clone(), Some(self.counted()));
+        async move { Ok(store.commit(Commit { counted, ..commit? }).await.map_err(Error::from)?) }
     }
 }
 
@@ -68,8 +73,8 @@ impl kv::HostBucket for Call {
     }
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
-        let (bucket, store) = (self.table.get(&bucket)?.clone(), self.host.store.clone());
-        Ok(bucket.delete(&store, &key).await.map_err(Into::into))
+        let (bucket, store, counted) = (self.table.get(&bucket)?.clone(), self.host.store.clone(), self.counted());
+        Ok(bucket.delete(&store, &key, &counted).await.map_err(Into::into))
     }
 
     async fn swap(

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use astrid_capsule::PrincipalId;
+
 use super::Call;
 use super::bindings::handler::astrid::sys::{host, log};
-use crate::Boxed;
 use crate::loader::InstallError;
 use crate::log::Query;
+use crate::meter::Usage;
+use crate::{Boxed, buckets};
 
 impl log::Host for Call {
     async fn log(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
@@ -33,6 +36,27 @@ impl host::Host for Call {
             connections_by_principal: connections.by_principal,
             loaded_capsules: self.host.loader.list().into_iter().map(|c| c.id).collect(),
         })
+    }
+
+    async fn usage(&mut self, principal: String) -> wasmtime::Result<Option<host::PrincipalUsage>> {
+        let Ok(id) = PrincipalId::parse(&principal) else { return Ok(None) };
+        let Some(Usage { totals, limits, exempt }) = self.host.meter.usage(&id) else { return Ok(None) };
+        let Ok(storage_bytes) = buckets::held(&self.host.store, &id) else { return Ok(None) };
+        Ok(Some(host::PrincipalUsage {
+            fuel_total: totals.fuel,
+            calls_total: totals.calls,
+            wall_ms_total: u64::try_from(totals.wall.as_millis()).unwrap_or(u64::MAX),
+            bus_bytes_total: totals.bus_bytes,
+            memory_peak_bytes: totals.peak_memory_bytes,
+            storage_bytes,
+            exempt,
+            fuel_per_sec_limit: limits.fuel_per_sec,
+            bus_bytes_per_sec_limit: limits.bus_bytes_per_sec,
+            memory_bytes_limit: limits.memory_bytes.min(self.host.pool_memory_bytes() as u64),
+            timeout_secs_limit: limits.timeout_secs,
+            storage_bytes_limit: limits.storage_bytes,
+            concurrent_calls_limit: limits.concurrent_calls as u64,
+        }))
     }
 
     async fn capsules(&mut self) -> wasmtime::Result<Vec<host::Capsule>> {

@@ -21,8 +21,9 @@ use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
-use crate::meter::{Bounds, FUEL_SLICE};
-use crate::pool::{Concurrency, Lane};
+use crate::meter::ledger::Used;
+use crate::meter::{Bounds, Charge, FUEL_SLICE, Tally};
+use crate::pool::{Concurrency, Lane, Permit, Rank};
 
 pub struct Generation {
     pub id: Arc<str>,
@@ -33,6 +34,7 @@ pub struct Generation {
     engine: Engine,
     exports: Exports,
     host: Weak<Host>,
+    tally: Arc<Tally>,
     figures: Figures,
 }
 
@@ -78,9 +80,11 @@ impl Generation {
             fuel: counter!("astrid_fuel_total", "capsule" => id.to_string()),
             seconds: histogram!("astrid_invocation_seconds", "capsule" => id.to_string()),
         };
+        let tally = host.meter.capsule(&id);
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
-        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, engine, exports: Exports::new(pre), host, figures }))
+        let exports = Exports::new(pre);
+        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, engine, exports, host, tally, figures }))
     }
 
     /// Whether the operator granted this.
@@ -107,7 +111,7 @@ impl Generation {
     pub async fn start(self: &Arc<Self>) -> Result<(), String> {
         let Some(pre) = self.exports.starter.clone() else { return Ok(()) };
         let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        let outcome = self.enter(true, Lane::Host, sender, None, |store| {
+        let outcome = self.enter(Rank::First, Lane::Host, sender, None, |store| {
             Box::pin(async move {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 instance.astrid_capsule_lifecycle().call_start(store).await
@@ -128,42 +132,40 @@ impl Generation {
     /// One call in a fresh instance: admitted, limited, preempted, ended by its deadline from outside, and counted.
     async fn enter<R>(
         self: &Arc<Self>,
-        nested: bool,
+        rank: Rank,
         lane: Lane,
         mut sender: Sender,
         connection: Option<Arc<Connection>>,
         call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
     ) -> Result<R, Failure> {
         let started = Instant::now();
-        sender.deadline = sender.deadline.min(started + self.bounds.timeout);
-        let deadline = sender.deadline;
         // Only missing while the host goes down.
         let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
-        let Ok(mut room) = host.pool.admit(lane, nested, deadline).await else {
+        let charge = host.meter.begin(&lane, &self.tally, self.bounds).map_err(|wait| {
+            self.figures.overloaded.increment(1);
+            Failure::Overloaded { retry_ms: wait.millis() }
+        })?;
+        let bounds = charge.bounds;
+        sender.deadline = sender.deadline.min(started + bounds.timeout);
+        let deadline = sender.deadline;
+        let Ok(room) = host.pool.admit(lane, rank, charge.concurrent_calls, deadline).await else {
             self.figures.overloaded.increment(1);
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
-        let data = Call::new(host.clone(), self.clone(), sender, connection, &self.bounds);
+        let data = Call::new(host.clone(), self.clone(), sender, connection, &bounds);
         let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
-        let prepared =
-            store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
+        let prepared = store.set_fuel(bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
+        let mut running = Running { generation: self, store, started, charge, room };
         let outcome = match prepared {
-            Ok(()) => tokio::time::timeout_at(deadline, call(&mut store)).await,
+            Ok(()) => tokio::time::timeout_at(deadline, call(&mut running.store)).await,
             Err(error) => Ok(Err(error)),
         };
-        let fuel = self.bounds.fuel - store.get_fuel().unwrap_or(0);
-        room.settle(fuel);
-        self.figures.fuel.increment(fuel);
-        self.figures.seconds.record(started.elapsed());
-        if let Some(text) = store.data().output() {
-            tracing::warn!(capsule = &*self.id, "it wrote: {text}");
-        }
         match outcome {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.figures.trapped.increment(1);
-                let why = self.explain(&mut store, &error);
+                let why = running.explain(&error);
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
                 Err(Failure::Trapped)
             }
@@ -174,13 +176,40 @@ impl Generation {
             }
         }
     }
+}
 
-    fn explain(&self, store: &mut Store<Call>, error: &wasmtime::Error) -> String {
-        if store.data_mut().limiter().exceeded() {
-            return format!("it wanted more than {} bytes of memory or 10000 table elements", self.bounds.memory_bytes);
+/// A call that runs. However it ends, also when nobody waits for it any more, what it used is counted and paid for.
+struct Running<'a> {
+    generation: &'a Generation,
+    store: Store<Call>,
+    started: Instant,
+    charge: Charge,
+    room: Permit<'a>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Self { generation, store, started, charge, room } = self;
+        let fuel = charge.bounds.fuel - store.get_fuel().unwrap_or(0);
+        let peak_memory_bytes = store.data_mut().limiter().peak_memory_bytes() as u64;
+        room.settle(fuel);
+        charge.used(Used { fuel, wall: started.elapsed(), peak_memory_bytes });
+        generation.figures.fuel.increment(fuel);
+        generation.figures.seconds.record(started.elapsed());
+        if let Some(text) = store.data().output() {
+            tracing::warn!(capsule = &*generation.id, "it wrote: {text}");
+        }
+    }
+}
+
+impl Running<'_> {
+    fn explain(&mut self, error: &wasmtime::Error) -> String {
+        let bounds = self.charge.bounds;
+        if self.store.data_mut().limiter().exceeded() {
+            return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", self.bounds.fuel),
+            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
             Some(trap) => format!("trap: {trap}"),
             None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
                 Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
@@ -202,9 +231,13 @@ impl Responder for Generation {
                 cause: message.cause.clone(),
             };
             // Whoever publishes does not wait, so it holds no instance meanwhile.
-            let nested = !message.publication;
+            let rank = match (message.publication, message.depth) {
+                (true, _) => Rank::Outer,
+                (false, ..=1) => Rank::First,
+                (false, _) => Rank::Deeper,
+            };
             let lane = Lane::Principal(message.principal.clone());
-            let outcome = self.enter(nested, lane, sender, None, |store| {
+            let outcome = self.enter(rank, lane, sender, None, |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     let message = link::bus::to_wit(&message);
@@ -236,7 +269,7 @@ impl Authenticator for Generation {
                 }
             };
             let sender = self.nobody(Instant::now() + AUTHENTICATE);
-            let outcome = self.enter(true, Lane::Host, sender, None, |store| {
+            let outcome = self.enter(Rank::First, Lane::Host, sender, None, |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     instance.astrid_authority_authenticator().call_authenticate(store, &presented).await
@@ -268,7 +301,7 @@ impl Mounted for Generation {
             if let Some(pre) = self.exports.front_end.clone() {
                 let (connection, lane) = (Some(exchange.connection.clone()), exchange.connection.lane());
                 let request = link::http::to_wit(exchange);
-                let outcome = self.enter(false, lane, sender, connection, |store| {
+                let outcome = self.enter(Rank::Outer, lane, sender, connection, |store| {
                     Box::pin(async move {
                         let instance = pre.instantiate_async(&mut *store).await?;
                         instance.astrid_http_handler().call_handle(store, &request).await
@@ -292,7 +325,7 @@ impl Generation {
         let this = self.clone();
         let Some(pre) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {
-            this.enter(false, lane, sender, connection, |store| {
+            this.enter(Rank::Outer, lane, sender, connection, |store| {
                 Box::pin(async move {
                     let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
                     let instance = pre.instantiate_async(&mut *store).await?;

@@ -1,12 +1,29 @@
-//! What one call may use, and what it used.
+//! What may be used, and what was: by one call, by a principal, by a capsule.
 //!
-//! Owns the resource limits of a store and the figures of each call. Bounded by construction. Refuses to know who
-//! pays: principals' quotas and rates are judged before a call is admitted.
+//! Owns the resource limits of a store, the quotas in force ([`quotas`]), the ledger of payers ([`ledger`]) and the
+//! totals of each capsule. Every call goes through [`Meter::begin`] and every message through [`Meter::send`]; both ask
+//! [`Meter::is_exempt`], which is also what usage shows. The host's own doings (starting a capsule, authenticating) have
+//! no payer and are held to the manifest alone.
+//!
+//! Bounded: the ledger's accounts, and one record for each capsule that was ever loaded by this process. Refuses to
+//! know who should have which quota, and what a call is for.
 
-use std::time::Duration;
+pub mod ledger;
+pub mod quotas;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use astrid_capsule::manifest::Limits;
+use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::ResourceLimiter;
+
+use crate::authority::Authority;
+use crate::pool::Lane;
+use ledger::{Ledger, Payer, Reserved, Totals, Used, Wait};
+use quotas::Effective;
 
 /// Fuel between two points at which a guest lets others run: about a third of a millisecond here. Smaller slices cost
 /// more than they give (figures in docs/specification.md).
@@ -34,6 +51,189 @@ impl Bounds {
             memory_bytes: usize::try_from(limits.max_memory_bytes).unwrap_or(usize::MAX).min(pool_memory_bytes),
             fuel: limits.max_fuel,
             timeout: Duration::from_millis(limits.timeout_ms),
+        }
+    }
+
+    /// These, lowered to what the payer may use; the fuel of one call is the manifest's business.
+    fn within(self, limits: &Effective) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.min(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX)),
+            timeout: self.timeout.min(Duration::from_secs(limits.timeout_secs)),
+            ..self
+        }
+    }
+}
+
+/// Exempts from the two rates.
+static UNBOUNDED: LazyLock<Capability> =
+    LazyLock::new(|| Capability::parse("system:resources:unbounded").expect("it fits the grammar"));
+
+pub struct Meter {
+    authority: Arc<Authority>,
+    ledger: Ledger,
+    capsules: Mutex<BTreeMap<Arc<str>, Arc<Tally>>>,
+    defaults: Effective,
+    started: Instant,
+}
+
+/// What the calls into one capsule have used since the host started, and what the next is thought to need.
+#[derive(Debug, Default)]
+pub struct Tally {
+    fuel: AtomicU64,
+    calls: AtomicU64,
+    peak_memory_bytes: AtomicU64,
+    /// Of the fuel of a call; moves an eighth of the way with each. Two calls that end at once may count as one.
+    average_fuel: AtomicU64,
+}
+
+/// A capsule's totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CapsuleTotals {
+    pub fuel: u64,
+    pub calls: u64,
+    pub peak_memory_bytes: u64,
+}
+
+impl Tally {
+    /// Twice the average, at least a slice, at most `bound`.
+    fn estimate(&self, bound: u64) -> u64 {
+        self.average_fuel.load(Relaxed).saturating_mul(2).max(FUEL_SLICE).min(bound)
+    }
+
+    fn add(&self, used: &Used) {
+        self.fuel.fetch_add(used.fuel, Relaxed);
+        self.calls.fetch_add(1, Relaxed);
+        self.peak_memory_bytes.fetch_max(used.peak_memory_bytes, Relaxed);
+        let average = self.average_fuel.load(Relaxed);
+        let moved = if average == 0 { used.fuel } else { average - average / 8 + used.fuel / 8 };
+        self.average_fuel.store(moved, Relaxed);
+    }
+
+    pub fn totals(&self) -> CapsuleTotals {
+        CapsuleTotals {
+            fuel: self.fuel.load(Relaxed),
+            calls: self.calls.load(Relaxed),
+            peak_memory_bytes: self.peak_memory_bytes.load(Relaxed),
+        }
+    }
+}
+
+/// What a principal has used and may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub totals: Totals,
+    pub limits: Effective,
+    pub exempt: bool,
+}
+
+impl Meter {
+    /// `concurrent_calls`: the default of that quota.
+    pub fn new(authority: Arc<Authority>, concurrent_calls: usize) -> Self {
+        Self {
+            authority,
+            ledger: Ledger::default(),
+            capsules: Mutex::default(),
+            defaults: Effective::defaults(concurrent_calls),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether the two rates do not bind this principal.
+    pub fn is_exempt(&self, principal: &PrincipalId) -> bool {
+        self.authority.decide(principal, &UNBOUNDED, None).allowed
+    }
+
+    /// The limits in force; the defaults for whoever has no standing.
+    pub fn limits(&self, principal: &PrincipalId) -> Effective {
+        self.defaults.with(&self.authority.quotas(principal).unwrap_or_default())
+    }
+
+    /// None if nobody has published a standing for it.
+    pub fn usage(&self, principal: &PrincipalId) -> Option<Usage> {
+        let quotas = self.authority.quotas(principal)?;
+        let totals = self.ledger.totals(&Payer::Principal(principal.clone()));
+        Some(Usage { totals, limits: self.defaults.with(&quotas), exempt: self.is_exempt(principal) })
+    }
+
+    /// The record of a capsule, the same for all of its generations.
+    pub fn capsule(&self, id: &Arc<str>) -> Arc<Tally> {
+        let mut capsules = self.capsules.lock().expect("no panic under this lock");
+        capsules.entry(id.clone()).or_default().clone()
+    }
+
+    /// Every capsule's totals, sorted by id.
+    pub fn capsules(&self) -> Vec<(Arc<str>, CapsuleTotals)> {
+        let capsules = self.capsules.lock().expect("no panic under this lock");
+        capsules.iter().map(|(id, tally)| (id.clone(), tally.totals())).collect()
+    }
+
+    /// Judges a call before it is admitted: its bounds, how many of its lane may run, and its reservation of fuel, held
+    /// until the charge is dropped.
+    pub fn begin(self: &Arc<Self>, lane: &Lane, capsule: &Arc<Tally>, bounds: Bounds) -> Result<Charge, Wait> {
+        let (payer, limits) = match lane {
+            Lane::Host => (None, None),
+            Lane::Address(address) => (Some(Payer::Address(*address)), Some(self.defaults)),
+            Lane::Principal(id) => (Some(Payer::Principal(id.clone())), Some(self.limits(id))),
+        };
+        let rate = match lane {
+            Lane::Principal(id) if self.is_exempt(id) => None,
+            _ => limits.map(|limits| limits.fuel_per_sec),
+        };
+        let bounds = limits.as_ref().map_or(bounds, |limits| bounds.within(limits));
+        let payer = match payer {
+            None => None,
+            Some(payer) => {
+                let estimate = capsule.estimate(bounds.fuel);
+                let reserved = self.ledger.reserve(&payer, rate, estimate, self.started.elapsed());
+                Some((payer, reserved.inspect_err(|_| refused("fuel"))?))
+            }
+        };
+        let concurrent_calls = match lane {
+            Lane::Principal(_) => limits.map_or(usize::MAX, |limits| limits.concurrent_calls),
+            // An address may stand for many, before anybody has said who they are.
+            Lane::Address(_) | Lane::Host => usize::MAX,
+        };
+        Ok(Charge { meter: self.clone(), capsule: capsule.clone(), payer, bounds, concurrent_calls, used: None })
+    }
+
+    /// Judges and charges a message that a principal's call sends.
+    pub fn send(&self, principal: &PrincipalId, bytes: usize) -> Result<(), Wait> {
+        let rate = (!self.is_exempt(principal)).then(|| self.limits(principal).bus_bytes_per_sec);
+        let payer = Payer::Principal(principal.clone());
+        let sent = self.ledger.send(&payer, rate, bytes as u64, self.started.elapsed());
+        sent.inspect_err(|_| refused("bus-bytes"))
+    }
+}
+
+fn refused(rate: &'static str) {
+    metrics::counter!("astrid_quota_refusals_total", "rate" => rate).increment(1);
+}
+
+/// A call that was let in: its bounds, and what it owes. Settles when it is dropped, however the call ended.
+pub struct Charge {
+    meter: Arc<Meter>,
+    capsule: Arc<Tally>,
+    payer: Option<(Payer, Reserved)>,
+    pub bounds: Bounds,
+    /// How many calls of its lane may run at once.
+    pub concurrent_calls: usize,
+    used: Option<Used>,
+}
+
+impl Charge {
+    /// It ran, and used this.
+    pub fn used(&mut self, used: Used) {
+        self.used = Some(used);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some(used) = &self.used {
+            self.capsule.add(used);
+        }
+        if let Some((payer, reserved)) = &self.payer {
+            self.meter.ledger.settle(payer, *reserved, self.used, self.meter.started.elapsed());
         }
     }
 }
@@ -88,5 +288,95 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         MAX_MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{Change, Standing};
+    use quotas::Quotas;
+
+    const BOUNDS: Bounds = Bounds { memory_bytes: 32 << 20, fuel: 10_000_000_000, timeout: Duration::from_secs(30) };
+
+    fn id(text: &str) -> PrincipalId {
+        PrincipalId::parse(text).unwrap()
+    }
+
+    fn meter(quotas: Quotas, grants: &[&str]) -> Arc<Meter> {
+        let authority = Arc::new(Authority::new());
+        let grants = grants.iter().map(|g| Capability::parse(g).unwrap()).collect();
+        let standing = Standing::new(true, vec![], grants, vec![]).with_quotas(quotas);
+        authority.apply(1, vec![Change::SetPrincipal(id("ada"), standing)]);
+        Arc::new(Meter::new(authority, 64))
+    }
+
+    fn tiny() -> Quotas {
+        Quotas {
+            max_memory_bytes: Some(1 << 20),
+            max_timeout_secs: Some(2),
+            max_cpu_fuel_per_sec: Some(1000),
+            max_ipc_throughput_bytes: Some(1000),
+            max_concurrent_calls: Some(3),
+            ..Quotas::default()
+        }
+    }
+
+    #[test]
+    fn a_call_gets_the_least_of_what_its_capsule_and_its_payer_may_use() {
+        let meter = meter(tiny(), &[]);
+        let tally = meter.capsule(&"notes".into());
+        let charge = meter.begin(&Lane::Principal(id("ada")), &tally, BOUNDS).unwrap();
+        assert_eq!((charge.bounds.memory_bytes, charge.bounds.timeout), (1 << 20, Duration::from_secs(2)));
+        assert_eq!(charge.concurrent_calls, 3);
+        let host = meter.begin(&Lane::Host, &tally, BOUNDS).unwrap();
+        assert_eq!((host.bounds.memory_bytes, host.bounds.timeout), (BOUNDS.memory_bytes, BOUNDS.timeout));
+    }
+
+    #[test]
+    fn an_exemption_lifts_the_rates_and_nothing_else_and_usage_shows_it() {
+        for (grants, exempt) in [(&["system:resources:unbounded"][..], true), (&["*"], true), (&["self:*"], false)] {
+            let meter = meter(tiny(), grants);
+            let (lane, tally) = (Lane::Principal(id("ada")), meter.capsule(&"notes".into()));
+            let mut first = meter.begin(&lane, &tally, BOUNDS).unwrap();
+            assert_eq!((first.bounds.memory_bytes, first.concurrent_calls), (1 << 20, 3));
+            first.used(Used { fuel: 1 << 40, ..Used::default() });
+            drop(first);
+            assert_eq!(meter.begin(&lane, &tally, BOUNDS).is_ok(), exempt, "{grants:?}");
+            meter.send(&id("ada"), 1 << 20).unwrap();
+            assert_eq!(meter.send(&id("ada"), 1).is_ok(), exempt, "{grants:?}");
+            let usage = meter.usage(&id("ada")).unwrap();
+            assert_eq!((usage.exempt, usage.totals.fuel, usage.limits.fuel_per_sec), (exempt, 1 << 40, 1000));
+        }
+        assert!(meter(tiny(), &[]).usage(&id("bob")).is_none());
+    }
+
+    #[test]
+    fn calls_add_up_by_capsule_and_the_estimate_follows_them() {
+        let meter = meter(Quotas::default(), &[]);
+        let tally = meter.capsule(&"notes".into());
+        assert_eq!(tally.estimate(BOUNDS.fuel), FUEL_SLICE);
+        for _ in 0..3 {
+            let mut charge = meter.begin(&Lane::Host, &tally, BOUNDS).unwrap();
+            charge.used(Used { fuel: 40_000_000, peak_memory_bytes: 7, ..Used::default() });
+        }
+        // Never ran.
+        drop(meter.begin(&Lane::Host, &tally, BOUNDS).unwrap());
+        assert_eq!(tally.estimate(BOUNDS.fuel), 80_000_000);
+        assert_eq!(tally.estimate(5), 5);
+        let totals = CapsuleTotals { fuel: 120_000_000, calls: 3, peak_memory_bytes: 7 };
+        assert_eq!(meter.capsules(), [("notes".into(), totals)]);
+    }
+
+    #[test]
+    fn clients_without_a_name_pay_by_address() {
+        let meter = meter(Quotas::default(), &[]);
+        let tally = meter.capsule(&"gateway".into());
+        let lane = |n| Lane::Address(std::net::IpAddr::from([127, 0, 0, n]));
+        let mut first = meter.begin(&lane(1), &tally, BOUNDS).unwrap();
+        first.used(Used { fuel: 1 << 40, ..Used::default() });
+        drop(first);
+        assert!(meter.begin(&lane(1), &tally, BOUNDS).is_err());
+        assert!(meter.begin(&lane(2), &tally, BOUNDS).is_ok());
     }
 }

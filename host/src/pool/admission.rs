@@ -20,11 +20,25 @@ pub enum Lane {
     Host,
 }
 
+/// Where a call stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rank {
+    /// From outside, or a publication: nobody who holds an instance waits for it.
+    Outer,
+    /// The first on its lane's behalf below a front end, which holds an instance.
+    First,
+    /// Made by a call that runs on the same lane's behalf. The lane's bound does not hold for it: the one that waits for
+    /// it is counted, and would keep it out.
+    Deeper,
+}
+
+/// A lane, and whether it is that of its deeper calls.
+type Key = (Lane, bool);
 type Waiter = oneshot::Sender<()>;
 
 /// One set of slots.
 pub(super) struct Gate {
-    shares: Mutex<Shares<Lane, Waiter>>,
+    shares: Mutex<Shares<Key, Waiter>>,
 }
 
 impl Gate {
@@ -36,10 +50,10 @@ impl Gate {
         self.shares.lock().expect("no panic under this lock").waiting()
     }
 
-    pub(super) async fn admit(&self, lane: Lane, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
+    pub(super) async fn admit(&self, key: Key, most: usize, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
         let (waiter, turn) = oneshot::channel();
-        let arrived = self.shares.lock().expect("no panic under this lock").arrive(&lane, waiter);
-        let permit = Permit { gate: self, lane, fuel: 0 };
+        let arrived = self.shares.lock().expect("no panic under this lock").arrive(&key, waiter, most);
+        let permit = Permit { gate: self, key, fuel: 0 };
         match arrived {
             Arrived::Runs(_) => Ok(permit),
             Arrived::Refused(_) => {
@@ -56,15 +70,15 @@ impl Gate {
         }
     }
 
-    fn leave(&self, lane: &Lane, fuel: u64) {
+    fn leave(&self, key: &Key, fuel: u64) {
         let mut shares = self.shares.lock().expect("no panic under this lock");
-        let mut next = shares.leave(lane, fuel);
+        let mut next = shares.leave(key, fuel);
         // Told under the lock: whoever gives up takes the lock first, so a turn is either taken back or received.
-        while let Some((lane, waiter)) = next {
+        while let Some((key, waiter)) = next {
             if waiter.send(()).is_ok() {
                 return;
             }
-            next = shares.leave(&lane, 0);
+            next = shares.leave(&key, 0);
         }
     }
 }
@@ -72,7 +86,7 @@ impl Gate {
 /// A slot, until it is dropped.
 pub struct Permit<'a> {
     gate: &'a Gate,
-    lane: Lane,
+    key: Key,
     fuel: u64,
 }
 
@@ -85,7 +99,7 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.gate.leave(&self.lane, self.fuel);
+        self.gate.leave(&self.key, self.fuel);
     }
 }
 
@@ -100,7 +114,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(permit) = self.permit.take() else { return };
         let mut shares = permit.gate.shares.lock().expect("no panic under this lock");
-        let waited = shares.cancel(&permit.lane, self.ticket);
+        let waited = shares.cancel(&permit.key, self.ticket);
         drop(shares);
         if waited {
             // It never had a slot to leave.

@@ -19,7 +19,7 @@ use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrate
 
 use crate::sched::Bounds;
 use admission::Gate;
-pub use admission::{Lane, Permit};
+pub use admission::{Lane, Permit, Rank};
 
 /// `[pool]` of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Config {
     pub max_memory_bytes: u64,
     /// Calls that may wait for an instance (1 to 1,000,000).
     pub max_waiting: usize,
-    /// Calls of one principal that capsules make on its behalf and that run at once (1 to 4000); more wait their turn.
+    /// Calls of one principal that run at once, where no quota says otherwise (1 to 4000); more wait their turn.
     pub max_concurrent_calls: usize,
 }
 
@@ -136,9 +136,8 @@ impl Pool {
         let nested = instances as usize - outer;
         let waiting = config.max_waiting;
         Ok(Self {
-            // Before anybody has said who they are, an address may stand for many.
-            outer: Gate::new(Bounds { slots: outer, waiting, per_lane: outer }),
-            nested: Gate::new(Bounds { slots: nested, waiting, per_lane: config.max_concurrent_calls }),
+            outer: Gate::new(Bounds { slots: outer, waiting }),
+            nested: Gate::new(Bounds { slots: nested, waiting }),
             config: config.clone(),
             engine,
             concurrent: Mutex::new(None),
@@ -176,10 +175,20 @@ impl Pool {
         self.outer.waiting() + self.nested.waiting()
     }
 
-    /// Room for one instance, held until the permit is dropped. `nested`: the caller holds an instance already.
-    pub async fn admit(&self, lane: Lane, nested: bool, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
-        let gate = if nested { &self.nested } else { &self.outer };
-        gate.admit(lane, deadline).await
+    /// Room for one instance, held until the permit is dropped. Of the lane's calls from outside at most `most` run at
+    /// once, and as many of its first ones.
+    pub async fn admit(
+        &self,
+        lane: Lane,
+        rank: Rank,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<Permit<'_>, Overloaded> {
+        match rank {
+            Rank::Outer => self.outer.admit((lane, false), most, deadline).await,
+            Rank::First => self.nested.admit((lane, false), most, deadline).await,
+            Rank::Deeper => self.nested.admit((lane, true), usize::MAX, deadline).await,
+        }
     }
 }
 
@@ -229,15 +238,29 @@ mod tests {
         let soon = || Instant::now() + Duration::from_millis(20);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(pool.admit(Lane::Host, false, soon()).await.unwrap());
+            held.push(pool.admit(Lane::Host, Rank::Outer, usize::MAX, soon()).await.unwrap());
         }
-        assert!(pool.admit(Lane::Host, false, soon()).await.is_err());
+        assert!(pool.admit(Lane::Host, Rank::Outer, usize::MAX, soon()).await.is_err());
         for _ in 0..12 {
-            held.push(pool.admit(Lane::Host, true, soon()).await.unwrap());
+            held.push(pool.admit(Lane::Host, Rank::First, usize::MAX, soon()).await.unwrap());
         }
-        assert!(pool.admit(Lane::Host, true, soon()).await.is_err());
+        assert!(pool.admit(Lane::Host, Rank::First, usize::MAX, soon()).await.is_err());
         held.clear();
-        assert!(pool.admit(Lane::Host, false, soon()).await.is_ok());
+        assert!(pool.admit(Lane::Host, Rank::Outer, usize::MAX, soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lane_at_its_bound_waits_but_what_its_calls_wait_for_runs() {
+        let pool = pool(8);
+        let far = Instant::now() + Duration::from_secs(60);
+        let lane = || Lane::Principal(astrid_capsule::PrincipalId::parse("ada").unwrap());
+        let first = pool.admit(lane(), Rank::First, 1, far).await.unwrap();
+        let mut second = Box::pin(pool.admit(lane(), Rank::First, 1, far));
+        assert!(poll(&mut second).is_none());
+        let deeper = poll(&mut Box::pin(pool.admit(lane(), Rank::Deeper, 1, far)));
+        assert!(deeper.is_some_and(|permit| permit.is_ok()));
+        drop(first);
+        assert!(poll(&mut second).is_some_and(|permit| permit.is_ok()));
     }
 
     #[tokio::test]
@@ -246,15 +269,15 @@ mod tests {
         let far = Instant::now() + Duration::from_secs(60);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(pool.admit(Lane::Host, false, far).await.unwrap());
+            held.push(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far).await.unwrap());
         }
-        let mut first = Box::pin(pool.admit(Lane::Host, false, far));
+        let mut first = Box::pin(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far));
         assert!(poll(&mut first).is_none());
-        assert!(pool.admit(Lane::Host, false, far).await.is_err());
+        assert!(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far).await.is_err());
         drop(first);
         assert_eq!(pool.waiting(), 0);
         held.pop();
-        assert!(pool.admit(Lane::Host, false, far).await.is_ok());
+        assert!(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far).await.is_ok());
     }
 
     #[tokio::test]
@@ -263,10 +286,10 @@ mod tests {
         let far = Instant::now() + Duration::from_secs(60);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(pool.admit(Lane::Host, false, far).await.unwrap());
+            held.push(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far).await.unwrap());
         }
-        let mut first = Box::pin(pool.admit(Lane::Host, false, far));
-        let mut second = Box::pin(pool.admit(Lane::Host, false, far));
+        let mut first = Box::pin(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far));
+        let mut second = Box::pin(pool.admit(Lane::Host, Rank::Outer, usize::MAX, far));
         assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
         // The slot is given to the first, who goes away without having looked.
         held.pop();

@@ -6,8 +6,8 @@
 //! taken from its credit when they end, and a lane in debt waits while others catch up. So a lane that burns much fuel
 //! in few calls gets no more than one that makes many small ones.
 //!
-//! Bounded by: slots, calls that wait, calls of one lane that run at once. A lane with nothing running or waiting costs
-//! nothing.
+//! Bounded by: slots, calls that wait, calls of one lane that run at once, a bound that each arrival brings: the latest
+//! holds. A raised one counts as soon as nobody of the lane waits. A lane with nothing running or waiting costs nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -22,8 +22,6 @@ pub struct Bounds {
     pub slots: usize,
     /// Calls that wait at once.
     pub waiting: usize,
-    /// Calls of one lane that run at once.
-    pub per_lane: usize,
 }
 
 /// Names a call that waits, to take it back.
@@ -53,6 +51,8 @@ pub struct Shares<K, T> {
 struct Lane<T> {
     waiting: VecDeque<(Ticket, T)>,
     running: usize,
+    /// Calls of it that run at once.
+    most: usize,
     credit: i64,
     queued: bool,
 }
@@ -72,16 +72,18 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
         self.waiting
     }
 
-    /// A call of `key` asks for a slot.
-    pub fn arrive(&mut self, key: &K, call: T) -> Arrived<T> {
+    /// A call of `key`, of whose calls at most `most` run at once, asks for a slot.
+    pub fn arrive(&mut self, key: &K, call: T, most: usize) -> Arrived<T> {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
             running: 0,
+            most,
             credit: 0,
             queued: false,
         });
+        lane.most = most;
         // Whoever waits with room in its lane waits for a slot, so a free slot means that nobody is passed over.
-        if self.running < self.bounds.slots && lane.running < self.bounds.per_lane && lane.waiting.is_empty() {
+        if self.running < self.bounds.slots && lane.running < lane.most && lane.waiting.is_empty() {
             lane.running += 1;
             self.running += 1;
             return Arrived::Runs(call);
@@ -173,7 +175,7 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
         if let Some(lane) = self.lanes.get_mut(key)
             && !lane.queued
             && !lane.waiting.is_empty()
-            && lane.running < self.bounds.per_lane
+            && lane.running < lane.most
         {
             lane.queued = true;
             self.turns.push_back(key.clone());
@@ -195,16 +197,18 @@ mod tests {
 
     use super::*;
 
-    fn shares(slots: usize, waiting: usize, per_lane: usize) -> Shares<u32, u32> {
-        Shares::new(Bounds { slots, waiting, per_lane })
+    const MOST: usize = 2;
+
+    fn shares(slots: usize, waiting: usize) -> Shares<u32, u32> {
+        Shares::new(Bounds { slots, waiting })
     }
 
     #[test]
     fn a_free_slot_goes_to_whoever_asks_and_the_waiting_are_bounded() {
-        let mut shares = shares(1, 1, 8);
-        assert_eq!(shares.arrive(&1, 10), Arrived::Runs(10));
-        assert!(matches!(shares.arrive(&2, 20), Arrived::Waits(_)));
-        assert_eq!(shares.arrive(&3, 30), Arrived::Refused(30));
+        let mut shares = shares(1, 1);
+        assert_eq!(shares.arrive(&1, 10, MOST), Arrived::Runs(10));
+        assert!(matches!(shares.arrive(&2, 20, MOST), Arrived::Waits(_)));
+        assert_eq!(shares.arrive(&3, 30, MOST), Arrived::Refused(30));
         assert_eq!(shares.leave(&1, 5), Some((2, 20)));
         assert_eq!(shares.leave(&2, 5), None);
         assert_eq!((shares.lanes.len(), shares.turns.len()), (0, 0));
@@ -212,25 +216,37 @@ mod tests {
 
     #[test]
     fn a_lane_never_runs_more_than_its_bound_and_leaves_the_rest_to_others() {
-        let mut shares = shares(4, 100, 2);
-        assert!(matches!(shares.arrive(&1, 1), Arrived::Runs(_)));
-        assert!(matches!(shares.arrive(&1, 2), Arrived::Runs(_)));
-        assert!(matches!(shares.arrive(&1, 3), Arrived::Waits(_)));
-        assert!(matches!(shares.arrive(&2, 4), Arrived::Runs(_)));
+        let mut shares = shares(4, 100);
+        assert!(matches!(shares.arrive(&1, 1, MOST), Arrived::Runs(_)));
+        assert!(matches!(shares.arrive(&1, 2, MOST), Arrived::Runs(_)));
+        assert!(matches!(shares.arrive(&1, 3, MOST), Arrived::Waits(_)));
+        assert!(matches!(shares.arrive(&2, 4, MOST), Arrived::Runs(_)));
         assert_eq!(shares.leave(&1, 0), Some((1, 3)));
+    }
+
+    #[test]
+    fn a_bound_that_was_changed_holds_for_whoever_arrives_next() {
+        let mut shares = shares(4, 100);
+        assert!(matches!(shares.arrive(&1, 1, 1), Arrived::Runs(_)));
+        assert!(matches!(shares.arrive(&1, 2, 1), Arrived::Waits(_)));
+        assert!(matches!(shares.arrive(&1, 3, 2), Arrived::Waits(_)));
+        assert_eq!(shares.leave(&1, 0), Some((1, 2)));
+        assert_eq!(shares.leave(&1, 0), Some((1, 3)));
+        assert!(matches!(shares.arrive(&1, 4, 2), Arrived::Runs(_)));
+        assert!(matches!(shares.arrive(&1, 5, 1), Arrived::Waits(_)));
     }
 
     #[test]
     fn equal_fuel_is_equal_share_however_it_is_cut() {
         // One lane makes calls of 100 million, the other of one million; both always have callers that wait.
-        let mut shares = shares(1, 10_000, 8);
+        let mut shares = shares(1, 10_000);
         let cost = |key: u32| if key == 1 { 100_000_000 } else { 1_000_000 };
-        assert!(matches!(shares.arrive(&1, 0), Arrived::Runs(_)));
+        assert!(matches!(shares.arrive(&1, 0, MOST), Arrived::Runs(_)));
         for _ in 0..20 {
-            shares.arrive(&1, 0);
+            shares.arrive(&1, 0, MOST);
         }
         for _ in 0..2_000 {
-            shares.arrive(&2, 0);
+            shares.arrive(&2, 0, MOST);
         }
         let mut used: BTreeMap<u32, u64> = BTreeMap::new();
         let mut running = 1;
@@ -244,21 +260,21 @@ mod tests {
 
     #[test]
     fn a_light_lane_is_served_while_a_heavy_one_floods() {
-        let mut shares = shares(1, 10_000, 64);
-        shares.arrive(&1, 0);
+        let mut shares = shares(1, 10_000);
+        shares.arrive(&1, 0, MOST);
         for _ in 0..1_000 {
-            shares.arrive(&1, 0);
+            shares.arrive(&1, 0, MOST);
         }
-        shares.arrive(&2, 0);
+        shares.arrive(&2, 0, MOST);
         let first = shares.leave(&1, 1_000_000_000).unwrap().0;
         assert_eq!(first, 2);
     }
 
     #[test]
     fn who_gives_up_is_not_served_and_leaves_nothing_behind() {
-        let mut shares = shares(1, 10, 8);
-        shares.arrive(&1, 0);
-        let Arrived::Waits(ticket) = shares.arrive(&2, 0) else { panic!("no slot was free") };
+        let mut shares = shares(1, 10);
+        shares.arrive(&1, 0, MOST);
+        let Arrived::Waits(ticket) = shares.arrive(&2, 0, MOST) else { panic!("no slot was free") };
         assert!(shares.cancel(&2, ticket));
         assert!(!shares.cancel(&2, ticket));
         assert_eq!(shares.leave(&1, 1), None);
@@ -272,14 +288,16 @@ mod tests {
         fn no_slot_idles_while_somebody_may_have_it_and_bounds_hold(
             steps in prop::collection::vec((0u32..4, 0u8..10, 0u64..50_000_000), 1..300)
         ) {
-            let bounds = Bounds { slots: 3, waiting: 12, per_lane: 2 };
+            let bounds = Bounds { slots: 3, waiting: 12 };
+            // Each lane has a bound of its own.
+            let most = |key: u32| 1 + key as usize % 3;
             let mut shares: Shares<u32, u32> = Shares::new(bounds);
             let mut running: Vec<u32> = Vec::new();
             let mut waiting: BTreeMap<u32, VecDeque<(Ticket, u32)>> = BTreeMap::new();
             for (serial, (key, action, fuel)) in steps.into_iter().enumerate() {
                 let serial = serial as u32;
                 if action < 6 {
-                    match shares.arrive(&key, serial) {
+                    match shares.arrive(&key, serial, most(key)) {
                         Arrived::Runs(_) => running.push(key),
                         Arrived::Waits(ticket) => waiting.entry(key).or_default().push_back((ticket, serial)),
                         Arrived::Refused(_) => {
@@ -299,8 +317,8 @@ mod tests {
                 prop_assert_eq!(shares.running(), running.len());
                 prop_assert!(running.len() <= bounds.slots);
                 let of = |key: u32| running.iter().filter(|k| **k == key).count();
-                let servable = waiting.iter().any(|(k, w)| !w.is_empty() && of(*k) < bounds.per_lane);
-                prop_assert!((0..4).all(|k| of(k) <= bounds.per_lane));
+                let servable = waiting.iter().any(|(k, w)| !w.is_empty() && of(*k) < most(*k));
+                prop_assert!((0..4).all(|k| of(k) <= most(k)));
                 prop_assert!(!servable || running.len() == bounds.slots, "a slot idles");
             }
         }

@@ -90,6 +90,17 @@ pub struct Page {
 /// Runs on the writer thread once its commit is durable, with the commit's version. Must be short and may not commit.
 pub type Then = Box<dyn FnOnce(u64) + Send>;
 
+/// Bytes that are counted: a commit's writes below `prefix` change the counter at `counter` by what they add or take, in
+/// the same redb transaction, so that it is exact after a crash as well. Counted are keys, without the prefix, and
+/// values.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub prefix: Vec<u8>,
+    pub counter: Vec<u8>,
+    /// A commit that would raise the counter above this is refused as [`CommitError::Quota`].
+    pub limit: u64,
+}
+
 /// Reads that must still hold and writes that take effect together, or not at all.
 #[derive(Default)]
 pub struct Commit {
@@ -97,6 +108,8 @@ pub struct Commit {
     pub expect: Vec<(Vec<u8>, Option<u64>)>,
     /// New values; none deletes. Of two writes to one key the later counts.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Whose bytes are counted, and how many there may be.
+    pub counted: Option<Counted>,
     /// Runs before the caller is answered and before every later commit's; see [`Store::commit`].
     pub then: Option<Then>,
 }
@@ -116,6 +129,8 @@ impl Commit {
 pub enum CommitError {
     #[error("a key does not have the version that the commit expects; nothing was written")]
     Conflict,
+    #[error("the counted bytes would exceed their limit; nothing was written")]
+    Quota,
     #[error("too many commits are waiting; nothing was written")]
     Overloaded,
     /// If the disk failed in the last step, the sync, the file may turn out to hold the commit when it can be read
@@ -182,6 +197,12 @@ impl Store {
     /// The value of one key. Sees every commit that was acknowledged before. May wait for the disk.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, ReadError> {
         self.read(|table| table.get(key)?.map(|raw| decode(raw.value())).transpose())
+    }
+
+    /// What a counter of [`Counted`] is at; 0 if nothing was ever counted.
+    pub fn count(&self, counter: &[u8]) -> Result<u64, ReadError> {
+        let entry = self.get(counter)?;
+        Ok(entry.and_then(|e| e.value.first_chunk().copied()).map_or(0, u64::from_le_bytes))
     }
 
     /// The entries whose keys begin with `prefix` and come after `after`: at most `limit`, and at most `max_bytes` of
@@ -297,7 +318,7 @@ pub fn describe() {
     metrics::describe_counter!(
         COMMITS,
         Count,
-        "Commits by outcome: committed, conflict, overloaded (refused at once), unavailable (disk failed or closed)"
+        "Commits by outcome: committed, conflict, quota, overloaded (refused at once), unavailable (disk failed or closed)"
     );
     metrics::describe_histogram!(BATCH_COMMITS, Count, "Commits that shared one sync");
     metrics::describe_histogram!(COMMIT_SECONDS, Seconds, "Time to check, apply and sync one batch");

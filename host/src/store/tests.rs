@@ -624,7 +624,7 @@ proptest! {
                 receivers.push(store.submit(Commit {
                     expect: expect.into_iter().map(|(key, version)| (vec![key], version)).collect(),
                     writes: writes.into_iter().map(|(key, value)| (vec![key], value.map(|value| vec![value]))).collect(),
-                    then: None,
+                    ..Commit::default()
                 }).unwrap());
             }
             drop(release);

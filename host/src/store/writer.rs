@@ -1,5 +1,6 @@
 //! The one thread that writes: takes what waits, applies it in one transaction, syncs once, answers.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,11 +9,14 @@ use redb::{Database, ReadableTable, Table};
 
 use super::file::{ENTRIES, META, OpenError, Opened, VERSION};
 use super::queue::Job;
-use super::{BATCH_COMMITS, COMMIT_SECONDS, COMMITS, Commit, CommitError, QUEUE_COMMITS, Shared, Then, VERSION_BYTES};
+use super::{
+    BATCH_COMMITS, COMMIT_SECONDS, COMMITS, Commit, CommitError, Counted, QUEUE_COMMITS, Shared, Then, VERSION_BYTES,
+};
 
 /// The least time between two attempts to reopen a file that failed. Each may check all of it.
 pub(super) const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
 
+type Entries<'t> = Table<'t, &'static [u8], &'static [u8]>;
 type Reopen = Box<dyn Fn() -> Result<Opened, OpenError> + Send>;
 
 pub(super) struct Writer {
@@ -61,7 +65,7 @@ impl Writer {
 
     fn serve(&mut self, batch: &mut Vec<Job>) {
         let began = Instant::now();
-        // Of each commit, its version; none if it conflicts.
+        // Of each commit, its version, or why it was refused.
         let mut versions = Vec::with_capacity(batch.len());
         let written = match &*self.shared.database.read().unwrap_or_else(PoisonError::into_inner) {
             Some(database) => {
@@ -79,34 +83,30 @@ impl Writer {
         }
     }
 
-    fn acknowledge(&mut self, batch: &mut Vec<Job>, versions: &[Option<u64>]) {
+    fn acknowledge(&mut self, batch: &mut Vec<Job>, versions: &[Result<u64, CommitError>]) {
         self.durable = self.version;
         if std::mem::take(&mut self.failing) {
             tracing::info!("the store can be written again");
         }
-        let committed = versions.iter().flatten().count();
-        metrics::counter!(COMMITS, "outcome" => "committed").increment(committed as u64);
-        metrics::counter!(COMMITS, "outcome" => "conflict").increment((batch.len() - committed) as u64);
+        let count = |fits: fn(&Result<u64, CommitError>) -> bool| versions.iter().filter(|v| fits(v)).count() as u64;
+        metrics::counter!(COMMITS, "outcome" => "committed").increment(count(Result::is_ok));
+        metrics::counter!(COMMITS, "outcome" => "conflict").increment(count(|v| *v == Err(CommitError::Conflict)));
+        metrics::counter!(COMMITS, "outcome" => "quota").increment(count(|v| *v == Err(CommitError::Quota)));
         for (mut job, version) in batch.drain(..).zip(versions) {
-            let answer = match (*version, job.commit.then.take()) {
-                (Some(version), Some(then)) => {
-                    run(then, version);
-                    Ok(version)
-                }
-                (Some(version), None) => Ok(version),
-                (None, _) => Err(CommitError::Conflict),
-            };
+            if let (Ok(version), Some(then)) = (*version, job.commit.then.take()) {
+                run(then, version);
+            }
             // A caller that went away does not want to know.
-            let _ = job.answer.send(answer);
+            let _ = job.answer.send(*version);
         }
     }
 
-    fn fail(&mut self, batch: &mut Vec<Job>, versions: &[Option<u64>], error: &redb::Error) {
+    fn fail(&mut self, batch: &mut Vec<Job>, versions: &[Result<u64, CommitError>], error: &redb::Error) {
         self.report(&error.to_string());
         metrics::counter!(COMMITS, "outcome" => "unavailable").increment(batch.len() as u64);
-        let mut versions = versions.iter().copied().chain(std::iter::repeat(None));
+        let mut versions = versions.iter().copied();
         for mut job in batch.drain(..) {
-            if let (Some(version), Some(then)) = (versions.next().flatten(), job.commit.then.take()) {
+            if let (Some(Ok(version)), Some(then)) = (versions.next(), job.commit.then.take()) {
                 self.doubtful.push((version, then));
             }
             let _ = job.answer.send(Err(CommitError::Unavailable));
@@ -181,7 +181,7 @@ fn write(
     database: &Database,
     batch: &[Job],
     mut version: u64,
-    versions: &mut Vec<Option<u64>>,
+    versions: &mut Vec<Result<u64, CommitError>>,
 ) -> Result<(), redb::Error> {
     // Durability::Immediate is redb's default.
     let transaction = database.begin_write()?;
@@ -190,13 +190,14 @@ fn write(
         let mut table = transaction.open_table(ENTRIES)?;
         let mut buffer = Vec::new();
         for Job { commit, .. } in batch {
-            if holds(&table, commit)? {
-                version += 1;
-                versions.push(Some(version));
-                apply(&mut table, commit, version, &mut buffer)?;
-            } else {
-                versions.push(None);
-            }
+            versions.push(match judge(&table, commit)? {
+                Ok(counted) => {
+                    version += 1;
+                    apply(&mut table, commit, counted, version, &mut buffer)?;
+                    Ok(version)
+                }
+                Err(refusal) => Err(refusal),
+            });
         }
     }
     if version == before {
@@ -206,7 +207,43 @@ fn write(
     Ok(transaction.commit()?)
 }
 
-fn holds(table: &Table<'_, &'static [u8], &'static [u8]>, commit: &Commit) -> Result<bool, redb::Error> {
+/// Whether a commit may be applied, and where its counter is afterwards if it has one that changes.
+fn judge(table: &Entries<'_>, commit: &Commit) -> Result<Result<Option<u64>, CommitError>, redb::Error> {
+    if !holds(table, commit)? {
+        return Ok(Err(CommitError::Conflict));
+    }
+    let Some(counted) = &commit.counted else { return Ok(Ok(None)) };
+    let before = match table.get(counted.counter.as_slice())? {
+        Some(raw) => {
+            raw.value().get(VERSION_BYTES..).and_then(|v| v.first_chunk()).map_or(0, |v| u64::from_le_bytes(*v))
+        }
+        None => 0,
+    };
+    let (added, taken) = difference(table, commit, &counted.prefix)?;
+    if added == taken {
+        return Ok(Ok(None));
+    }
+    let after = before.saturating_add(added).saturating_sub(taken);
+    Ok(if after > before && after > counted.limit { Err(CommitError::Quota) } else { Ok(Some(after)) })
+}
+
+/// The bytes below `prefix` that a commit adds, and those that it takes away.
+fn difference(table: &Entries<'_>, commit: &Commit, prefix: &[u8]) -> Result<(u64, u64), redb::Error> {
+    // Of two writes to one key the later counts.
+    let writes: BTreeMap<&[u8], Option<&[u8]>> =
+        commit.writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
+    let (mut added, mut taken) = (0, 0);
+    for (key, value) in writes {
+        let Some(rest) = key.strip_prefix(prefix) else { continue };
+        added += value.map_or(0, |value| (rest.len() + value.len()) as u64);
+        if let Some(old) = table.get(key)? {
+            taken += (rest.len() + old.value().len().saturating_sub(VERSION_BYTES)) as u64;
+        }
+    }
+    Ok((added, taken))
+}
+
+fn holds(table: &Entries<'_>, commit: &Commit) -> Result<bool, redb::Error> {
     for (key, expected) in &commit.expect {
         // A value too short to have a version, which only damage can cause, has one that nobody expects.
         let version = |raw: &[u8]| raw.first_chunk::<VERSION_BYTES>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
@@ -218,19 +255,24 @@ fn holds(table: &Table<'_, &'static [u8], &'static [u8]>, commit: &Commit) -> Re
 }
 
 fn apply(
-    table: &mut Table<'_, &'static [u8], &'static [u8]>,
+    table: &mut Entries<'_>,
     commit: &Commit,
+    counted: Option<u64>,
     version: u64,
     buffer: &mut Vec<u8>,
 ) -> Result<(), redb::Error> {
+    let mut insert = |table: &mut Entries<'_>, key: &[u8], value: &[u8]| {
+        buffer.clear();
+        buffer.extend_from_slice(&version.to_le_bytes());
+        buffer.extend_from_slice(value);
+        table.insert(key, buffer.as_slice()).map(drop)
+    };
+    if let (Some(count), Some(Counted { counter, .. })) = (counted, &commit.counted) {
+        insert(table, counter, &count.to_le_bytes())?;
+    }
     for (key, value) in &commit.writes {
         match value {
-            Some(value) => {
-                buffer.clear();
-                buffer.extend_from_slice(&version.to_le_bytes());
-                buffer.extend_from_slice(value);
-                table.insert(key.as_slice(), buffer.as_slice())?;
-            }
+            Some(value) => insert(table, key, value)?,
             None => {
                 table.remove(key.as_slice())?;
             }

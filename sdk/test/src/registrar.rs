@@ -6,7 +6,7 @@ use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::Result as Wasm;
 use wasmtime::component::Resource;
 
-use crate::bindings::astrid::authority::registrar::{self, Standing};
+use crate::bindings::astrid::authority::registrar::{self, Quotas, Standing};
 use crate::engine::State;
 use crate::store::Transaction;
 
@@ -90,7 +90,28 @@ fn check_standing(standing: &Standing) -> Result<(), String> {
     check_length("groups", &standing.groups)?;
     standing.groups.iter().try_for_each(|group| check_group("groups", group))?;
     check_capabilities("grants", &standing.grants)?;
-    check_capabilities("revokes", &standing.revokes)
+    check_capabilities("revokes", &standing.revokes)?;
+    check_quotas(&standing.quotas)
+}
+
+/// The longest that one call may take, in seconds, as the host takes it.
+const MAX_TIMEOUT_SECS: u64 = 86_400;
+
+fn check_quotas(quotas: &Quotas) -> Result<(), String> {
+    if let Some(secs) = quotas.max_timeout_secs.filter(|secs| !(1..=MAX_TIMEOUT_SECS).contains(secs)) {
+        return Err(format!("max_timeout_secs = {secs} must be 1 to {MAX_TIMEOUT_SECS}"));
+    }
+    let others = [
+        ("max_memory_bytes", quotas.max_memory_bytes),
+        ("max_cpu_fuel_per_sec", quotas.max_cpu_fuel_per_sec),
+        ("max_ipc_throughput_bytes", quotas.max_ipc_throughput_bytes),
+        ("max_storage_bytes", quotas.max_storage_bytes),
+        ("max_concurrent_calls", quotas.max_concurrent_calls),
+    ];
+    match others.iter().find(|(_, value)| *value == Some(0)) {
+        Some((field, _)) => Err(format!("{field} = 0 must be at least 1")),
+        None => Ok(()),
+    }
 }
 
 impl State {
@@ -144,6 +165,14 @@ mod tests {
             groups: vec!["agent".into()],
             grants: vec!["a:*".into()],
             revokes: vec![],
+            quotas: Quotas {
+                max_memory_bytes: None,
+                max_timeout_secs: Some(60),
+                max_cpu_fuel_per_sec: None,
+                max_ipc_throughput_bytes: None,
+                max_storage_bytes: None,
+                max_concurrent_calls: None,
+            },
         };
         assert_eq!(check_standing(&good), Ok(()));
         let bad = |change: fn(&mut Standing)| {
@@ -157,5 +186,7 @@ mod tests {
         assert!(bad(|s| s.groups = vec!["g".into(); MAX_LIST + 1]).starts_with("groups: "));
         assert!(bad(|s| s.grants = vec!["a::b".into()]).starts_with("grants: "));
         assert!(bad(|s| s.revokes = vec!["**".into()]).starts_with("revokes: "));
+        assert!(bad(|s| s.quotas.max_timeout_secs = Some(86_401)).starts_with("max_timeout_secs = 86401"));
+        assert!(bad(|s| s.quotas.max_storage_bytes = Some(0)).starts_with("max_storage_bytes = 0"));
     }
 }

@@ -1,8 +1,12 @@
 //! `astrid:sys`: the log, captured, and a host whose answers the test sets.
 
+use std::collections::BTreeMap;
+
 use wasmtime::Result as Wasm;
 
-use crate::bindings::astrid::sys::host::{self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery};
+use crate::bindings::astrid::sys::host::{
+    self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery, PrincipalUsage,
+};
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
 
@@ -20,6 +24,8 @@ pub struct Logged {
 pub struct FakeHost {
     pub status: HostStatus,
     pub capsules: Vec<Capsule>,
+    /// What each known principal has used.
+    pub usage: BTreeMap<String, PrincipalUsage>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
     /// What the next installs answer.
@@ -42,6 +48,7 @@ impl Default for FakeHost {
                 loaded_capsules: Vec::new(),
             },
             capsules: Vec::new(),
+            usage: BTreeMap::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
@@ -97,6 +104,10 @@ impl log::Host for State {
 impl host::Host for State {
     fn status(&mut self) -> Wasm<HostStatus> {
         Ok(self.fakes.host.status.clone())
+    }
+
+    fn usage(&mut self, principal: String) -> Wasm<Option<PrincipalUsage>> {
+        Ok(self.fakes.host.usage.get(&principal).copied())
     }
 
     fn capsules(&mut self) -> Wasm<Vec<Capsule>> {
