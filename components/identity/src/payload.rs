@@ -3,10 +3,13 @@
 //! Requests are JSON objects with known fields only. Errors name the field, the value and the bound, except that nothing
 //! long enough to be a token or a key in the wrong place is ever repeated.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
 use crate::refusal::Refusal;
@@ -34,6 +37,25 @@ pub fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
         }
         Refusal::Invalid(text)
     })
+}
+
+/// A field that is a JSON object: a struct would also read from an array of its fields.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Object(PhantomData))
 }
 
 /// Reads a record that this component wrote. `what` names it in the refusal.

@@ -50,6 +50,7 @@ struct GetRequest {}
 #[serde(deny_unknown_fields)]
 struct SetRequest {
     principal: String,
+    #[serde(deserialize_with = "payload::object")]
     quotas: Update,
 }
 
@@ -176,7 +177,7 @@ mod tests {
             (json!({ "max_storage_bytes": 0 }), "max_storage_bytes = 0 must be 1"),
             (json!({ "max_concurrent_calls": 0, "max_timeout_secs": 5 }), "max_concurrent_calls = 0 must be 1"),
             (json!({ "max_background_processes": 1 }), "unknown field `max_background_processes`"),
-            (json!([]), "invalid"),
+            (json!([]), "expected a JSON object"),
         ] {
             let error = change(&fake, quotas).unwrap_err();
             assert!(error.contains(reason), "{error}");

@@ -18,14 +18,13 @@
 //!
 //! Bounded: [`SHARDS`] shards and [`MAX_ACCOUNTS`] accounts. An account may go when nothing of it is in flight and its
 //! buckets are full: a new one would be the same but for its totals. So whoever holds a debt is never forgotten. Of
-//! those, addresses go before principals and the longest idle first, an eighth of the shard at a time. A payer for whom
-//! there is no room even so is refused.
+//! those the longest idle go first, an eighth of the shard at a time. A payer for whom there is no room even so is
+//! refused.
 //!
 //! Refuses to know where a rate comes from and who is exempt: `None` for a rate counts and never refuses.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,14 +35,6 @@ pub const SHARDS: usize = 16;
 pub const MAX_ACCOUNTS: usize = 100_000;
 
 const NANO: i128 = 1_000_000_000;
-
-/// Who is charged. In the order in which idle ones are forgotten.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Payer {
-    /// A client who has not said who they are.
-    Address(IpAddr),
-    Principal(PrincipalId),
-}
 
 /// There is no room before this time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +130,7 @@ impl Account {
 
 pub struct Ledger {
     hasher: RandomState,
-    shards: [Mutex<HashMap<Payer, Account>>; SHARDS],
+    shards: [Mutex<HashMap<PrincipalId, Account>>; SHARDS],
     per_shard: usize,
 }
 
@@ -163,7 +154,13 @@ impl Ledger {
     }
 
     /// Takes the fuel that a call is thought to need, at least 1 and at most what the bucket holds.
-    pub fn reserve(&self, payer: &Payer, rate: Option<u64>, estimate: u64, now: Duration) -> Result<Reserved, Wait> {
+    pub fn reserve(
+        &self,
+        payer: &PrincipalId,
+        rate: Option<u64>,
+        estimate: u64,
+        now: Duration,
+    ) -> Result<Reserved, Wait> {
         self.with(payer, now, |account| {
             let reserved = rate.map(|rate| estimate.clamp(1, rate.max(1)));
             if let (Some(rate), Some(amount)) = (rate, reserved) {
@@ -177,7 +174,7 @@ impl Ledger {
     }
 
     /// Exchanges a reservation for what the call used, or for nothing if it never ran.
-    pub fn settle(&self, payer: &Payer, reserved: Reserved, used: Option<Used>, now: Duration) {
+    pub fn settle(&self, payer: &PrincipalId, reserved: Reserved, used: Option<Used>, now: Duration) {
         let mut shard = self.shard(payer);
         // It is there: an account with something in flight is never forgotten.
         let Some(account) = shard.get_mut(payer) else { return };
@@ -199,7 +196,7 @@ impl Ledger {
     }
 
     /// Charges a message of this many bytes.
-    pub fn send(&self, payer: &Payer, rate: Option<u64>, bytes: u64, now: Duration) -> Result<(), Wait> {
+    pub fn send(&self, payer: &PrincipalId, rate: Option<u64>, bytes: u64, now: Duration) -> Result<(), Wait> {
         self.with(payer, now, |account| {
             if let Some(rate) = rate {
                 let tokens = account.bytes.get_or_insert_with(|| Tokens::full(rate, now));
@@ -211,16 +208,16 @@ impl Ledger {
         })?
     }
 
-    pub fn totals(&self, payer: &Payer) -> Totals {
+    pub fn totals(&self, payer: &PrincipalId) -> Totals {
         self.shard(payer).get(payer).map_or_else(Totals::default, |account| account.totals)
     }
 
-    fn shard(&self, payer: &Payer) -> MutexGuard<'_, HashMap<Payer, Account>> {
+    fn shard(&self, payer: &PrincipalId) -> MutexGuard<'_, HashMap<PrincipalId, Account>> {
         let shard = self.hasher.hash_one(payer) as usize % SHARDS;
         self.shards[shard].lock().expect("no panic under this lock")
     }
 
-    fn with<T>(&self, payer: &Payer, now: Duration, f: impl FnOnce(&mut Account) -> T) -> Result<T, Wait> {
+    fn with<T>(&self, payer: &PrincipalId, now: Duration, f: impl FnOnce(&mut Account) -> T) -> Result<T, Wait> {
         let mut shard = self.shard(payer);
         if shard.len() >= self.per_shard && !shard.contains_key(payer) {
             make_room(&mut shard, now);
@@ -234,13 +231,12 @@ impl Ledger {
     }
 }
 
-/// Forgets the idle ones that are missed least, an eighth of the shard, so that making room is rare.
-fn make_room(shard: &mut HashMap<Payer, Account>, now: Duration) {
+/// Forgets those that have been idle longest, an eighth of the shard, so that making room is rare.
+fn make_room(shard: &mut HashMap<PrincipalId, Account>, now: Duration) {
     let idle = shard.iter().filter(|(_, account)| account.is_idle(now));
-    let mut idle: Vec<(bool, Duration, Payer)> =
-        idle.map(|(payer, account)| (matches!(payer, Payer::Principal(_)), account.last, payer.clone())).collect();
+    let mut idle: Vec<(Duration, PrincipalId)> = idle.map(|(payer, account)| (account.last, payer.clone())).collect();
     idle.sort_unstable();
-    for (_, _, payer) in idle.into_iter().take(shard.len() / 8 + 1) {
+    for (_, payer) in idle.into_iter().take(shard.len() / 8 + 1) {
         shard.remove(&payer);
     }
 }
@@ -251,12 +247,12 @@ mod tests {
 
     use super::*;
 
-    fn ada() -> Payer {
-        Payer::Principal(PrincipalId::parse("ada").unwrap())
+    fn ada() -> PrincipalId {
+        PrincipalId::parse("ada").unwrap()
     }
 
-    fn address(n: u32) -> Payer {
-        Payer::Address(IpAddr::from(n.to_be_bytes()))
+    fn other(n: u32) -> PrincipalId {
+        PrincipalId::parse(&format!("p{n}")).unwrap()
     }
 
     fn at(millis: u64) -> Duration {
@@ -316,19 +312,19 @@ mod tests {
     }
 
     #[test]
-    fn accounts_are_bounded_and_idle_addresses_go_first_and_debtors_never() {
+    fn accounts_are_bounded_and_the_idle_go_and_debtors_never() {
         let ledger = Ledger::with_capacity(16 * SHARDS);
-        let debtor = address(0);
+        let debtor = other(0);
         ledger.send(&debtor, Some(1), 1000, at(0)).unwrap();
-        ledger.send(&ada(), Some(1000), 7, at(0)).unwrap();
         for n in 1..10_000 {
             // Each comes when those before it are idle again.
-            ledger.send(&address(n), Some(1000), 1, at(u64::from(n) * 10)).unwrap();
+            ledger.send(&other(n), Some(1000), 1, at(u64::from(n) * 10)).unwrap();
         }
         let kept: usize = ledger.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
         assert!(kept <= 16 * SHARDS, "{kept}");
         assert_eq!(ledger.totals(&debtor).bus_bytes, 1000);
-        assert_eq!(ledger.totals(&ada()).bus_bytes, 7);
+        assert_eq!(ledger.totals(&other(9_999)).bus_bytes, 1);
+        assert_eq!(ledger.totals(&other(1)).bus_bytes, 0);
         assert!(ledger.send(&debtor, Some(1), 1, at(0)).is_err());
     }
 
@@ -337,8 +333,8 @@ mod tests {
         let ledger = Ledger::with_capacity(SHARDS);
         let busy: Vec<_> = (0..1000)
             .filter_map(|n| {
-                let reserved = ledger.reserve(&address(n), Some(1000), 1, at(0)).ok()?;
-                Some((address(n), reserved))
+                let reserved = ledger.reserve(&other(n), Some(1000), 1, at(0)).ok()?;
+                Some((other(n), reserved))
             })
             .collect();
         assert_eq!(busy.len(), SHARDS);

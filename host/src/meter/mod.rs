@@ -2,8 +2,9 @@
 //!
 //! Owns the resource limits of a store, the quotas in force ([`quotas`]), the ledger of payers ([`ledger`]) and the
 //! totals of each capsule. Every call goes through [`Meter::begin`] and every message through [`Meter::send`]; both ask
-//! [`Meter::is_exempt`], which is also what usage shows. The host's own doings (starting a capsule, authenticating) have
-//! no payer and are held to the manifest alone.
+//! [`Meter::is_exempt`], which is also what usage shows. The host's own doings (starting a capsule, authenticating) are
+//! held to the manifest alone. A client who has not said who they are has the default memory and time, and no account:
+//! behind one address there may be many, and who floods would lock them out; fair shares keep these apart.
 //!
 //! Bounded: the ledger's accounts, and one record for each capsule that was ever loaded by this process. Refuses to
 //! know who should have which quota, and what a call is for.
@@ -22,7 +23,7 @@ use wasmtime::ResourceLimiter;
 
 use crate::authority::Authority;
 use crate::pool::Lane;
-use ledger::{Ledger, Payer, Reserved, Totals, Used, Wait};
+use ledger::{Ledger, Reserved, Totals, Used, Wait};
 use quotas::Effective;
 
 /// Fuel between two points at which a guest lets others run: about a third of a millisecond here. Smaller slices cost
@@ -151,7 +152,7 @@ impl Meter {
     /// None if nobody has published a standing for it.
     pub fn usage(&self, principal: &PrincipalId) -> Option<Usage> {
         let quotas = self.authority.quotas(principal)?;
-        let totals = self.ledger.totals(&Payer::Principal(principal.clone()));
+        let totals = self.ledger.totals(principal);
         Some(Usage { totals, limits: self.defaults.with(&quotas), exempt: self.is_exempt(principal) })
     }
 
@@ -172,35 +173,25 @@ impl Meter {
     pub fn begin(self: &Arc<Self>, lane: &Lane, capsule: &Arc<Tally>, bounds: Bounds) -> Result<Charge, Wait> {
         let (payer, limits) = match lane {
             Lane::Host => (None, None),
-            Lane::Address(address) => (Some(Payer::Address(*address)), Some(self.defaults)),
-            Lane::Principal(id) => (Some(Payer::Principal(id.clone())), Some(self.limits(id))),
-        };
-        let rate = match lane {
-            Lane::Principal(id) if self.is_exempt(id) => None,
-            _ => limits.map(|limits| limits.fuel_per_sec),
+            Lane::Address(_) => (None, Some(self.defaults)),
+            Lane::Principal(id) => (Some(id), Some(self.limits(id))),
         };
         let bounds = limits.as_ref().map_or(bounds, |limits| bounds.within(limits));
-        let payer = match payer {
-            None => None,
-            Some(payer) => {
-                let estimate = capsule.estimate(bounds.fuel);
-                let reserved = self.ledger.reserve(&payer, rate, estimate, self.started.elapsed());
-                Some((payer, reserved.inspect_err(|_| refused("fuel"))?))
-            }
+        let (Some(payer), Some(limits)) = (payer, limits) else {
+            let (meter, capsule, concurrent_calls) = (self.clone(), capsule.clone(), usize::MAX);
+            return Ok(Charge { meter, capsule, payer: None, bounds, concurrent_calls, used: None });
         };
-        let concurrent_calls = match lane {
-            Lane::Principal(_) => limits.map_or(usize::MAX, |limits| limits.concurrent_calls),
-            // An address may stand for many, before anybody has said who they are.
-            Lane::Address(_) | Lane::Host => usize::MAX,
-        };
+        let rate = (!self.is_exempt(payer)).then_some(limits.fuel_per_sec);
+        let reserved = self.ledger.reserve(payer, rate, capsule.estimate(bounds.fuel), self.started.elapsed());
+        let payer = Some((payer.clone(), reserved.inspect_err(|_| refused("fuel"))?));
+        let concurrent_calls = limits.concurrent_calls;
         Ok(Charge { meter: self.clone(), capsule: capsule.clone(), payer, bounds, concurrent_calls, used: None })
     }
 
     /// Judges and charges a message that a principal's call sends.
     pub fn send(&self, principal: &PrincipalId, bytes: usize) -> Result<(), Wait> {
         let rate = (!self.is_exempt(principal)).then(|| self.limits(principal).bus_bytes_per_sec);
-        let payer = Payer::Principal(principal.clone());
-        let sent = self.ledger.send(&payer, rate, bytes as u64, self.started.elapsed());
+        let sent = self.ledger.send(principal, rate, bytes as u64, self.started.elapsed());
         sent.inspect_err(|_| refused("bus-bytes"))
     }
 }
@@ -213,7 +204,7 @@ fn refused(rate: &'static str) {
 pub struct Charge {
     meter: Arc<Meter>,
     capsule: Arc<Tally>,
-    payer: Option<(Payer, Reserved)>,
+    payer: Option<(PrincipalId, Reserved)>,
     pub bounds: Bounds,
     /// How many calls of its lane may run at once.
     pub concurrent_calls: usize,
@@ -369,14 +360,16 @@ mod tests {
     }
 
     #[test]
-    fn clients_without_a_name_pay_by_address() {
+    fn clients_without_a_name_have_the_default_memory_and_time_and_no_account() {
         let meter = meter(Quotas::default(), &[]);
         let tally = meter.capsule(&"gateway".into());
-        let lane = |n| Lane::Address(std::net::IpAddr::from([127, 0, 0, n]));
-        let mut first = meter.begin(&lane(1), &tally, BOUNDS).unwrap();
-        first.used(Used { fuel: 1 << 40, ..Used::default() });
-        drop(first);
-        assert!(meter.begin(&lane(1), &tally, BOUNDS).is_err());
-        assert!(meter.begin(&lane(2), &tally, BOUNDS).is_ok());
+        let large = Bounds { memory_bytes: 1 << 30, timeout: Duration::from_secs(3600), ..BOUNDS };
+        for _ in 0..2 {
+            let lane = Lane::Address(std::net::IpAddr::from([127, 0, 0, 1]));
+            let mut charge = meter.begin(&lane, &tally, large).unwrap();
+            assert_eq!((charge.bounds.memory_bytes, charge.bounds.timeout), (64 << 20, Duration::from_secs(300)));
+            charge.used(Used { fuel: 1 << 40, ..Used::default() });
+        }
+        assert_eq!(tally.totals().calls, 2);
     }
 }
