@@ -30,7 +30,7 @@ use routes::Index;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// The largest payload and the largest answer, in bytes (1 KiB to 64 MiB).
+    /// The largest payload and the largest answer, in bytes (1 KiB to 16 MiB).
     pub max_payload_bytes: usize,
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
@@ -46,8 +46,8 @@ impl Default for Config {
 
 impl Config {
     pub fn check(&self) -> Result<(), String> {
-        if !(1024..=64 << 20).contains(&self.max_payload_bytes) {
-            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 67108864", self.max_payload_bytes));
+        if !(1024..=16 << 20).contains(&self.max_payload_bytes) {
+            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 16777216", self.max_payload_bytes));
         }
         if !(1..=64).contains(&self.max_depth) {
             return Err(format!("bus.max-depth = {} must be 1 to 64", self.max_depth));

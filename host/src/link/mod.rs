@@ -30,7 +30,7 @@ use crate::loader::Generation;
 use crate::pool::Concurrency;
 use output::Output;
 
-use crate::meter::{Bounds, Limiter, MAX_HANDLES};
+use crate::meter::{Bounds, Limiter, MAX_HANDLES, RANDOM_BYTES};
 
 /// One call: what its store holds.
 pub struct Call {
@@ -86,7 +86,10 @@ impl WasiView for Call {
         // first use: most calls never ask.
         let (ctx, _) = self.wasi.get_or_insert_with(|| {
             let output = Output::default();
-            let ctx = WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).build();
+            let mut builder = WasiCtx::builder();
+            builder.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_BYTES);
+            builder.allow_tcp(false).allow_udp(false);
+            let ctx = builder.build();
             (ctx, output)
         });
         WasiCtxView { ctx, table: &mut self.table }

@@ -46,9 +46,11 @@ impl host::Host for Call {
         grants: Vec<String>,
     ) -> wasmtime::Result<Result<host::Installed, host::InstallError>> {
         let host = self.host.clone();
-        // Boxed: installing starts a capsule, whose call holds this one's type again.
-        let installing: Boxed<'_, _> = Box::pin(host.loader.install(&host, Path::new(&path), &grants));
-        let outcome = installing.await;
+        // Boxed: installing starts a capsule, whose call holds this one's type again. A task of its own: a caller that
+        // goes away must not leave it half done.
+        let installing: Boxed<'static, _> =
+            Box::pin(async move { host.loader.install(&host, Path::new(&path), &grants).await });
+        let outcome = tokio::spawn(installing).await.unwrap_or_else(|e| Err(InstallError::Failed(e.to_string())));
         Ok(outcome
             .map(|done| host::Installed {
                 id: done.id,

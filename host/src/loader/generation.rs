@@ -21,7 +21,7 @@ use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
-use crate::meter::{Bounds, FUEL_SLICE};
+use crate::meter::{Bounds, Breath, FUEL_SLICE, HOST_CALL_BYTES};
 use crate::pool::{Concurrency, Lane};
 
 pub struct Generation {
@@ -146,6 +146,8 @@ impl Generation {
         let data = Call::new(host.clone(), self.clone(), sender, connection, &self.bounds);
         let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
+        store.call_hook_async(Breath::new(started.into_std()));
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
         let prepared =
             store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
         let outcome = match prepared {

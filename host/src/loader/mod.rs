@@ -10,7 +10,6 @@ mod artefact;
 mod generation;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
@@ -375,7 +374,8 @@ fn live(host: &Host, generation: Arc<Generation>) -> State {
 
 /// The archive and the BLAKE3 of its file, in hex.
 fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
-    let file = File::open(path).map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
+    let file = crate::files::open_regular(path)
+        .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
     let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     let archive =

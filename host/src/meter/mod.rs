@@ -3,7 +3,11 @@
 //! Owns the resource limits of a store and the figures of each call. Bounded by construction. Refuses to know who
 //! pays: principals' quotas and rates are judged before a call is admitted.
 
+mod breath;
+
 use std::time::Duration;
+
+pub use breath::Breath;
 
 use astrid_capsule::manifest::Limits;
 use wasmtime::ResourceLimiter;
@@ -11,6 +15,10 @@ use wasmtime::ResourceLimiter;
 /// Fuel between two points at which a guest lets others run: about a third of a millisecond here. Smaller slices cost
 /// more than they give (figures in docs/specification.md).
 pub const FUEL_SLICE: u64 = 1_000_000;
+/// The most bytes that a guest may hand to the host in one host call or in its answer.
+pub const HOST_CALL_BYTES: usize = 32 << 20;
+/// The most random bytes of one host call.
+pub const RANDOM_BYTES: u64 = 1 << 20;
 /// The most resource handles that one instance may hold.
 pub const MAX_HANDLES: usize = 1024;
 
