@@ -386,8 +386,10 @@ impl Bus {
 
 #[cfg(test)]
 mod tests {
+    use super::intercept::{Interceptor, Verdict};
     use super::*;
     use crate::authority::{Change, Standing};
+    use astrid_capsule::manifest::{Fail, Intercept};
     use astrid_capsule::{Capability, Pattern};
     use tokio::sync::mpsc;
 
@@ -469,6 +471,50 @@ mod tests {
         assert!(
             matches!(bus.request(deep, out("notes.v1.open", b"")).await, Err(Failure::Denied(w)) if w.contains("nested"))
         );
+    }
+
+    /// Says no to `no` and puts `!` in place of everything else.
+    struct Loud;
+
+    impl Interceptor for Loud {
+        fn intercept(self: Arc<Self>, _: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
+            let no = message.payload == "no";
+            let verdict = if no { Verdict::Deny("no is no".into()) } else { Verdict::Replace("!".into()) };
+            Box::pin(std::future::ready(Ok(verdict)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_sees_what_the_interceptors_left_and_a_denial_reaches_the_sender() {
+        let (bus, mut rx) = bus(vec![binding("n.a", "one", &[], false)]);
+        let declared = Intercept {
+            topic: Pattern::parse("n.*").unwrap(),
+            handler: "loud".into(),
+            priority: 100,
+            fail: Fail::Closed,
+        };
+        let routes = bus.table().routes.matches(&Topic::parse("n.a").unwrap()).into_iter().cloned().collect::<Vec<_>>();
+        bus.set_routes(routes, [Interception::new("loud".into(), declared, Arc::new(Loud))]);
+        let no = Err(Failure::Denied("no is no".into()));
+
+        assert_eq!(bus.request(sender("alice"), out("n.a", b"yes")).await.unwrap(), "!");
+        assert_eq!(bus.publish(sender("alice"), out("n.a", b"yes")).await.unwrap(), 1);
+        for _ in 0..2 {
+            assert_eq!(rx.recv().await.unwrap().2, "!");
+        }
+        assert_eq!(bus.request(sender("alice"), out("n.a", b"no")).await, no);
+        assert_eq!(bus.publish(sender("alice"), out("n.a", b"no")).await, no.clone().map(|_: Bytes| 0));
+        // Who would not get there is not judged; whoever intercepts is not intercepted.
+        assert_eq!(bus.request(sender("alice"), out("n.b", b"no")).await, Err(Failure::NoResponder));
+        assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"no")).await, Ok(0));
+        let own = Sender { capsule: "loud".into(), ..sender("alice") };
+        assert_eq!(bus.request(own, out("n.a", b"no")).await.unwrap(), "no");
+        // A publisher waits for interceptors, so they count as nested; its handlers do not.
+        let deep = |depth| Sender { depth, ..sender("alice") };
+        assert!(
+            matches!(bus.publish(deep(16), out("n.a", b"yes")).await, Err(Failure::Denied(w)) if w.contains("nested"))
+        );
+        assert_eq!(bus.publish(deep(15), out("n.a", b"yes")).await, Ok(1));
     }
 
     #[tokio::test]
