@@ -13,7 +13,7 @@ use astrid_tests::pack;
 use serde_json::{Value, json};
 
 use crate::observation::{metrics, sum};
-use crate::{assert_well, bus, install, install_guests};
+use crate::{assert_well, bus, install, install_guests, install_with};
 
 /// What the filter asks for.
 const GRANT: &str = "bus:intercept:echo:v1:*";
@@ -28,10 +28,10 @@ fn filter(daemon: &Daemon, name: &str, handler: &str, priority: u16, fail: Fail)
     })
 }
 
-/// Installs the filter with everything that it asks for.
+/// Installs it.
 #[track_caller]
 fn install_filter(daemon: &Daemon, name: &str, handler: &str, priority: u16, fail: Fail) {
-    install(daemon, &filter(daemon, name, handler, priority, fail), &[GRANT, "bus:send:echo:v1:say"]);
+    install(daemon, &filter(daemon, name, handler, priority, fail));
 }
 
 fn echo(payload: Value) -> Request {
@@ -41,15 +41,14 @@ fn echo(payload: Value) -> Request {
 #[tokio::test]
 async fn nobody_intercepts_without_the_operators_grant_and_whoever_has_it_passes_replaces_and_denies() {
     let daemon = Daemon::start();
-    install_guests(&daemon, &["echo"]);
-    install(&daemon, &pack::packed("caller"), &["bus:send:*"]);
+    install_guests(&daemon, &["echo", "caller"]);
     let archive = pack::packed("filter");
     let reason = daemon.astrid(&["capsule", "install", archive.to_str().unwrap()]).refusal(1).to_owned();
     assert!(reason.contains(&format!("--grant '{GRANT}'")) || reason.contains(&format!("--grant {GRANT}")), "{reason}");
     assert_eq!(daemon.unix(echo(json!("deny"))).await.expect(200), "deny");
 
     let before = metrics(&daemon).await;
-    assert_eq!(install(&daemon, &archive, &["bus:intercept:*", "sys:host"])["grants"], json!([GRANT]));
+    assert_eq!(install_with(&daemon, &archive, &["bus:intercept:*", "sys:host"])["grants"], json!([GRANT]));
     assert_eq!(daemon.unix(echo(json!("hello"))).await.expect(200), "hello");
     assert_eq!(daemon.unix(echo(json!("replace"))).await.expect(200), "replaced for default");
     assert_eq!(daemon.unix(echo(json!("deny"))).await.refusal(403, "forbidden"), "the filter says no");
@@ -156,8 +155,7 @@ async fn no_message_slips_by_while_its_interceptor_is_replaced() {
     });
     for priority in 101..=105 {
         let archive = filter(&daemon, "filter", "first", priority, Fail::Closed);
-        let archive = archive.to_str().unwrap();
-        let body = json!({ "source": archive, "grants": [GRANT, "bus:send:echo:v1:say"] });
+        let body = json!({ "source": archive.to_str().unwrap(), "grants": pack::asked(&archive) });
         daemon.unix(Request::post("/api/capsules", &body)).await.expect(200);
     }
     stop.send(true).unwrap();
@@ -170,7 +168,7 @@ async fn what_a_broken_interceptor_would_judge_does_not_pass_unless_it_fails_ope
         let daemon = Daemon::start();
         install_guests(&daemon, &["echo"]);
         let archive = filter(&daemon, "filter", "judge", 100, fail);
-        let done = install(&daemon, &archive, &[GRANT, "bus:send:echo:v1:say"]);
+        let done = install(&daemon, &archive);
         let home = daemon.home().clone();
         assert_eq!(daemon.stop().code, Some(0));
         // Nothing is left that could be started.
@@ -185,7 +183,7 @@ async fn what_a_broken_interceptor_would_judge_does_not_pass_unless_it_fails_ope
             assert!(reason.contains("`filter`") && reason.contains("not running"), "{reason}");
         }
         // Until it is installed again.
-        install(&daemon, &archive, &[GRANT, "bus:send:echo:v1:say"]);
+        install(&daemon, &archive);
         assert_eq!(daemon.unix(echo(json!("deny"))).await.refusal(403, "forbidden"), "the filter says no");
     }
 }
