@@ -46,6 +46,7 @@ fn describe() {
     describe_counter!("astrid_bus_published_total", "Messages published");
     describe_counter!("astrid_bus_deliveries_total", "Publications queued for a binding");
     describe_counter!("astrid_bus_lost_messages_total", "Publications dropped from a queue over its budget");
+    describe_counter!("astrid_interceptions_total", "Messages that interceptors judged, by capsule and verdict");
     describe_counter!("astrid_authentications_total", "Credentials presented, by outcome");
     describe_counter!("astrid_invocations_total", "Calls of capsules by capsule and outcome");
     describe_histogram!("astrid_invocation_seconds", "Duration of calls of capsules");

@@ -64,6 +64,7 @@ macro_rules! export_world {
 }
 
 export_world!(handler, "astrid:capsule/handler", "export_handler");
+export_world!(interceptor, "astrid:capsule/interceptor", "export_interceptor");
 export_world!(front_end, "astrid:capsule/front-end", "export_front_end");
 export_world!(authenticator, "astrid:capsule/authenticator", "export_authenticator");
 export_world!(starter, "astrid:capsule/starter", "export_starter");

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::bindings::imports::astrid::bus::bus as raw;
 pub use crate::bindings::imports::astrid::bus::bus::Options;
 pub use crate::bindings::imports::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
+pub use crate::bindings::interceptor::exports::astrid::bus::interceptor::Verdict;
 use crate::{keys, kv, log};
 
 /// What a handler answers: the payload of the answer, or why there is none.
@@ -93,12 +94,7 @@ impl Message {
 impl Refusal {
     /// The sentence reaches the caller; what exceeds [`MAX_REASON_BYTES`] is cut.
     pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
-        if reason.len() > MAX_REASON_BYTES {
-            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8()));
-            reason.push('…');
-        }
-        Self { code, reason }
+        Self { code, reason: cut(reason.into()) }
     }
 
     /// The payload is not what the handler takes, or a value in it is out of bounds.
@@ -129,6 +125,28 @@ impl Refusal {
     /// The handler found itself in a state that it should not be in. The detail belongs into the log.
     pub fn internal(reason: impl Into<String>) -> Self {
         Self::new(RefusalCode::Internal, reason)
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    if reason.len() > MAX_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8()));
+        reason.push('…');
+    }
+    reason
+}
+
+impl Verdict {
+    /// Ends the message. The sentence reaches its sender; what exceeds [`MAX_REASON_BYTES`] is cut.
+    pub fn denied(reason: impl Into<String>) -> Self {
+        Self::Deny(cut(reason.into()))
+    }
+}
+
+impl From<Refusal> for Verdict {
+    /// A denial with the refusal's sentence, whatever its code.
+    fn from(refusal: Refusal) -> Self {
+        Self::denied(refusal.reason)
     }
 }
 
@@ -229,5 +247,7 @@ mod tests {
         let reason = Refusal::invalid("ä".repeat(1000)).reason;
         assert!(reason.len() <= MAX_REASON_BYTES && reason.ends_with('…'));
         assert_eq!(Refusal::invalid("short").reason, "short");
+        let Verdict::Deny(reason) = Verdict::denied("ä".repeat(1000)) else { panic!("a denial") };
+        assert!(reason.len() <= MAX_REASON_BYTES && reason.ends_with('…'));
     }
 }

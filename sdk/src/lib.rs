@@ -76,7 +76,7 @@ pub mod log;
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
-    pub use crate::bus::{self, Answer, Failure, Message, Refusal, json};
+    pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
-    pub use crate::{authenticator, front_end, handlers, log, starter};
+    pub use crate::{authenticator, front_end, handlers, interceptor, log, starter};
 }

@@ -5,6 +5,7 @@
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
+//! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`observation`]: health, metrics, and files that somebody changed
@@ -16,6 +17,7 @@ mod capsules;
 mod console;
 mod durability;
 mod hostile;
+mod interceptors;
 mod isolation;
 mod observation;
 mod session;

@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::{assert_well, bus, install, install_guests, join, redemption};
 
 /// One sample of an exposition: the name with its labels as written, and the value.
-type Sample = (String, f64);
+pub(super) type Sample = (String, f64);
 
 /// The exposition, every line of it checked against Prometheus' text format.
-async fn metrics(daemon: &Daemon) -> Vec<Sample> {
+pub(super) async fn metrics(daemon: &Daemon) -> Vec<Sample> {
     let response = daemon.tcp(Request::get("/metrics")).await;
     assert_eq!(response.status, 200);
     assert!(response.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
@@ -69,7 +69,7 @@ fn parse(line: &str) -> Result<Option<Sample>, &'static str> {
 }
 
 /// The sum of a metric's series that have all of these labels.
-fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
+pub(super) fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
     let of = |series: &str| series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label));
     samples.iter().filter(|(series, _)| of(series)).map(|(_, value)| value).sum()

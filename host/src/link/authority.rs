@@ -89,7 +89,7 @@ impl sessions::HostSession for Call {
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, Failure>> {
         let sender = self.speaking_for(&session)?;
-        Ok(self.send_publish(sender, topic, payload, target))
+        Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
     async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {

@@ -39,6 +39,7 @@ macro_rules! export_world {
     };
 }
 
+export_world!(interceptor, "astrid:capsule/interceptor");
 export_world!(front_end, "astrid:capsule/front-end");
 export_world!(authenticator, "astrid:capsule/authenticator");
 export_world!(starter, "astrid:capsule/starter");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
+use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
 use crate::Boxed;
+use crate::bus::intercept::Verdict;
 use crate::bus::{Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
 
 impl types::Host for Call {}
@@ -16,7 +18,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        Ok(self.send_publish(self.sender.clone(), topic, payload, target))
+        Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
     }
 
     async fn request(
@@ -29,6 +31,8 @@ impl bus::Host for Call {
     }
 }
 
+/// Sending owns what it needs: a call's store can't be shared while it waits. Boxed, because a message leads into another
+/// call, whose future holds this one's type again.
 impl Call {
     pub(super) fn send_publish(
         &self,
@@ -36,14 +40,16 @@ impl Call {
         topic: String,
         payload: Vec<u8>,
         target: Option<String>,
-    ) -> Result<u32, types::Failure> {
-        self.generation.may_send(&topic).map_err(types::Failure::from)?;
+    ) -> Boxed<'static, Result<u32, types::Failure>> {
+        let allowed = self.generation.may_send(&topic);
+        let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
-        self.host.bus.publish(sender, outgoing).map_err(Into::into)
+        Box::pin(async move {
+            allowed?;
+            Ok(host.bus.publish(sender, outgoing).await?)
+        })
     }
 
-    /// Owns what it needs: a call's store can't be shared while it waits. Boxed, because a request leads into another
-    /// call, whose future holds this one's type again.
     pub(super) fn send_request(
         &self,
         sender: Sender,
@@ -105,7 +111,17 @@ impl From<types::Refusal> for Refusal {
     }
 }
 
-/// As a handler sees it; `remaining_ms` counted at the call.
+impl From<wit_interceptor::Verdict> for Verdict {
+    fn from(verdict: wit_interceptor::Verdict) -> Self {
+        match verdict {
+            wit_interceptor::Verdict::Pass => Self::Pass,
+            wit_interceptor::Verdict::Replace(payload) => Self::Replace(payload.into()),
+            wit_interceptor::Verdict::Deny(reason) => Self::Deny(crate::log::clean(&reason)),
+        }
+    }
+}
+
+/// As a handler or an interceptor sees it; `remaining_ms` counted at the call.
 pub fn to_wit(message: &Message) -> types::Message {
     let remaining = message.deadline.saturating_duration_since(tokio::time::Instant::now());
     types::Message {

@@ -15,6 +15,7 @@ use wasmtime::{Engine, Store, Trap};
 
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
+use crate::bus::intercept::{Interception, Interceptor, Verdict};
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
 use crate::http::{Body, Connection, Exchange, Mounted};
@@ -101,6 +102,11 @@ impl Generation {
     pub fn mounts(self: &Arc<Self>) -> Vec<(String, Arc<dyn Mounted>)> {
         let mounts = self.manifest.http.iter().flat_map(|http| &http.mounts);
         mounts.map(|prefix| (prefix.clone(), self.clone() as Arc<dyn Mounted>)).collect()
+    }
+
+    /// Interceptions of this generation, in the manifest's order.
+    pub fn interceptions(self: &Arc<Self>) -> impl Iterator<Item = Interception> {
+        self.manifest.intercept.iter().map(|one| Interception::new(self.id.clone(), one.clone(), self.clone()))
     }
 
     /// Lets the capsule prepare, if it wants to.
@@ -192,17 +198,24 @@ impl Generation {
     }
 }
 
+impl Generation {
+    /// What this capsule sends while it works on a message.
+    fn caused_by(&self, message: &Message) -> Sender {
+        Sender {
+            principal: message.principal.clone(),
+            capsule: self.id.clone(),
+            deadline: message.deadline,
+            depth: message.depth,
+            cause: message.cause.clone(),
+        }
+    }
+}
+
 impl Responder for Generation {
     fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
             let Some(pre) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
-            let sender = Sender {
-                principal: message.principal.clone(),
-                capsule: self.id.clone(),
-                deadline: message.deadline,
-                depth: message.depth,
-                cause: message.cause.clone(),
-            };
+            let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let nested = !message.publication;
             let lane = Lane::Principal(message.principal.clone());
@@ -223,6 +236,27 @@ impl Responder for Generation {
                     Err(Failure::Refused(refusal.into()))
                 }
             }
+        })
+    }
+}
+
+impl Interceptor for Generation {
+    fn intercept(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
+        Box::pin(async move {
+            let Some(pre) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
+            let sender = self.caused_by(&message);
+            let lane = Lane::Principal(message.principal.clone());
+            // Nested: the sender waits, and holds an instance meanwhile.
+            let outcome = self.enter(true, lane, sender, None, |store| {
+                Box::pin(async move {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let message = link::bus::to_wit(&message);
+                    instance.astrid_bus_interceptor().call_intercept(store, &handler, &message).await
+                })
+            });
+            let verdict = outcome.await?;
+            self.figures.ok.increment(1);
+            Ok(verdict.into())
         })
     }
 }

@@ -20,6 +20,7 @@ use astrid_capsule::manifest::{Manifest, grant};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
+use crate::bus::intercept::{Absent, Interception};
 use crate::bus::{Inbox, Route};
 use crate::host::Host;
 use crate::pool::Concurrency;
@@ -247,22 +248,25 @@ impl Loader {
         let mut capsules = self.capsules.write().expect("no panic under this lock");
         let before = capsules.insert(id, (record, state));
         let mut routes = Vec::new();
+        let mut interceptions = Vec::new();
         let mut mounts = Vec::new();
         let mut authenticator = None;
         let (mut live, mut failed) = (0, 0);
-        for (_, state) in capsules.values() {
+        for (id, (record, state)) in capsules.iter() {
             let State::Live { generation, routes: own } = state else {
                 failed += 1;
+                interceptions.extend(absent(id, record));
                 continue;
             };
             live += 1;
             routes.extend(own.iter().cloned());
+            interceptions.extend(generation.interceptions());
             mounts.extend(generation.mounts());
             if generation.granted(grant::AUTHENTICATOR) {
                 authenticator = Some(generation.clone());
             }
         }
-        host.bus.set_routes(routes);
+        host.bus.set_routes(routes, interceptions);
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "live").set(live);
@@ -370,6 +374,12 @@ fn live(host: &Host, generation: Arc<Generation>) -> State {
     let inbox = Inbox::new(generation.clone(), host.bus.config());
     let routes = generation.manifest.subscribe.iter().map(|b| Route::new(b.clone(), inbox.clone())).collect();
     State::Live { generation, routes }
+}
+
+/// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.
+fn absent(id: &str, record: &Record) -> Vec<Interception> {
+    let declared = Manifest::parse(&record.manifest).map(|manifest| manifest.intercept).unwrap_or_default();
+    declared.into_iter().map(|one| Interception::new(id.into(), one, Arc::new(Absent))).collect()
 }
 
 /// The archive and the BLAKE3 of its file, in hex.

@@ -8,6 +8,7 @@ wasmtime::component::bindgen!({
         world everything {
             include astrid:capsule/imports@0.1.0;
             export astrid:bus/handler@0.1.0;
+            export astrid:bus/interceptor@0.1.0;
             export astrid:http/handler@0.1.0;
             export astrid:authority/authenticator@0.1.0;
             export astrid:capsule/lifecycle@0.1.0;

@@ -42,6 +42,7 @@ pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{Capsule as CapsuleRow, HostStatus, InstallError, Installed, LogLine};
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use bindings::exports::astrid::bus::interceptor::Verdict;
 pub use capsule::{Call, Capsule, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};

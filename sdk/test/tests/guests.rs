@@ -5,7 +5,7 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot,
+    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -15,6 +15,14 @@ fn guest(name: &str) -> Capsule {
 
 fn echo() -> Capsule {
     guest("echo")
+}
+
+/// The filter guest, with less fuel: here nothing else ends its loop.
+fn filter() -> Capsule {
+    let path = astrid_sdk_test::packed("filter").unwrap_or_else(|error| panic!("{error}"));
+    let mut archive = Archive::read(File::open(path).unwrap()).unwrap();
+    archive.manifest.limits.max_fuel = 10_000_000;
+    Capsule::from_component(archive.manifest, &archive.component).unwrap()
 }
 
 /// The echo guest with another manifest.
@@ -75,6 +83,31 @@ fn an_export_that_is_missing_is_named() {
     assert_eq!(missing(echo.http(Request::get("/")).unwrap_err()), "astrid:http/handler");
     let bearer = Presented::Bearer("x".into());
     assert_eq!(missing(echo.authenticate(bearer).unwrap_err()), "astrid:authority/authenticator");
+}
+
+#[test]
+fn an_interceptor_passes_replaces_denies_or_dies() {
+    let mut filter = filter();
+    let mut judge = |payload: Value| filter.as_principal("ada").with_topic("echo.v1.say").intercept("judge", payload);
+    assert_eq!(judge(json!({ "a": 1 })).unwrap(), Verdict::Pass);
+    assert_eq!(judge(json!("replace")).unwrap(), Verdict::Replace(br#""replaced for ada""#.to_vec()));
+    assert_eq!(judge(json!("deny")).unwrap(), Verdict::Deny("the filter says no".into()));
+    assert!(matches!(judge(json!("oversize")), Err(CallError::TooLarge(_))));
+    assert!(matches!(judge(json!("trap")), Err(CallError::Trapped(why)) if why.contains("asked to by ada")));
+    assert!(matches!(judge(json!("loop")), Err(CallError::OutOfFuel(10_000_000))));
+}
+
+#[test]
+fn an_interceptor_needs_its_interception_its_topic_and_its_export() {
+    let mut filter = filter();
+    assert!(matches!(filter.intercept("judge", json!(1)), Err(CallError::Unbound(name)) if name == "judge"));
+    let unknown = filter.as_principal("ada").with_topic("echo.v1.say").intercept("nobody", json!(1));
+    assert!(matches!(unknown, Err(CallError::Trapped(why)) if why.contains("no interceptor `nobody`")));
+    let missing = echo().as_principal("ada").with_topic("echo.v1.say").intercept("judge", json!(1));
+    assert!(matches!(missing, Err(CallError::NoExport("astrid:bus/interceptor"))));
+    let intercept = "[[intercept]]\ntopic = \"echo.v1.say\"\nhandler = \"judge\"\n";
+    let Err(error) = echo_with(intercept) else { panic!("the component exports no interceptor") };
+    assert!(error.to_string().contains("astrid:bus/interceptor"), "{error}");
 }
 
 #[test]
