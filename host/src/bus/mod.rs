@@ -322,6 +322,8 @@ impl Bus {
         let wait = sender.deadline;
         // A publication outlives its sender's call: it has a deadline of its own, the handler's limit.
         let mut message = self.message(sender, outgoing, true)?;
+        // Also where nobody waits: a circle of publications ends here.
+        self.check_depth(&message)?;
         let table = self.table();
         let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
         routes.retain(|r| self.authority.admit(&r.binding, &message.principal, message.target.as_ref()).is_ok());
@@ -329,12 +331,9 @@ impl Bus {
         drop(table);
         if !routes.is_empty() && !chain.is_empty() {
             // Only here the sender waits, in its own time.
-            self.check_depth(&message)?;
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
         }
-        // Nobody waits for its handlers, so they are not nested in anything.
-        message.depth = 0;
         let mut taken = 0;
         for route in routes {
             if route.inbox.enqueue(route.handler.clone(), message.clone()) {
@@ -351,7 +350,7 @@ impl Bus {
             return Ok(());
         }
         let (depth, topic) = (self.config.max_depth, &message.topic);
-        Err(Failure::Denied(format!("requests are nested more than {depth} deep; the last topic was {topic}")))
+        Err(Failure::Denied(format!("messages are nested more than {depth} deep; the last topic was {topic}")))
     }
 
     fn message(&self, sender: Sender, outgoing: Outgoing, publication: bool) -> Result<Message, Failure> {
