@@ -9,13 +9,14 @@
 
 pub mod fair;
 pub mod routes;
+pub mod storm;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use astrid_capsule::manifest::Subscribe;
@@ -25,9 +26,10 @@ use crate::Boxed;
 use crate::authority::Authority;
 use fair::{FairQueue, Pushed};
 use routes::Index;
+use storm::Storms;
 
 /// `[bus]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     /// The largest payload and the largest answer, in bytes (1 KiB to 64 MiB).
@@ -177,13 +179,16 @@ impl Inbox {
         match queue.fair.push(message.principal.clone(), size, (handler, message)) {
             Pushed::Queued => {}
             Pushed::Evicted(lost) => {
-                metrics::counter!("astrid_bus_lost_messages_total").increment(lost.len() as u64);
+                event("lost", lost.len() as u64);
                 tracing::warn!(
                     topic = %lost[0].1.topic, lost = lost.len(), principal = %lost[0].1.principal,
                     "queue over budget: newest publications of the heaviest principal dropped"
                 );
             }
-            Pushed::Refused(_) => return false,
+            Pushed::Refused(_) => {
+                event("refused", 1);
+                return false;
+            }
         }
         if queue.workers < INBOX_WORKERS {
             queue.workers += 1;
@@ -238,12 +243,20 @@ pub struct Bus {
     routes: RwLock<Arc<Index<Arc<Route>>>>,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
     ids: AtomicU64,
+    storms: Storms,
 }
 
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
         let routes = RwLock::new(Arc::new(Index::new([])));
-        Self { config, authority, routes, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1) }
+        Self {
+            config,
+            authority,
+            routes,
+            inboxes: Mutex::new(Vec::new()),
+            ids: AtomicU64::new(1),
+            storms: Storms::default(),
+        }
     }
 
     pub fn config(&self) -> &Config {
@@ -273,6 +286,21 @@ impl Bus {
         inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.pending()).sum()
     }
 
+    /// Bytes of publications that wait, and for how many principals: one that waits at two capsules counts twice.
+    pub fn queued(&self) -> (usize, usize) {
+        let inboxes = self.inboxes.lock().expect("no panic under this lock");
+        let live = inboxes.iter().filter_map(Weak::upgrade).map(|inbox| {
+            let queue = inbox.queue.lock().expect("no panic under this lock");
+            (queue.fair.bytes(), queue.fair.active())
+        });
+        live.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// What is published and nobody takes.
+    pub fn storms(&self) -> &Storms {
+        &self.storms
+    }
+
     fn routes(&self) -> Arc<Index<Arc<Route>>> {
         self.routes.read().expect("no panic under this lock").clone()
     }
@@ -281,6 +309,7 @@ impl Bus {
     pub async fn request(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing).await;
         let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        event("request", 1);
         metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
         result
     }
@@ -316,8 +345,11 @@ impl Bus {
                 taken += 1;
             }
         }
-        metrics::counter!("astrid_bus_published_total").increment(1);
-        metrics::counter!("astrid_bus_deliveries_total").increment(taken.into());
+        event("publish", 1);
+        event("delivered", taken.into());
+        if taken == 0 {
+            self.storms.untaken(&message.topic);
+        }
         Ok(taken)
     }
 
@@ -349,6 +381,11 @@ impl Bus {
             cause: sender.cause,
         })
     }
+}
+
+/// Counts what happened to messages.
+fn event(kind: &'static str, messages: u64) {
+    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
 }
 
 #[cfg(test)]

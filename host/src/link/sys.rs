@@ -40,6 +40,11 @@ impl host::Host for Call {
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
     }
 
+    async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
+        let settings = self.host.config.settings().into_iter();
+        Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())
+    }
+
     async fn install(
         &mut self,
         path: String,
@@ -48,7 +53,7 @@ impl host::Host for Call {
         let host = self.host.clone();
         // Boxed: installing starts a capsule, whose call holds this one's type again.
         let installing: Boxed<'_, _> = Box::pin(host.loader.install(&host, Path::new(&path), &grants));
-        let outcome = installing.await;
+        let outcome = self.waited.around(installing).await;
         Ok(outcome
             .map(|done| host::Installed {
                 id: done.id,

@@ -151,8 +151,9 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
         None
     }
 
-    /// The rounds in which no lane could run, all at once: each gives every lane a quantum. Credit does not pile up: a
-    /// lane that is out of debt has no more than others.
+    /// The rounds in which no lane could run, all at once: each gives every lane a quantum. Credit does not pile up:
+    /// there are no more rounds than the lane with the least debt needs, so it is left with less than a quantum, and
+    /// no other with more.
     fn pay_off(&mut self) {
         let debt = |lane: &Lane<T>| lane.credit.saturating_neg().max(0);
         let least = self.turns.iter().map(|k| debt(&self.lanes[k])).min().unwrap_or(0);
@@ -163,7 +164,7 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
         let paid = i64::try_from(rounds).unwrap_or(i64::MAX).saturating_mul(QUANTUM);
         for key in &self.turns {
             if let Some(lane) = self.lanes.get_mut(key) {
-                lane.credit = lane.credit.saturating_add(paid).min(0);
+                lane.credit = lane.credit.saturating_add(paid);
             }
         }
     }
