@@ -78,6 +78,8 @@ pub struct Log {
 struct State {
     lines: VecDeque<Line>,
     written: u64,
+    /// Once it is the process's log.
+    to_stderr: bool,
     file: Option<LogFile>,
 }
 
@@ -119,7 +121,9 @@ impl Log {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.written += 1;
         let line = Line { sequence: state.written, time_ms, level: name(level), capsule, message };
-        let _ = writeln!(std::io::stderr(), "{:5} {:10} {}", line.level, line.capsule, line.message);
+        if state.to_stderr {
+            let _ = writeln!(std::io::stderr(), "{:5} {:10} {}", line.level, line.capsule, line.message);
+        }
         if let Some(file) = &mut state.file {
             file.append(&line);
         }
@@ -155,6 +159,7 @@ impl LogFile {
 /// Makes the log the process's subscriber.
 pub fn install(log: Arc<Log>, config: &Config) {
     let least = level(&config.level).unwrap_or(Level::INFO);
+    log.state.lock().expect("no panic under this lock").to_stderr = true;
     let _ = tracing_subscriber::registry()
         .with(Sink(log).with_filter(tracing_subscriber::filter::LevelFilter::from_level(least)))
         .try_init();

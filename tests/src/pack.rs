@@ -1,6 +1,7 @@
 //! Capsules that no tool packs: other versions, names and asks, patched components, and archives that are none.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use astrid_capsule::archive::Archive;
@@ -15,8 +16,19 @@ pub fn packed(name: &str) -> PathBuf {
 /// [`packed`], read.
 #[track_caller]
 pub fn read(name: &str) -> Archive {
-    let path = packed(name);
-    Archive::read(&fs::read(&path).expect("it was found")[..]).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    open(&packed(name))
+}
+
+/// Everything that the operator must grant an archive.
+#[track_caller]
+pub fn asked(path: &Path) -> Vec<String> {
+    open(path).manifest.asked().iter().map(|asked| asked.as_str().to_owned()).collect()
+}
+
+#[track_caller]
+fn open(path: &Path) -> Archive {
+    let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    Archive::read(BufReader::new(file)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Writes `<folder>/<file>.capsule`.

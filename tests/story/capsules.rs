@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use astrid_capsule::Capability;
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::{Request, raw};
 use astrid_tests::pack;
@@ -13,7 +14,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::{Load, assert_well, bus, install, install_guests, join};
+use crate::{Load, assert_well, bus, install, install_guests, install_with, join};
 
 /// The installed capsules: id and version.
 async fn installed(daemon: &Daemon) -> Vec<(String, String)> {
@@ -36,13 +37,13 @@ fn refused(daemon: &Daemon, archive: &Path, grants: &[&str]) -> String {
 async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     let daemon = Daemon::start();
     daemon.unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
-    let done = install(&daemon, &pack::packed("echo"), &[]);
+    let done = install(&daemon, &pack::packed("echo"));
     assert_eq!((&done["id"], &done["version"], &done["grants"]), (&json!("echo"), &json!("0.1.0"), &json!([])));
     assert!(done.get("previous_version").is_none(), "{done}");
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
 
     // From the folder that it lies in, by a relative path, and a guest of WASI 0.3 as well as one of 0.2.
-    install(&daemon, &pack::packed("preview3"), &[]);
+    install(&daemon, &pack::packed("preview3"));
     assert!(daemon.unix(bus("preview3.v1.draw", &json!({}))).await.expect(200).is_u64());
 
     let home = daemon.home().clone();
@@ -65,17 +66,11 @@ async fn no_request_fails_while_the_capsules_that_serve_it_are_replaced() {
     }
     // Each is a session by identity, a request by the gateway and an answer by echo.
     let load = Load::start(connections, &bus("echo.v1.say", &json!("x")).bearer(&person.bearer)).await;
-    let grants: [(&str, &[&str]); 4] = [
-        ("echo", &[]),
-        ("gateway", &["authority:sessions", "http:mount"]),
-        ("identity", &["authority:authenticator", "authority:registrar", "keys:session"]),
-        ("system", &["sys:host"]),
-    ];
     for patch in 1..=5 {
-        for (name, grants) in grants {
+        for name in ["echo", "gateway", "identity", "system"] {
             let file = format!("{name}-{patch}");
             let next = pack::repacked(daemon.home().beside(), &file, name, |m| m.package.version.patch = patch);
-            let done = install(&daemon, &next, grants);
+            let done = install(&daemon, &next);
             assert_eq!(done["previous_version"], format!("0.1.{}", patch - 1), "{done}");
         }
     }
@@ -105,7 +100,7 @@ async fn a_capsule_serves_its_mount_once_the_operator_grants_that() {
 
     for name in ["front", "wasi-http"] {
         // What was not asked for is not given, whatever the operator grants.
-        let done = install(&daemon, &pack::packed(name), &["http:mount", "sys:host"]);
+        let done = install_with(&daemon, &pack::packed(name), &["http:mount", "sys:host"]);
         assert_eq!(done["grants"], json!(["http:mount"]));
     }
     let request = Request::new("PATCH", "/front/echo?a=%20b").header("x-y", "z").body("body");
@@ -217,6 +212,10 @@ fn bad_archives(folder: &Path) -> Vec<(PathBuf, &'static [&'static str])> {
         manifest.subscribe = pack::read("echo").manifest.subscribe;
     });
     bad.push((mute, &["astrid:bus/handler"]));
+    let wants = pack::repacked(folder, "wants", "echo", |manifest| {
+        manifest.subscribe[0].requires = vec![Capability::parse("echo:loudly").unwrap()];
+    });
+    bad.push((wants, &["echo.v1.say", "echo:loudly"]));
     bad.push((folder.join("missing.capsule"), &["missing.capsule"]));
     bad.push((folder.to_owned(), &["directory"]));
     bad
@@ -247,15 +246,18 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     ] {
         daemon.unix(Request::post("/api/capsules", &body)).await.refusal(400, "bad_request");
     }
-    let sneaky = refused(&daemon, &pack::packed("sneaky"), &[]);
+    // What is asked and not granted: an interface of the host, and topics that are not the capsule's own.
+    let sneaky = refused(&daemon, &pack::packed("sneaky"), &["bus:send:*"]);
     assert!(sneaky.contains("sys:host"), "{sneaky}");
+    let caller = refused(&daemon, &pack::packed("caller"), &["bus:send:echo:*", "sys:host"]);
+    assert!(caller.contains("bus:send:identity:v1:*") && !caller.contains("bus:send:caller"), "{caller}");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), before, "nothing was kept");
     assert_eq!(installed(&daemon).await.len(), 3);
 
     // A link to an archive is an archive: what it names is read, by the host's own rights.
     let link = folder.join("link-to-echo.capsule");
     symlink(&archive, &link).unwrap();
-    install(&daemon, &link, &[]);
+    install(&daemon, &link);
     assert_well(&daemon).await;
 }
 
@@ -263,19 +265,16 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
 async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     let daemon = Daemon::start();
     install_guests(&daemon, &["echo"]);
-    install(&daemon, &pack::packed("front"), &["http:mount"]);
+    install(&daemon, &pack::packed("front"));
     let folder = daemon.home().beside();
     let twin = |name: &str| {
         pack::repacked(folder, &format!("{name}-twin"), name, |manifest| manifest.package.name = format!("{name}-twin"))
     };
-    let mounts = ["http:mount", "authority:sessions"];
-    for (name, grants, what) in [
-        ("echo", &[][..], "echo.v1.say"),
-        ("front", &mounts, "/front"),
-        ("gateway", &mounts, "/api"),
-        ("identity", &["authority:authenticator", "authority:registrar", "keys:session"], "identity.v1."),
-    ] {
-        let reason = refused(&daemon, &twin(name), grants);
+    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*"];
+    for (name, what) in
+        [("echo", "echo.v1.say"), ("front", "/front"), ("gateway", "/api"), ("identity", "identity.v1.")]
+    {
+        let reason = refused(&daemon, &twin(name), &all);
         assert!(reason.contains(what) && reason.contains(&format!("`{name}`")), "{reason}");
     }
     let second = pack::repacked(folder, "second-authenticator", "identity", |manifest| {
@@ -283,7 +282,7 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
         manifest.subscribe.clear();
         manifest.capability.clear();
     });
-    let reason = refused(&daemon, &second, &["authority:authenticator", "authority:registrar", "keys:session"]);
+    let reason = refused(&daemon, &second, &all);
     assert!(reason.contains("authority:authenticator") && reason.contains("`identity`"), "{reason}");
     assert_eq!(installed(&daemon).await.len(), 5);
     assert_well(&daemon).await;

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use astrid_capsule::Pattern;
@@ -13,6 +11,7 @@ use astrid_tests::http::{Connection, Request};
 use astrid_tests::pack;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::{assert_well, bus, fingerprint, install, join, key, public_hex, redemption, until};
@@ -34,45 +33,42 @@ async fn invites(daemon: &Daemon) -> HashSet<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed_while_it_writes() {
-    const ROUNDS: u8 = 3;
     const ENOUGH: usize = 150;
     let home = Home::new();
     let mut daemon = home.start();
     let ada = join(&daemon, "agent", "ada", 1).await;
-    let tokens: Arc<Mutex<Vec<String>>> = Arc::default();
-    for round in 1..=ROUNDS {
-        let acknowledged = Arc::new(AtomicUsize::new(0));
-        let mut writers = JoinSet::new();
+    let mut tokens = Vec::new();
+    for round in 1..=3 {
+        let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
         for _ in 0..16 {
-            let mut connection = daemon.connect_unix().await;
-            let (tokens, acknowledged) = (tokens.clone(), acknowledged.clone());
-            writers.spawn(async move {
+            let (mut connection, acknowledge) = (daemon.connect_unix().await, acknowledge.clone());
+            tokio::spawn(async move {
                 let issue = Request::post("/api/sys/invites", &json!({ "group": "agent", "max_uses": 1 }));
                 // Until the connection breaks: that is the kill.
                 while let Ok(response) = connection.send(issue.clone()).await {
                     let issued = response.expect(200);
-                    tokens.lock().unwrap().push(issued["invite"]["token"].as_str().unwrap().to_owned());
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                    let token = issued["invite"]["token"].as_str().unwrap().to_owned();
+                    acknowledge.send(token).expect("somebody waits for it");
                 }
             });
         }
-        while acknowledged.load(Ordering::Relaxed) < ENOUGH {
-            assert_eq!(writers.len(), 16, "no writer ends before the kill");
-            tokio::task::yield_now().await;
+        drop(acknowledge);
+        for _ in 0..ENOUGH {
+            tokens.push(acknowledged.recv().await.expect("no writer ends before the kill"));
         }
         daemon.kill();
-        writers.join_all().await;
+        while let Some(token) = acknowledged.recv().await {
+            tokens.push(token);
+        }
 
         daemon = home.start();
         let found = invites(&daemon).await;
-        let tokens = tokens.lock().unwrap().clone();
-        let lost: Vec<&String> = tokens.iter().filter(|token| !found.contains(&fingerprint(token))).collect();
-        assert!(lost.is_empty(), "round {round}: {} of {} are lost", lost.len(), tokens.len());
+        let lost = tokens.iter().filter(|token| !found.contains(&fingerprint(token))).count();
+        assert_eq!(lost, 0, "round {round}, of {}", tokens.len());
         let me = daemon.tcp(Request::get("/api/auth/me").bearer(&ada.bearer)).await.expect(200);
         assert_eq!(me["principal"], "ada", "a session survives");
     }
     // Not only listed: the first and the last of all can be used.
-    let tokens = tokens.lock().unwrap().clone();
     for (number, token) in [(2, &tokens[0]), (3, &tokens[tokens.len() - 1])] {
         daemon.tcp(redemption(token, &public_hex(&key(number)))).await.expect(200);
         daemon.tcp(redemption(token, &public_hex(&key(number + 10)))).await.refusal(401, "unauthorized");
@@ -180,7 +176,7 @@ async fn stop_while_busy(signal: Signal) {
                 binding.topic = Pattern::parse(&format!("{name}.{}", binding.topic)).unwrap();
             }
         });
-        install(&daemon, &looping, &[]);
+        install(&daemon, &looping);
     }
     let mut busy = JoinSet::new();
     for topic in ["long.spin.v1.compute", "long.spin.v1.call", "brief.spin.v1.compute", "brief.spin.v1.call"] {

@@ -48,10 +48,10 @@ async fn assert_nothing_is_left(daemon: &Daemon) {
 async fn each_way_to_misbehave_is_a_clear_failure_to_the_caller_and_a_line_in_the_log() {
     let daemon = daemon();
     for (topic, status, error, name) in TRICKS {
-        let reason = daemon.unix(bus(topic, &json!({}))).await.refusal(status, error);
-        assert!(!reason.is_empty(), "{topic}");
-        let through = json!({ "topic": topic, "payload": {} });
-        let outcome = daemon.unix(bus("caller.v1.request", &through)).await.expect(200);
+        let through = bus("caller.v1.request", &json!({ "topic": topic, "payload": {} }));
+        let (direct, through) = tokio::join!(daemon.unix(bus(topic, &json!({}))), daemon.unix(through));
+        assert!(!direct.refusal(status, error).is_empty(), "{topic}");
+        let outcome = through.expect(200);
         assert_eq!(outcome["failure"]["name"], name, "{topic}: {outcome}");
     }
     let lines = daemon.unix(Request::get("/api/sys/logs?level=warn")).await.expect(200);
@@ -103,6 +103,7 @@ async fn fifty_that_misbehave_at_once_cost_nobody_else_an_answer_and_health_is_t
     let median = times[times.len() / 2];
     assert!(median < Duration::from_secs(1), "{median:?} of {}", times.len());
     let answered = load.end().await;
+    eprintln!("DEBUG median {median:?} max {:?} n {} answered {answered}", times.last(), times.len());
     assert!(answered > 2, "those who came before were the last: {answered}");
     assert_nothing_is_left(&daemon).await;
     assert_well(&daemon).await;
@@ -111,7 +112,7 @@ async fn fifty_that_misbehave_at_once_cost_nobody_else_an_answer_and_health_is_t
 #[tokio::test]
 async fn a_front_end_that_misbehaves_is_a_502_or_504_and_its_other_paths_go_on() {
     let daemon = Daemon::start();
-    install(&daemon, &pack::packed("front"), &["http:mount"]);
+    install(&daemon, &pack::packed("front"));
     for (path, status, error) in [
         ("/front/trap", 502, "unavailable"),
         ("/front/spin", 504, "timeout"),

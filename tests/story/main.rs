@@ -29,6 +29,7 @@ use std::time::Instant;
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::{Connection, Request, Response};
+use astrid_tests::pack;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
@@ -79,19 +80,26 @@ fn bus(topic: &str, payload: &Value) -> Request {
     Request::post(&format!("/api/bus/request/{topic}"), payload)
 }
 
-/// Installs a capsule as the owner would, with what it asks for.
+/// Installs a capsule as the owner would, and grants what it asks for.
 #[track_caller]
-fn install(daemon: &Daemon, archive: &Path, grants: &[&str]) -> Value {
+fn install(daemon: &Daemon, archive: &Path) -> Value {
+    let asked = pack::asked(archive);
+    install_with(daemon, archive, &asked.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Installs a capsule with these grants.
+#[track_caller]
+fn install_with(daemon: &Daemon, archive: &Path, grants: &[&str]) -> Value {
     let mut arguments = vec!["--json", "capsule", "install", archive.to_str().expect("a text")];
     grants.iter().for_each(|grant| arguments.extend(["--grant", grant]));
     daemon.astrid(&arguments).json()
 }
 
-/// Installs guests of this workspace that ask for nothing.
+/// Installs guests of this workspace.
 #[track_caller]
 fn install_guests(daemon: &Daemon, names: &[&str]) {
     for name in names {
-        install(daemon, &astrid_tests::pack::packed(name), &[]);
+        install(daemon, &pack::packed(name));
     }
 }
 

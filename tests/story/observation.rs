@@ -141,7 +141,7 @@ fn tamper(path: &Path) {
 async fn code_that_was_changed_on_disk_never_runs() {
     let daemon = Daemon::start();
     let home = daemon.home().clone();
-    let hash = |name: &str| install(&daemon, &pack::packed(name), &[])["hash"].as_str().unwrap().to_owned();
+    let hash = |name: &str| install(&daemon, &pack::packed(name))["hash"].as_str().unwrap().to_owned();
     let (echo, counter) = (hash("echo"), hash("counter"));
     assert_eq!(file(&home, "bin", &counter).file_name().unwrap().to_str().unwrap(), format!("{counter}.wasm"));
     assert_eq!(daemon.stop().code, Some(0));
@@ -185,4 +185,24 @@ async fn code_that_was_changed_on_disk_never_runs() {
     let daemon = home.start();
     assert_eq!(daemon.unix(bus("counter.v1.calls", &json!({}))).await.expect(200)["count"], 1);
     assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_part_of_the_distribution_that_cannot_be_installed_is_named_and_the_rest_serves() {
+    let home = Home::new();
+    let broken = home.path().join("distro/system.capsule");
+    let whole = fs::read(&broken).unwrap();
+    fs::write(&broken, &whole[..1000]).unwrap();
+    let daemon = home.start();
+    let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
+    assert_eq!((&health["status"], &health["capsules"]["failed"]), (&json!("degraded"), &json!(["system"])));
+    assert!(daemon.stderr().contains("system.capsule"), "{}", daemon.stderr());
+    daemon.unix(Request::get("/api/sys/status")).await.refusal(502, "unavailable");
+    join(&daemon, "agent", "ada", 1).await;
+    assert_eq!(daemon.stop().code, Some(0));
+
+    fs::write(&broken, whole).unwrap();
+    let daemon = home.start();
+    assert_well(&daemon).await;
+    daemon.unix(Request::get("/api/sys/status")).await.expect(200);
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -41,9 +41,11 @@ pub fn from_wit(answer: WitResponse) -> Result<Response<Body>, Failure> {
     let status = StatusCode::from_u16(answer.status).ok().filter(|s| (200..600).contains(&s.as_u16()));
     let mut response = Response::new(full(answer.body.into()));
     *response.status_mut() = status.ok_or(Failure::Trapped)?;
+    // And room for what the listener adds.
+    *response.headers_mut() = HeaderMap::with_capacity(answer.headers.len() + 8);
     for (name, value) in answer.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Failure::Trapped)?;
-        let value = HeaderValue::from_bytes(&value).map_err(|_| Failure::Trapped)?;
+        let value = HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| Failure::Trapped)?;
         if !FRAMING.contains(&name.as_str()) {
             response.headers_mut().append(name, value);
         }

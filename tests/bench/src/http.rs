@@ -1,9 +1,10 @@
 //! Reads over HTTP, beside a native hyper handler that returns the same bytes.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 
-use crate::daemon::{self, Home, Server};
-use crate::load::{self, CONNECTIONS, ROUND, Sample, Span};
+use crate::daemon::{self, Home};
+use crate::load::{self, CONNECTIONS, ROUND, Sample, Span, Target};
 use crate::native::Peer;
 use crate::report::Report;
 use crate::{Setup, usage};
@@ -11,10 +12,11 @@ use crate::{Setup, usage};
 /// Measured rounds of a server and its peer, after one of each that does not count.
 const ROUNDS: usize = 5;
 const NATIVE: &str = "native hyper";
+const READ: &str = "/api/sys/principals";
 
 /// Through gateway and identity, each in a fresh instance, with a bearer.
 pub(crate) fn read(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
-    beside_native(setup, report, "http.read", "/api/sys/principals")
+    beside_native(setup, report, "http.read", READ)
 }
 
 /// Through gateway and system.
@@ -33,12 +35,7 @@ fn beside_native(setup: &Setup, report: &mut Report, name: &str, path: &str) -> 
     let request = std::str::from_utf8(&target.request)?;
     let response = daemon::ask(TcpStream::connect(target.address)?, request)?;
     let peer = Peer::start(&target.request, &response)?;
-    let (mut ours, mut native) = (Vec::new(), Vec::new());
-    for _ in 0..=ROUNDS {
-        ours.push(load::run(&target, CONNECTIONS, Span::For(ROUND))?);
-        native.push(load::run(&peer.target, CONNECTIONS, Span::For(ROUND))?);
-    }
-    let (ours, native) = (Sample::median(&ours[1..]), Sample::median(&native[1..]));
+    let (ours, native) = in_turns(&target, &peer.target)?;
     report.add_beside(name, ours.rate, "requests/s", NATIVE, native.rate);
     report.add_beside(format!("{name}.cpu"), ours.cpu, "µs/request", NATIVE, native.cpu);
     report.add_beside(format!("{name}.p50"), ours.p50, "ms", NATIVE, native.p50);
@@ -46,25 +43,29 @@ fn beside_native(setup: &Setup, report: &mut Report, name: &str, path: &str) -> 
     server.daemon.stop()
 }
 
-/// A daemon after many requests, beside itself when it was young.
+/// A daemon after many requests, in turns with one that has just started.
 pub(crate) fn aged(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
-    const YOUNG: &str = "at first";
-    let server = Home::new(setup, "http.read.aged")?.start()?;
-    let young = aged_sample(&server)?;
-    let young_memory = usage::memory(server.daemon.pid())?;
-    load::run(&server.get("/api/sys/principals"), CONNECTIONS, Span::Requests(setup.age))?;
-    let old = aged_sample(&server)?;
-    let old_memory = usage::memory(server.daemon.pid())?;
+    const YOUNG: &str = "a young daemon";
+    let old = Home::new(setup, "http.read.old")?.start()?;
+    load::run(&old.get(READ), CONNECTIONS, Span::Requests(setup.age))?;
+    let young = Home::new(setup, "http.read.young")?.start()?;
+    let (aged, fresh) = in_turns(&old.get(READ), &young.get(READ))?;
+    let [old_memory, young_memory] = [usage::memory(old.daemon.pid())?, usage::memory(young.daemon.pid())?];
     report.add("http.read.aged.requests", setup.age as f64, "requests");
-    report.add_beside("http.read.aged", old.rate, "requests/s", YOUNG, young.rate);
-    report.add_beside("http.read.aged.cpu", old.cpu, "µs/request", YOUNG, young.cpu);
-    report.add_beside("http.read.aged.p99", old.p99, "ms", YOUNG, young.p99);
+    report.add_beside("http.read.aged", aged.rate, "requests/s", YOUNG, fresh.rate);
+    report.add_beside("http.read.aged.cpu", aged.cpu, "µs/request", YOUNG, fresh.cpu);
+    report.add_beside("http.read.aged.p99", aged.p99, "ms", YOUNG, fresh.p99);
     report.add_beside("http.read.aged.rss", old_memory.rss, "MiB", YOUNG, young_memory.rss);
-    server.daemon.stop()
+    old.daemon.stop()?;
+    young.daemon.stop()
 }
 
-fn aged_sample(server: &Server) -> anyhow::Result<Sample> {
-    let target = server.get("/api/sys/principals");
-    let samples: Result<Vec<_>, _> = (0..=ROUNDS).map(|_| load::run(&target, CONNECTIONS, Span::For(ROUND))).collect();
-    Ok(Sample::median(&samples?[1..]))
+/// Each one's median.
+fn in_turns(ours: &Arc<Target>, peer: &Arc<Target>) -> anyhow::Result<(Sample, Sample)> {
+    let (mut our_samples, mut peer_samples) = (Vec::new(), Vec::new());
+    for _ in 0..=ROUNDS {
+        our_samples.push(load::run(ours, CONNECTIONS, Span::For(ROUND))?);
+        peer_samples.push(load::run(peer, CONNECTIONS, Span::For(ROUND))?);
+    }
+    Ok((Sample::median(&our_samples[1..]), Sample::median(&peer_samples[1..])))
 }
