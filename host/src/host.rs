@@ -123,7 +123,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let log = Arc::new(Log::default());
     let locked = LockedHome::take(options.home)?;
     let home = locked.home.clone();
-    let config = Config::load(&home.config(), &options.sets, std::env::vars())?;
+    let config = Config::load(&home.config(), &options.sets, crate::home::environment())?;
     log.open_file(&home.log()).with_context(|| format!("opening {}", home.log().display()))?;
     log::install(log.clone(), &config.log);
     let shutdown = Arc::new(Shutdown::default());

@@ -10,12 +10,11 @@ use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::Request;
-use astrid_tests::pack;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::observation::{Sample, metrics, sum};
-use crate::{bus, install, install_guests, join};
+use crate::{bus, install_guests, join};
 
 /// Everything that every scrape has shown: the lowest and the highest of each series, labels summed.
 #[derive(Default)]
@@ -46,12 +45,6 @@ impl Seen {
     fn moved(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|(low, high)| high > low)
     }
-}
-
-/// With all that its manifest asks: the topics of others that it sends to.
-fn install_caller(daemon: &Daemon) {
-    let asked = pack::read("caller").manifest.asked();
-    install(daemon, &pack::packed("caller"), &asked.iter().map(|grant| grant.as_str()).collect::<Vec<_>>());
 }
 
 fn publish(topic: &str, payload: &Value) -> Request {
@@ -154,8 +147,7 @@ fn lint(text: &str) {
 #[tokio::test]
 async fn time_spent_waiting_is_told_from_time_spent_computing() {
     let daemon = Daemon::start();
-    install_guests(&daemon, &["spin"]);
-    install_caller(&daemon);
+    install_guests(&daemon, &["spin", "caller"]);
     let through = json!({ "topic": "spin.v1.compute", "payload": {} });
     daemon.unix(bus("caller.v1.request", &through)).await.expect(200);
     let samples = metrics(&daemon).await;
@@ -222,8 +214,7 @@ async fn every_key_is_shown_with_who_set_it_to_whoever_may_see_the_status() {
 #[tokio::test]
 async fn with_room_for_one_waiting_commit_everybody_gets_their_turn_and_nobody_blocks_themselves() {
     let daemon = Daemon::start_with(&["--runtime-async-io", "1", "--runtime-blocking", "1"]);
-    install_guests(&daemon, &["counter"]);
-    install_caller(&daemon);
+    install_guests(&daemon, &["counter", "caller"]);
     let mut writers = JoinSet::new();
     for n in 0..24 {
         let mut connection = daemon.connect_unix().await;

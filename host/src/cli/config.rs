@@ -77,7 +77,7 @@ impl Verb {
 
 /// As a host that starts now without flags would run.
 fn read(context: &Context<'_>, what: &str) -> Result<Settings, Failure> {
-    let config = Config::load(&context.home.config(), &[], std::env::vars())
+    let config = Config::load(&context.home.config(), &[], crate::home::environment())
         .map_err(|error| Failure::failed("invalid", format!("{error:#}")).doing(what))?;
     let setting = |s: crate::config::Setting| Setting { key: s.key, value: s.value, source: s.source.to_owned() };
     Ok(Settings { settings: config.settings().into_iter().map(setting).collect() })

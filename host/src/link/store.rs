@@ -31,7 +31,10 @@ impl Call {
         commit: Result<crate::store::Commit, Error>,
     ) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
         let host = self.host.clone();
-        self.in_turn(async move { host.store.commit(commit?).await.map_err(Error::from) })
+        // What can't be taken is said at once.
+        let turn =
+            commit.map(|commit| self.in_turn(async move { host.store.commit(commit).await.map_err(Error::from) }));
+        async move { turn?.await }
     }
 
     /// Waits for the disk in the principal's turn. The time counts as waiting, the line included.

@@ -193,7 +193,13 @@ impl Loader {
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
         let grants = granted(&archive.manifest, grants)?;
-        let surface = check::check(&archive.manifest, &archive.component).map_err(|problems| {
+        let checking = move || {
+            let surface = check::check(&archive.manifest, &archive.component);
+            (archive, surface)
+        };
+        let checked = host.blocking.run(checking).await;
+        let (archive, surface) = checked.map_err(|error| InstallError::Failed(error.to_string()))?;
+        let surface = surface.map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;

@@ -1,4 +1,4 @@
-//! Who gets an instance: fair shares in front of the allocator.
+//! Who is next: fair shares in front of whatever has so many slots, instances above all.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
