@@ -75,7 +75,7 @@ impl Config {
     ) -> anyhow::Result<Self> {
         let mut layers = Layers { known: Config::default().to_table(), table: Table::new(), sources: BTreeMap::new() };
         for (name, value) in environment {
-            if let Some((room, key)) = layers.from_environment(&name) {
+            if let Some((room, key)) = layers.named_by(&name) {
                 layers.put(&room, &key, parse_value(&value), Source::Env).map_err(|e| e.context(name))?;
             }
         }
@@ -173,7 +173,7 @@ impl Layers {
     }
 
     /// `ASTRID_RUNTIME_MAX_WAITING` is `runtime.max-waiting`; variables of other names are somebody else's.
-    fn from_environment(&self, name: &str) -> Option<(String, String)> {
+    fn named_by(&self, name: &str) -> Option<(String, String)> {
         let rest = name.strip_prefix("ASTRID_")?.to_ascii_lowercase();
         let (room, key) = rest.split_once('_')?;
         self.known.contains_key(room).then(|| (room.to_owned(), key.replace('_', "-")))
