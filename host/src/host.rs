@@ -19,6 +19,7 @@ use crate::keys::Keys;
 use crate::loader::Loader;
 use crate::log::{self, Log};
 use crate::pool::Pool;
+use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
 use crate::{files, observe};
@@ -33,6 +34,8 @@ pub struct Host {
     pub authority: Arc<Authority>,
     pub bus: Bus,
     pub pool: Pool,
+    pub blocking: Blocking,
+    pub waits: Waits,
     pub loader: Loader,
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
@@ -87,10 +90,12 @@ impl Host {
         let store = Store::open(&home.store(), &config.store)?;
         let keys = Keys::open(&home.keys().join("host.key"))?;
         let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
-        let pool = Pool::new(&config.pool).map_err(anyhow::Error::from).context("making the instance pool")?;
-        metrics::gauge!("astrid_build_info", "version" => crate::VERSION).set(1);
+        let pool =
+            Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
             bus: Bus::new(config.bus.clone(), authority.clone()),
+            blocking: Blocking::new(config.runtime.blocking),
+            waits: Waits::new(&config.runtime),
             config,
             home,
             log,
@@ -109,7 +114,7 @@ impl Host {
 
     /// The most linear memory that the pool can give one instance, in bytes.
     pub fn pool_memory_bytes(&self) -> usize {
-        usize::try_from(self.config.pool.max_memory_bytes).unwrap_or(usize::MAX)
+        usize::try_from(self.config.runtime.max_memory_bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -118,7 +123,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let log = Arc::new(Log::default());
     let locked = LockedHome::take(options.home)?;
     let home = locked.home.clone();
-    let config = Config::load(&home.config(), &options.sets, std::env::vars())?;
+    let config = Config::load(&home.config(), &options.sets, crate::home::environment())?;
     log.open_file(&home.log()).with_context(|| format!("opening {}", home.log().display()))?;
     log::install(log.clone(), &config.log);
     let shutdown = Arc::new(Shutdown::default());
@@ -182,7 +187,11 @@ async fn upkeep(host: Arc<Host>) {
     let mut tick = tokio::time::interval(observe::UPKEEP);
     loop {
         tokio::select! {
-            _ = tick.tick() => host.metrics.run_upkeep(),
+            _ = tick.tick() => {
+                host.metrics.run_upkeep();
+                host.bus.storms().report(observe::UPKEEP);
+                metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
+            }
             () = host.shutdown.begun() => return,
         }
     }

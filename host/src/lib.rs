@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`bus`] | messages: routes, fair queues, delivery, request and reply |
 //! | [`sched`] | what runs next: fair shares by fuel |
+//! | [`runtime`] | how much of the machine is used at once |
 //! | [`pool`] | the engines, their instance pools, admission |
 //! | [`meter`] | what one call may use and used |
 //! | [`authority`] | is this capability held? authentication and its memory |
@@ -47,6 +48,7 @@ pub mod log;
 pub mod meter;
 pub mod observe;
 pub mod pool;
+pub mod runtime;
 pub mod sched;
 pub mod shutdown;
 pub mod store;

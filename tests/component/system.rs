@@ -1,9 +1,11 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
-use astrid_sdk_test::{Capsule, CapsuleRow, HostStatus, InstallError, Installed, LogLine, Refusal, RefusalCode};
+use astrid_sdk_test::{
+    Capsule, CapsuleRow, HostStatus, InstallError, Installed, LogLine, Refusal, RefusalCode, Setting,
+};
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 5] = ["status", "logs", "shutdown", "capsule-list", "capsule-install"];
+const HANDLERS: [&str; 6] = ["status", "logs", "shutdown", "config", "capsule-list", "capsule-install"];
 
 fn system() -> Capsule {
     crate::capsule("system")
@@ -68,6 +70,19 @@ fn capsules_are_listed_with_version_state_and_hash() {
         { "id": "b", "version": "0.1.0", "state": "failed", "hash": "00" },
     ] });
     assert_eq!(ask(&mut system, "capsule-list", json!({})), Ok(want));
+}
+
+#[test]
+fn the_configuration_is_the_hosts_with_the_source_of_every_key() {
+    let mut system = system();
+    let setting =
+        |key: &str, value: &str, source: &str| Setting { key: key.into(), value: value.into(), source: source.into() };
+    system.host().config = vec![setting("log.level", "info", "default"), setting("runtime.instances", "64", "file")];
+    let want = json!({ "settings": [
+        { "key": "log.level", "value": "info", "source": "default" },
+        { "key": "runtime.instances", "value": "64", "source": "file" },
+    ] });
+    assert_eq!(ask(&mut system, "config", json!({})), Ok(want));
 }
 
 #[test]

@@ -130,10 +130,24 @@ impl Home {
     /// As [`Self::try_start`], on this address.
     #[track_caller]
     pub fn try_start_at(&self, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
+        self.try_start_as(program("astrid-daemon"), address, arguments)
+    }
+
+    /// As [`Self::start_with`], in so many KiB of address space.
+    #[track_caller]
+    pub fn start_in_address_space(&self, kib: u64, arguments: &[&str]) -> Daemon {
+        let daemon = program("astrid-daemon");
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().arg("-c").arg(format!("ulimit -v {kib} && exec \"$0\" \"$@\"")).arg(daemon.get_program());
+        let started = self.try_start_as(shell, "127.0.0.1:0", arguments);
+        started.unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}"))
+    }
+
+    #[track_caller]
+    fn try_start_as(&self, mut command: Command, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         // A file, because nobody reads a pipe while a test is busy.
         let stderr = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
-        let mut command = program("astrid-daemon");
         command.arg("--home").arg(self.path()).args(["--listen", address]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a new file"));
         let mut child = command.spawn().expect("a program that was built");

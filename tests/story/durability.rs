@@ -116,11 +116,11 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     fs::remove_file(path.join("run")).unwrap();
 
     for (set, names) in [
-        ("pool.instnaces=20", &["pool", "instnaces"][..]),
-        ("pol.instances=20", &["pol"]),
-        ("pool.instances=0", &["pool.instances"]),
-        ("pool.instances=many", &["instances"]),
-        ("pool", &["room.key=value"]),
+        ("runtime.instnaces=20", &["runtime.instnaces", "did you mean `instances`"][..]),
+        ("runtmie.instances=20", &["runtmie", "did you mean `runtime`"]),
+        ("runtime.instances=0", &["runtime.instances"]),
+        ("runtime.instances=many", &["instances"]),
+        ("runtime", &["room.key=value"]),
         ("log.level=loud", &["log.level", "loud"]),
         ("bus.max-depth=200", &["bus.max-depth"]),
     ] {
@@ -128,15 +128,15 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     }
     let config = path.join("etc/config.toml");
     for (text, names) in [
-        ("[pool\n", &["config.toml"][..]),
-        ("[pool]\ninstnaces = 1\n", &["config.toml", "instnaces"]),
+        ("[runtime\n", &["config.toml"][..]),
+        ("[runtime]\ninstnaces = 1\n", &["config.toml", "instnaces"]),
         ("[colour]\nred = 1\n", &["config.toml", "colour"]),
         ("[http]\nlisten = \"nowhere\"\n", &["config.toml", "listen"]),
     ] {
         fs::write(&config, text).unwrap();
         refused(&[], names);
     }
-    fs::write(&config, "[pool]\ninstances = 64\n").unwrap();
+    fs::write(&config, "[runtime]\ninstances = 64\n").unwrap();
 
     // With all of that put right it starts, and has what was set.
     let daemon = home.start();
@@ -144,7 +144,7 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     assert_eq!(health["pool"]["instances"], 64);
     let store = path.join("store.redb");
     assert_eq!(daemon.stop().code, Some(0));
-    let daemon = home.start_with(&["--set", "pool.instances=32"]);
+    let daemon = home.start_with(&["--set", "runtime.instances=32"]);
     assert_eq!(daemon.tcp(Request::get("/healthz")).await.expect(200)["pool"]["instances"], 32);
     assert_eq!(daemon.stop().code, Some(0));
 

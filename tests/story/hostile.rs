@@ -28,7 +28,7 @@ const TRICKS: [(&str, u16, &str, &str); 9] = [
 
 /// A daemon with the guests. Instances get 16 MiB, so that fifty bombs fit into a small machine.
 fn daemon() -> Daemon {
-    let daemon = Daemon::start_with(&["--set", "pool.max-memory-bytes=16777216"]);
+    let daemon = Daemon::start_with(&["--set", "runtime.max-memory-bytes=16777216"]);
     install_guests(&daemon, &GUESTS);
     daemon
 }

@@ -1,5 +1,5 @@
 //! Stories: what a host promises to whoever runs it, uses it or attacks it, told through the programs that ship, as
-//! processes with a home of their own, on real sockets. Nothing in here calls the host's code.
+//! processes with a home of their own, on real sockets. Nothing in here calls the host's code; [`measured`] reads its list of series.
 //!
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
@@ -8,6 +8,7 @@
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
+//! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`console`]: the command line
 //!
@@ -19,6 +20,7 @@ mod durability;
 mod hostile;
 mod interceptors;
 mod isolation;
+mod measured;
 mod observation;
 mod session;
 mod surface;

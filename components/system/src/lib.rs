@@ -33,6 +33,11 @@ fn capsule_list(message: Message) -> Answer {
     json(&desk::Capsules::from(host::capsules()))
 }
 
+fn config(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&desk::Settings::from(host::config()))
+}
+
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants } = message.object::<Install>()?.checked()?;
     let installed = host::install(&source, &grants).map_err(desk::refusal)?;
@@ -44,6 +49,7 @@ handlers! {
     "status" => status,
     "logs" => logs,
     "shutdown" => shutdown,
+    "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
 }

@@ -11,13 +11,14 @@
 pub mod fair;
 pub mod intercept;
 pub mod routes;
+pub mod storm;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use astrid_capsule::manifest::Subscribe;
@@ -28,9 +29,10 @@ use crate::authority::Authority;
 use fair::{FairQueue, Pushed};
 use intercept::{Interception, Interceptions};
 use routes::Index;
+use storm::Storms;
 
 /// `[bus]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     /// The largest payload and the largest answer, in bytes (1 KiB to 16 MiB).
@@ -180,13 +182,16 @@ impl Inbox {
         match queue.fair.push(message.principal.clone(), size, (handler, message)) {
             Pushed::Queued => {}
             Pushed::Evicted(lost) => {
-                metrics::counter!("astrid_bus_lost_messages_total").increment(lost.len() as u64);
+                event("lost", lost.len() as u64);
                 tracing::warn!(
                     topic = %lost[0].1.topic, lost = lost.len(), principal = %lost[0].1.principal,
                     "queue over budget: newest publications of the heaviest principal dropped"
                 );
             }
-            Pushed::Refused(_) => return false,
+            Pushed::Refused(_) => {
+                event("refused", 1);
+                return false;
+            }
         }
         if queue.workers < INBOX_WORKERS {
             queue.workers += 1;
@@ -247,12 +252,14 @@ pub struct Bus {
     table: RwLock<Arc<Table>>,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
     ids: AtomicU64,
+    storms: Storms,
 }
 
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
         let table = RwLock::new(Arc::new(Table { routes: Index::new([]), interceptions: Interceptions::new([]) }));
-        Self { config, authority, table, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1) }
+        let storms = Storms::default();
+        Self { config, authority, table, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1), storms }
     }
 
     pub fn config(&self) -> &Config {
@@ -287,6 +294,21 @@ impl Bus {
         inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.pending()).sum()
     }
 
+    /// Bytes of publications that wait, and for how many principals: one that waits at two capsules counts twice.
+    pub fn queued(&self) -> (usize, usize) {
+        let inboxes = self.inboxes.lock().expect("no panic under this lock");
+        let live = inboxes.iter().filter_map(Weak::upgrade).map(|inbox| {
+            let queue = inbox.queue.lock().expect("no panic under this lock");
+            (queue.fair.bytes(), queue.fair.active())
+        });
+        live.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// What is published and nobody takes.
+    pub fn storms(&self) -> &Storms {
+        &self.storms
+    }
+
     fn table(&self) -> Arc<Table> {
         self.table.read().expect("no panic under this lock").clone()
     }
@@ -295,6 +317,7 @@ impl Bus {
     pub async fn request(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing).await;
         let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        event("request", 1);
         metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
         result
     }
@@ -340,8 +363,11 @@ impl Bus {
                 taken += 1;
             }
         }
-        metrics::counter!("astrid_bus_published_total").increment(1);
-        metrics::counter!("astrid_bus_deliveries_total").increment(taken.into());
+        event("publish", 1);
+        event("delivered", taken.into());
+        if taken == 0 {
+            self.storms.untaken(&message.topic);
+        }
         Ok(taken)
     }
 
@@ -381,6 +407,11 @@ impl Bus {
             cause: sender.cause,
         })
     }
+}
+
+/// Counts what happened to messages.
+fn event(kind: &'static str, messages: u64) {
+    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
 }
 
 #[cfg(test)]
@@ -508,7 +539,7 @@ mod tests {
         assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"no")).await, Ok(0));
         let own = Sender { capsule: "loud".into(), ..sender("alice") };
         assert_eq!(bus.request(own, out("n.a", b"no")).await.unwrap(), "no");
-        // A publisher waits for interceptors, so they count as nested; its handlers do not.
+        // A publication is a step of depth like a request.
         let deep = |depth| Sender { depth, ..sender("alice") };
         assert!(
             matches!(bus.publish(deep(16), out("n.a", b"yes")).await, Err(Failure::Denied(w)) if w.contains("nested"))

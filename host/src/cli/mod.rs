@@ -9,6 +9,7 @@
 mod bus;
 mod capsule;
 mod client;
+mod config;
 mod console;
 mod daemon;
 mod doctor;
@@ -85,6 +86,9 @@ enum Verb {
     /// Manage your own key pairs; no host is needed
     #[command(subcommand)]
     Keypair(keypair::Verb),
+    /// Show the configuration and check it
+    #[command(subcommand)]
+    Config(config::Verb),
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
@@ -152,6 +156,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Doctor => doctor::run(context).await,
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
+        Verb::Config(verb) => verb.run(context).await,
         Verb::Capsule(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,

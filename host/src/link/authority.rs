@@ -28,7 +28,7 @@ impl sessions::Host for Call {
         let Some(presented) = presented else { return Ok(Err(sessions::Rejection::Rejected)) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let authority = self.host.authority.clone();
-        match authority.authenticate(presented, now).await {
+        match self.waited.around(authority.authenticate(presented, now)).await {
             Ok(identified) => {
                 if let Some(connection) = &self.connection {
                     connection.set_principal(identified.principal.clone());

@@ -61,10 +61,10 @@ impl Call {
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
-        Box::pin(async move {
+        Box::pin(self.waited.around(async move {
             allowed?;
             Ok(host.bus.request(sender, outgoing).await?.into())
-        })
+        }))
     }
 }
 

@@ -30,7 +30,7 @@ use crate::loader::Generation;
 use crate::pool::Concurrency;
 use output::Output;
 
-use crate::meter::{Bounds, Limiter, MAX_HANDLES, RANDOM_BYTES};
+use crate::meter::{Bounds, HostWait, Limiter, MAX_HANDLES, RANDOM_BYTES};
 
 /// One call: what its store holds.
 pub struct Call {
@@ -41,6 +41,7 @@ pub struct Call {
     /// What the listener knows, where the call is an HTTP request.
     connection: Option<Arc<Connection>>,
     limiter: Limiter,
+    waited: HostWait,
     table: ResourceTable,
     wasi: Option<(WasiCtx, Output)>,
     wasi_http: WasiHttpCtx,
@@ -63,6 +64,7 @@ impl Call {
             sender,
             connection,
             limiter: Limiter::new(bounds),
+            waited: HostWait::default(),
             table,
             wasi: None,
             wasi_http: WasiHttpCtx::new(),
@@ -72,6 +74,11 @@ impl Call {
 
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
+    }
+
+    /// The time that the call spent in host functions that waited.
+    pub fn waited(&self) -> std::time::Duration {
+        self.waited.so_far()
     }
 
     /// What the guest has written to its standard streams.

@@ -6,6 +6,7 @@ use super::Call;
 use super::bindings::handler::astrid::store::kv;
 use crate::buckets::Error;
 pub use crate::buckets::{Bucket, Transaction};
+use crate::pool::{Lane, Overloaded};
 
 impl From<Error> for kv::Error {
     fn from(error: Error) -> Self {
@@ -29,8 +30,28 @@ impl Call {
         &self,
         commit: Result<crate::store::Commit, Error>,
     ) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
-        let store = self.host.store.clone();
-        async move { Ok(store.commit(commit?).await.map_err(Error::from)?) }
+        let host = self.host.clone();
+        // What can't be taken is said at once.
+        let turn =
+            commit.map(|commit| self.in_turn(async move { host.store.commit(commit).await.map_err(Error::from) }));
+        async move { turn?.await }
+    }
+
+    /// Waits for the disk in the principal's turn. The time counts as waiting, the line included.
+    fn in_turn<T, F>(&self, commit: F) -> impl Future<Output = Result<T, kv::Error>> + Send + use<T, F>
+    where
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let (host, deadline) = (self.host.clone(), self.sender.deadline);
+        let lane = Lane::Principal(self.sender.principal.clone());
+        self.waited.around(async move {
+            match host.waits.run(lane, deadline, commit).await {
+                Ok(outcome) => outcome.map_err(Into::into),
+                // As when the store's own line is full: nothing was written.
+                Err(Overloaded) => Err(kv::Error::Unavailable),
+            }
+        })
     }
 }
 
@@ -69,7 +90,7 @@ impl kv::HostBucket for Call {
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
         let (bucket, store) = (self.table.get(&bucket)?.clone(), self.host.store.clone());
-        Ok(bucket.delete(&store, &key).await.map_err(Into::into))
+        Ok(self.in_turn(async move { bucket.delete(&store, &key).await }).await)
     }
 
     async fn swap(

@@ -40,6 +40,11 @@ impl host::Host for Call {
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
     }
 
+    async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
+        let settings = self.host.config.settings().into_iter();
+        Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())
+    }
+
     async fn install(
         &mut self,
         path: String,
@@ -50,7 +55,8 @@ impl host::Host for Call {
         // goes away must not leave it half done.
         let installing: Boxed<'static, _> =
             Box::pin(async move { host.loader.install(&host, Path::new(&path), &grants).await });
-        let outcome = tokio::spawn(installing).await.unwrap_or_else(|e| Err(InstallError::Failed(e.to_string())));
+        let outcome = self.waited.around(tokio::spawn(installing)).await;
+        let outcome = outcome.unwrap_or_else(|error| Err(InstallError::Failed(error.to_string())));
         Ok(outcome
             .map(|done| host::Installed {
                 id: done.id,

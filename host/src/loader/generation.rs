@@ -46,6 +46,8 @@ struct Figures {
     overloaded: Counter,
     fuel: Counter,
     seconds: Histogram,
+    host_wait: Histogram,
+    peak_memory: Histogram,
 }
 
 /// How long the authenticator may think.
@@ -78,6 +80,8 @@ impl Generation {
             overloaded: outcome("overloaded"),
             fuel: counter!("astrid_fuel_total", "capsule" => id.to_string()),
             seconds: histogram!("astrid_invocation_seconds", "capsule" => id.to_string()),
+            host_wait: histogram!("astrid_invocation_host_wait_seconds", "capsule" => id.to_string()),
+            peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
@@ -164,6 +168,8 @@ impl Generation {
         room.settle(fuel);
         self.figures.fuel.increment(fuel);
         self.figures.seconds.record(started.elapsed());
+        self.figures.host_wait.record(store.data().waited());
+        self.figures.peak_memory.record(store.data_mut().limiter().peak_memory_bytes() as f64);
         if let Some(text) = store.data().output() {
             tracing::warn!(capsule = &*self.id, "it wrote: {text}");
         }

@@ -118,7 +118,11 @@ impl Loader {
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.installing.lock().await;
         let mut absent = Vec::new();
-        for (name, archive_hash, archive, grants) in self.unapplied(host, distro)? {
+        let unapplied = {
+            let (host, distro) = (host.clone(), distro.to_owned());
+            host.blocking.clone().run(move || host.loader.unapplied(&host, &distro)).await??
+        };
+        for (name, archive_hash, archive, grants) in unapplied {
             let done = match archive {
                 Ok(archive) => self.put(host, archive, &grants, Some((&name, &archive_hash))).await,
                 Err(why) => Err(InstallError::Invalid(why)),
@@ -160,7 +164,9 @@ impl Loader {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
         let owned = path.to_owned();
-        let archive = tokio::task::spawn_blocking(move || read_archive(&owned))
+        let archive = host
+            .blocking
+            .run(move || read_archive(&owned))
             .await
             .map_err(|error| InstallError::Failed(error.to_string()))?
             .map(|(_, archive)| archive)?;
@@ -187,7 +193,13 @@ impl Loader {
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
         let grants = granted(&archive.manifest, grants)?;
-        let surface = check::check(&archive.manifest, &archive.component).map_err(|problems| {
+        let checking = move || {
+            let surface = check::check(&archive.manifest, &archive.component);
+            (archive, surface)
+        };
+        let checked = host.blocking.run(checking).await;
+        let (archive, surface) = checked.map_err(|error| InstallError::Failed(error.to_string()))?;
+        let surface = surface.map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
@@ -205,15 +217,17 @@ impl Loader {
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
             let component = archive.component;
-            tokio::task::spawn_blocking(move || {
+            let blocking = host.blocking.clone();
+            let compile = move || {
                 let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
                 let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
                 artefact::keep(&host, &hash, &component)?;
                 anyhow::Ok(generation)
-            })
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
+            };
+            let compiled = blocking.run(compile).await;
+            compiled
+                .map_err(|error| InstallError::Failed(error.to_string()))?
+                .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
         };
         generation.start().await.map_err(|why| InstallError::Failed(format!("{id}: {why}")))?;
 
@@ -230,14 +244,15 @@ impl Loader {
 
     async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
         let (host, record) = (host.clone(), record.clone());
-        let generation = tokio::task::spawn_blocking(move || {
+        let blocking = host.blocking.clone();
+        let load = move || {
             let manifest = Manifest::parse(&record.manifest)?;
             let concurrency = record.concurrency();
             let compiled = artefact::load(&host, &record.hash, concurrency)?;
             let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
             Generation::new(&host, compiled, concurrency, record.hash, manifest, grants)
-        })
-        .await??;
+        };
+        let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
         Ok(generation)
     }

@@ -5,7 +5,9 @@
 
 mod breath;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 pub use breath::Breath;
 
@@ -43,6 +45,39 @@ impl Bounds {
             fuel: limits.max_fuel,
             timeout: Duration::from_millis(limits.timeout_ms),
         }
+    }
+}
+
+/// How long a call has waited inside host functions, so that "slow" can be told from "busy": what is left of its
+/// duration it computed, or stood in line for an instance or a core. Counted around the functions of `astrid:*` that
+/// wait (requests, commits, credentials, installations); a wait that is given up counts up to then. Time in which a
+/// future is polled would not do: a request's callee runs within it.
+#[derive(Debug, Clone, Default)]
+pub struct HostWait(Arc<AtomicU64>);
+
+impl HostWait {
+    pub fn around<F: Future>(&self, wait: F) -> impl Future<Output = F::Output> + use<F> {
+        let counted = self.clone();
+        async move {
+            let _counting = Counting { counted, since: Instant::now() };
+            wait.await
+        }
+    }
+
+    pub fn so_far(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct Counting {
+    counted: HostWait,
+    since: Instant,
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let nanoseconds = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.counted.0.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -96,5 +131,21 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         MAX_MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_add_up_and_one_that_is_given_up_counts() {
+        let waited = HostWait::default();
+        waited.around(tokio::time::sleep(Duration::from_millis(10))).await;
+        let first = waited.so_far();
+        assert!(first >= Duration::from_millis(10));
+        let given_up = waited.around(std::future::pending::<()>());
+        assert!(tokio::time::timeout(Duration::from_millis(10), given_up).await.is_err());
+        assert!(waited.so_far() >= first + Duration::from_millis(10));
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets an instance: fair shares in front of the allocator.
+//! Who is next: fair shares in front of whatever has so many slots, instances above all.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -23,20 +23,20 @@ pub enum Lane {
 type Waiter = oneshot::Sender<()>;
 
 /// One set of slots.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     shares: Mutex<Shares<Lane, Waiter>>,
 }
 
 impl Gate {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self { shares: Mutex::new(Shares::new(bounds)) }
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.shares.lock().expect("no panic under this lock").waiting()
     }
 
-    pub(super) async fn admit(&self, lane: Lane, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
+    pub(crate) async fn admit(&self, lane: Lane, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
         let (waiter, turn) = oneshot::channel();
         let arrived = self.shares.lock().expect("no panic under this lock").arrive(&lane, waiter);
         let permit = Permit { gate: self, lane, fuel: 0 };

@@ -39,7 +39,7 @@ pub use bindings::astrid::authority::sessions::Rejection;
 pub use bindings::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
-pub use bindings::astrid::sys::host::{Capsule as CapsuleRow, HostStatus, InstallError, Installed, LogLine};
+pub use bindings::astrid::sys::host::{Capsule as CapsuleRow, HostStatus, InstallError, Installed, LogLine, Setting};
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;

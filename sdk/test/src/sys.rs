@@ -2,7 +2,9 @@
 
 use wasmtime::Result as Wasm;
 
-use crate::bindings::astrid::sys::host::{self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery};
+use crate::bindings::astrid::sys::host::{
+    self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery, Setting,
+};
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
 
@@ -20,6 +22,7 @@ pub struct Logged {
 pub struct FakeHost {
     pub status: HostStatus,
     pub capsules: Vec<Capsule>,
+    pub config: Vec<Setting>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
     /// What the next installs answer.
@@ -42,6 +45,7 @@ impl Default for FakeHost {
                 loaded_capsules: Vec::new(),
             },
             capsules: Vec::new(),
+            config: Vec::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
@@ -101,6 +105,10 @@ impl host::Host for State {
 
     fn capsules(&mut self) -> Wasm<Vec<Capsule>> {
         Ok(self.fakes.host.capsules.clone())
+    }
+
+    fn config(&mut self) -> Wasm<Vec<Setting>> {
+        Ok(self.fakes.host.config.clone())
     }
 
     fn install(&mut self, path: String, grants: Vec<String>) -> Wasm<Result<Installed, InstallError>> {
