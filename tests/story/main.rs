@@ -6,6 +6,7 @@
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
+//! - [`environment`]: what capsules are told from outside, and what they learn of rights
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`console`]: the command line
@@ -15,6 +16,7 @@
 mod capsules;
 mod console;
 mod durability;
+mod environment;
 mod hostile;
 mod isolation;
 mod observation;

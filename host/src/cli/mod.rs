@@ -12,6 +12,7 @@ mod client;
 mod console;
 mod daemon;
 mod doctor;
+mod env;
 mod failure;
 mod invite;
 mod json;
@@ -88,6 +89,9 @@ enum Verb {
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
+    /// Set, list and delete what capsules are told: their environment, secrets included
+    #[command(subcommand, visible_alias = "secret")]
+    Env(env::Verb),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),
@@ -153,6 +157,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
         Verb::Capsule(verb) => verb.run(context).await,
+        Verb::Env(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }
