@@ -212,43 +212,34 @@ fn who_may_not_even_see_themselves_is_forbidden_and_nothing_else_is_tried_again(
 
 #[test]
 fn an_environment_is_about_the_caller_unless_the_query_names_somebody() {
-    let set = || Request::post("/api/capsules/notes/env/KEY", json!({ "value": "v" }));
-    let routes: [(&dyn Fn(&str) -> Request, &str, Value, u16); 3] = [
-        (
-            &|query| Request::get(&format!("/api/capsules/notes/env{query}")),
-            "system.v1.env.get",
-            json!({ "capsule": "notes" }),
-            200,
-        ),
-        (
-            &|query| Request { query: query.strip_prefix('?').map(Into::into), ..set() },
-            "system.v1.env.set",
-            json!({ "capsule": "notes", "field": "KEY", "value": "v" }),
-            204,
-        ),
-        (
-            &|query| Request::new("DELETE", &format!("/api/capsules/notes/env/KEY{query}")),
-            "system.v1.env.clear",
-            json!({ "capsule": "notes", "field": "KEY" }),
-            204,
-        ),
+    let request = |method: &str, query: &str| match method {
+        "GET" => Request::get(&format!("/api/capsules/notes/env{query}")),
+        "POST" => Request::post(&format!("/api/capsules/notes/env/KEY{query}"), json!({ "value": "v" })),
+        _ => Request::new(method, &format!("/api/capsules/notes/env/KEY{query}")),
+    };
+    let key = json!({ "capsule": "notes", "field": "KEY" });
+    let value = json!({ "capsule": "notes", "field": "KEY", "value": "v" });
+    let routes = [
+        ("GET", "system.v1.env.get", json!({ "capsule": "notes" }), 200),
+        ("POST", "system.v1.env.set", value, 204),
+        ("DELETE", "system.v1.env.clear", key, 204),
     ];
-    for (request, topic, want, status) in routes {
+    for (method, topic, want, status) in routes {
         for (query, target) in [("", "alice"), ("?principal=bob", "bob")] {
             let mut gateway = gateway();
             gateway.on_request(topic, answering(json!({ "fields": {} })));
-            let response = as_alice(&mut gateway, request(query));
+            let response = as_alice(&mut gateway, request(method, query));
             assert_eq!((response.status, response.body.is_empty()), (status, status == 204), "{topic}");
             let [sent] = gateway.requested() else { panic!("{topic}: {:?}", gateway.requested()) };
             assert_eq!((sent.topic.as_str(), payload(sent)), (topic, want.clone()));
             assert_eq!((sent.principal.as_str(), sent.target.as_deref()), ("alice", Some(target)));
 
             gateway.on_request(topic, failing(Failure::Denied("requires env".into())));
-            assert_error(&as_alice(&mut gateway, request(query)), 403, "forbidden");
+            assert_error(&as_alice(&mut gateway, request(method, query)), 403, "forbidden");
             gateway.on_request(topic, failing(refused(RefusalCode::NotFound)));
-            assert_error(&as_alice(&mut gateway, request(query)), 404, "not_found");
+            assert_error(&as_alice(&mut gateway, request(method, query)), 404, "not_found");
             gateway.on_request(topic, failing(refused(RefusalCode::Invalid)));
-            assert_error(&as_alice(&mut gateway, request(query)), 400, "bad_request");
+            assert_error(&as_alice(&mut gateway, request(method, query)), 400, "bad_request");
         }
     }
     let mut gateway = gateway();

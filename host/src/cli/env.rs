@@ -7,7 +7,6 @@ use astrid_capsule::{PrincipalId, env};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::{Context, table, text};
@@ -86,7 +85,7 @@ impl Field {
     fn hint(&self, failure: Failure, context: &Context<'_>) -> Failure {
         match failure.code.as_str() {
             "not_found" => {
-                let capsule = text::quoted(&self.of.capsule);
+                let capsule = text::quoted(&text::shown(&self.of.capsule));
                 failure.next(format!("`{} env list {capsule}` shows the fields there are", context.command))
             }
             _ => failure,
@@ -100,9 +99,9 @@ async fn set(context: &mut Context<'_>, field: &Field) -> Result<Exit, Failure> 
     if value.len() > env::MAX_VALUE_BYTES {
         return Err(Failure::usage(format!("the value has more than {} bytes", env::MAX_VALUE_BYTES)));
     }
-    let body = Zeroizing::new(json!({ "value": value.as_str() }).to_string());
+    let body = json!({ "value": value.as_str() }).to_string();
     let what = format!("set {} of {}", field.field, text::shown(&field.of.capsule));
-    let answer = context.client.post(&what, &field.path(), body.to_string()).await;
+    let answer = context.client.post(&what, &field.path(), body).await;
     let answer = answer.map_err(|failure| field.hint(failure, context))?;
     finish(context, &answer.body, &what)
 }
