@@ -18,11 +18,13 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 9] = [
+const OFFERED: [&str; 11] = [
+    "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
     "astrid:bus/bus",
     "astrid:bus/types",
+    "astrid:env/env",
     "astrid:http/types",
     "astrid:keys/keys",
     "astrid:store/kv",

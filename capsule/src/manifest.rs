@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{Capability, Pattern, Topic, shown};
+use crate::{Capability, Pattern, Topic, env, shown};
 
 /// The largest manifest that anybody reads, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -40,6 +40,9 @@ pub struct Manifest {
     /// What the capsule itself wants to be granted by the operator: see [`grant`].
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
     pub asks: Vec<Capability>,
+    /// What the capsule needs to be told from outside, by name.
+    #[serde(default, skip_serializing_if = "env::Fields::is_empty")]
+    pub env: env::Fields,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
     #[serde(default, skip_serializing_if = "Limits::is_default")]
@@ -378,6 +381,9 @@ impl Manifest {
             if !self.asks.iter().any(|c| c.as_str() == grant::MOUNT) {
                 return fail(format!("[http] needs asks = [\"{}\"]", grant::MOUNT));
             }
+        }
+        if let Some(fault) = env::fault(&self.env) {
+            return fail(fault);
         }
         let limits = &self.limits;
         if !(1 << 20..=4 << 30).contains(&limits.max_memory_bytes) {

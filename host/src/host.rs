@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use crate::authority::Authority;
 use crate::bus::Bus;
 use crate::config::Config;
+use crate::env::Env;
 use crate::home::Home;
 use crate::http::{self, Connections, Mounts};
 use crate::keys::Keys;
@@ -31,6 +32,7 @@ pub struct Host {
     pub metrics: PrometheusHandle,
     pub store: Arc<Store>,
     pub keys: Keys,
+    pub env: Env,
     pub authority: Arc<Authority>,
     pub bus: Bus,
     pub pool: Pool,
@@ -87,7 +89,7 @@ impl Host {
     /// Builds every room. Nothing is served yet.
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
         let metrics = observe::install();
-        let store = Store::open(&home.store(), &config.store)?;
+        let store = Arc::new(Store::open(&home.store(), &config.store)?);
         let keys = Keys::open(&home.keys().join("host.key"))?;
         let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
         let pool =
@@ -100,7 +102,8 @@ impl Host {
             home,
             log,
             metrics,
-            store: Arc::new(store),
+            env: Env::new(store.clone(), &keys),
+            store,
             keys,
             authority,
             pool,

@@ -10,7 +10,7 @@ use crate::bindings::imports::astrid::bus::bus as raw;
 pub use crate::bindings::imports::astrid::bus::bus::Options;
 pub use crate::bindings::imports::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
 pub use crate::bindings::interceptor::exports::astrid::bus::interceptor::Verdict;
-use crate::{keys, kv, log};
+use crate::{env, keys, kv, log};
 
 /// What a handler answers: the payload of the answer, or why there is none.
 pub type Answer = Result<Vec<u8>, Refusal>;
@@ -180,6 +180,19 @@ impl From<kv::Error> for Refusal {
             kv::Error::Invalid(reason) => {
                 log::error!("the store refused: {reason}");
                 Self::internal("the store refused what this capsule asked")
+            }
+        }
+    }
+}
+
+impl From<env::Error> for Refusal {
+    /// A field that the manifest does not have is the capsule's own fault: `internal`, with a line in the log.
+    fn from(error: env::Error) -> Self {
+        match error {
+            env::Error::Unavailable => Self::unavailable("the environment of this capsule is away"),
+            env::Error::UnknownField(reason) => {
+                log::error!("env: {reason}");
+                Self::internal("this capsule asked for a field that its manifest does not have")
             }
         }
     }

@@ -165,13 +165,19 @@ impl Home {
     }
 }
 
-/// One of the host's programs, with an empty environment.
-fn program(name: &str) -> Command {
+/// Where one of the host's programs lies.
+#[track_caller]
+pub fn path(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program has a path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in a folder of the profile's");
     let path = profile.join(name);
     assert!(path.is_file(), "{} is not built; `cargo astrid test story` builds it", path.display());
-    let mut command = Command::new(path);
+    path
+}
+
+/// One of the host's programs, with an empty environment.
+fn program(name: &str) -> Command {
+    let mut command = Command::new(path(name));
     command.env_clear();
     command
 }

@@ -7,6 +7,7 @@
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
+//! - [`environment`]: what capsules are told from outside, and what they learn of rights
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
@@ -17,6 +18,7 @@
 mod capsules;
 mod console;
 mod durability;
+mod environment;
 mod hostile;
 mod interceptors;
 mod isolation;

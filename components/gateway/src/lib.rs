@@ -55,7 +55,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
             let answer = bus::request_raw(topic, &payload, &Options::default());
             Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
         }
-        Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
+        Plan::About { .. } | Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
             Err(Problem::unauthorized())
         }
     }
@@ -67,6 +67,12 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
     match plan {
         Plan::Request { topic, payload, success } => {
             let answer = session.request(topic, &payload, &Options::default()).map_err(own)?;
+            Ok(respond::answered(success, answer))
+        }
+        Plan::About { topic, payload, success, principal } => {
+            let target = Some(principal.unwrap_or_else(|| session.principal()));
+            let options = Options { target, ..Options::default() };
+            let answer = session.request(topic, &payload, &options).map_err(own)?;
             Ok(respond::answered(success, answer))
         }
         Plan::Me => {

@@ -25,6 +25,13 @@ pub enum Plan {
         payload: Vec<u8>,
         success: u16,
     },
+    /// About `principal`, or about the caller.
+    About {
+        topic: &'static str,
+        payload: Vec<u8>,
+        success: u16,
+        principal: Option<String>,
+    },
     Me,
     Principals {
         payload: Vec<u8>,
@@ -49,6 +56,12 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         Action::Topic(topic, success) => {
             Plan::Request { topic, payload: body.unwrap_or_else(|| written(arguments)), success }
         }
+        Action::About(topic, success) => Plan::About {
+            topic,
+            success,
+            principal: text(&mut arguments, "principal"),
+            payload: joined(arguments, body)?,
+        },
         Action::Me => Plan::Me,
         Action::Principals => Plan::Principals { payload: written(arguments) },
         Action::BusRequest => Plan::BusRequest {
@@ -104,6 +117,20 @@ fn timeout(arguments: &Map<String, Json>) -> Result<u32, Problem> {
 
 fn written(arguments: Map<String, Json>) -> Vec<u8> {
     Json::Object(arguments).to_string().into_bytes()
+}
+
+/// The arguments, and the fields of the body after them, unparsed: a field that stands twice is the handler's to refuse.
+fn joined(arguments: Map<String, Json>, body: Option<Vec<u8>>) -> Result<Vec<u8>, Problem> {
+    let mut payload = written(arguments);
+    let Some(body) = body else { return Ok(payload) };
+    let fields =
+        body.trim_ascii().strip_prefix(b"{").ok_or_else(|| Problem::bad_request("the body must be a JSON object"))?;
+    payload.pop();
+    if fields.trim_ascii() != b"}" && payload.len() > 1 {
+        payload.push(b',');
+    }
+    payload.extend(fields);
+    Ok(payload)
 }
 
 /// The body, if the route takes one.
@@ -207,6 +234,36 @@ mod tests {
             let payload: Json = serde_json::from_slice(&payload).unwrap();
             assert_eq!((topic, payload, success), (want_topic, want_payload, want_success), "{uri}");
         }
+    }
+
+    #[test]
+    fn an_environments_payload_is_the_path_and_the_body_and_its_target_is_in_the_query() {
+        let about = |method, uri, body: &[u8]| match plan(method, uri, if body.is_empty() { &[] } else { JSON }, body) {
+            Ok(Plan::About { topic, payload, success, principal }) => {
+                Ok((topic, String::from_utf8(payload).unwrap(), success, principal))
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(problem) => Err(problem.kind.status()),
+        };
+        let own = |topic, payload: &str, success| Ok((topic, payload.to_owned(), success, None));
+        let env = "/api/capsules/notes/env";
+        let (of_bob, unknown) = (format!("{env}/KEY?principal=bob"), format!("{env}?target=bob"));
+        assert_eq!(about("GET", env, b""), own("system.v1.env.get", r#"{"capsule":"notes"}"#, 200));
+        let key = "/api/capsules/notes/env/KEY";
+        let set = |body: &str, payload: &str| {
+            assert_eq!(about("POST", key, body.as_bytes()), own("system.v1.env.set", payload, 204));
+        };
+        set(r#" {"value" : "a"} "#, r#"{"capsule":"notes","field":"KEY","value" : "a"}"#);
+        set("{ }", r#"{"capsule":"notes","field":"KEY" }"#);
+        set(r#"{"field":"X","value":1}"#, r#"{"capsule":"notes","field":"KEY","field":"X","value":1}"#);
+        assert_eq!(about("DELETE", key, b""), own("system.v1.env.clear", r#"{"capsule":"notes","field":"KEY"}"#, 204));
+        let other = about("DELETE", &of_bob, b"").unwrap();
+        assert_eq!((other.1.as_str(), other.3.as_deref()), (r#"{"capsule":"notes","field":"KEY"}"#, Some("bob")));
+        for body in ["[]", "\"x\"", "1", "null"] {
+            assert_eq!(about("POST", key, body.as_bytes()), Err(400), "{body}");
+        }
+        assert_eq!(about("GET", &unknown, b""), Err(400));
+        assert_eq!(about("POST", key, b""), Err(400));
     }
 
     #[test]

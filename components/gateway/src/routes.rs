@@ -36,6 +36,9 @@ pub enum Action {
     /// A request of this topic, answered with this status. Its payload is the body; on a route without one, an object
     /// of the path's parameters and the query.
     Topic(&'static str, u16),
+    /// As `Topic`, about the principal that the query names, else about the caller. The path's parameters are fields of
+    /// the payload beside those of the body.
+    About(&'static str, u16),
     /// Who the caller is, with the end of the session.
     Me,
     /// Everybody's rows, or the caller's own.
@@ -60,6 +63,7 @@ pub struct Route {
 const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number)];
 const LOGS: &[(&str, Value)] =
     &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
+const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
 const REQUEST: &[(&str, Value)] = &[("target", Value::Text), ("timeout_ms", Value::Number)];
 const PUBLISH: &[(&str, Value)] = &[("target", Value::Text)];
 
@@ -75,8 +79,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 14] = {
-    use Action::{BusPublish, BusRequest, Me, Principals, Topic};
+pub const ROUTES: [Route; 17] = {
+    use Action::{About, BusPublish, BusRequest, Me, Principals, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -92,6 +96,9 @@ pub const ROUTES: [Route; 14] = {
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
         route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),
+        route("GET",    "/api/capsules/{capsule}/env",         Bearer, ABOUT,   Nothing,       About("system.v1.env.get", 200)),
+        route("POST",   "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Json,          About("system.v1.env.set", 204)),
+        route("DELETE", "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Nothing,       About("system.v1.env.clear", 204)),
         route("POST",   "/api/bus/request/{topic}",       Bearer, REQUEST, Json,          BusRequest),
         route("POST",   "/api/bus/publish/{topic}",       Bearer, PUBLISH, Json,          BusPublish),
     ]

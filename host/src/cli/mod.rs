@@ -13,6 +13,7 @@ mod config;
 mod console;
 mod daemon;
 mod doctor;
+mod env;
 mod failure;
 mod invite;
 mod json;
@@ -92,6 +93,9 @@ enum Verb {
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
+    /// Set, list and delete what capsules are told: their environment, secrets included
+    #[command(subcommand, visible_alias = "secret")]
+    Env(env::Verb),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),
@@ -158,6 +162,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Keypair(verb) => verb.run(context),
         Verb::Config(verb) => verb.run(context).await,
         Verb::Capsule(verb) => verb.run(context).await,
+        Verb::Env(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }

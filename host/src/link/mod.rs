@@ -8,6 +8,7 @@ pub mod authority;
 #[allow(clippy::all, reason = "generated code")]
 pub mod bindings;
 pub mod bus;
+mod env;
 pub mod exports;
 pub mod http;
 mod keys;

@@ -167,7 +167,15 @@ impl kv::HostTransaction for Call {
         let (mut commit, changes) = self.table.delete(transaction)?.finish();
         if !changes.is_empty() {
             let authority = self.host.authority.clone();
-            commit.then = Some(Box::new(move |version| authority.apply(version, changes)));
+            let host = self.host.clone();
+            if host.env.follow(&changes, &mut commit).await.is_err() {
+                return Ok(Err(kv::Error::Unavailable));
+            }
+            let env = commit.then.take();
+            commit.then = Some(Box::new(move |version| {
+                authority.apply(version, changes);
+                env.into_iter().for_each(|then| then(version));
+            }));
         }
         Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Call;
+use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
 use crate::Boxed;
 use crate::loader::InstallError;
@@ -91,6 +92,33 @@ impl host::Host for Call {
                 message: line.message,
             })
             .collect())
+    }
+
+    async fn env_fields(
+        &mut self,
+        capsule: String,
+        principal: String,
+    ) -> wasmtime::Result<Result<Vec<Field>, host::EnvError>> {
+        Ok(Call::env_fields(self, &capsule, &principal))
+    }
+
+    async fn env_set(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+        value: String,
+    ) -> wasmtime::Result<Result<(), host::EnvError>> {
+        Ok(self.env_write(capsule, field, &principal, Some(value.into())).await)
+    }
+
+    async fn env_clear(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+    ) -> wasmtime::Result<Result<(), host::EnvError>> {
+        Ok(self.env_write(capsule, field, &principal, None).await)
     }
 
     async fn shutdown(&mut self) -> wasmtime::Result<()> {

@@ -93,6 +93,11 @@ impl Generation {
         self.grants.iter().any(|g| g.as_str() == grant)
     }
 
+    /// What the operator granted: what [`Self::granted`] looks at.
+    pub fn grants(&self) -> &[Capability] {
+        &self.grants
+    }
+
     /// Whether the manifest names the topic among those it sends to.
     pub fn may_send(&self, topic: &str) -> Result<(), Failure> {
         let topic = Topic::parse(topic).map_err(|error| Failure::Invalid(error.to_string()))?;

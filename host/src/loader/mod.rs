@@ -113,6 +113,15 @@ impl Loader {
         listed.collect()
     }
 
+    /// The `[env]` of an installed capsule, live or failed.
+    pub fn env(&self, id: &str) -> Option<astrid_capsule::env::Fields> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        match capsules.get(id)? {
+            (_, State::Live { generation, .. }) => Some(generation.manifest.env.clone()),
+            (record, State::Failed) => Manifest::parse(&record.manifest).ok().map(|manifest| manifest.env),
+        }
+    }
+
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {

@@ -190,7 +190,19 @@ impl Capsule {
         self.fakes.sessions.authenticator = Some(Box::new(authenticator));
     }
 
-    /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `session.holds`.
+    /// Gives `principal` a value of its own for a field of the manifest's `[env]`.
+    ///
+    /// # Panics
+    /// If the manifest has no such field, it does not take the value, or the principal is `anonymous`.
+    pub fn set_env(&mut self, principal: &str, field: &str, value: &str) {
+        assert_ne!(principal, ANONYMOUS, "set_env: `anonymous` has the defaults alone");
+        let known = self.manifest.env.get(field).unwrap_or_else(|| panic!("set_env: there is no [env.{field}]"));
+        known.check(value).unwrap_or_else(|why| panic!("set_env: {field}: {why}"));
+        self.fakes.env.insert((principal.into(), field.into()), value.into());
+    }
+
+    /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `holds` of sessions and of
+    /// `astrid:authority/held`.
     ///
     /// # Panics
     /// If `capability` is none.

@@ -2,8 +2,9 @@
 
 use wasmtime::Result as Wasm;
 
+use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::host::{
-    self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery, Setting,
+    self, Capsule, EnvError, HostStatus, InstallError, Installed, LogLine, LogQuery, Setting,
 };
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
@@ -29,6 +30,14 @@ pub struct FakeHost {
     pub install: Result<Installed, InstallError>,
     /// The path and grants of every install so far.
     pub installs: Vec<(String, Vec<String>)>,
+    /// What the next questions for fields answer.
+    pub env_fields: Result<Vec<Field>, EnvError>,
+    /// What the next values that are set or cleared answer.
+    pub env_write: Result<(), EnvError>,
+    /// Capsule and principal of every question for fields so far.
+    pub env_reads: Vec<(String, String)>,
+    /// Capsule, field, principal and value of everything that was set, or without a value cleared, so far.
+    pub env_writes: Vec<(String, String, String, Option<String>)>,
     /// How often a stop was asked for.
     pub shutdowns: u32,
 }
@@ -49,6 +58,10 @@ impl Default for FakeHost {
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
+            env_fields: Ok(Vec::new()),
+            env_write: Ok(()),
+            env_reads: Vec::new(),
+            env_writes: Vec::new(),
             shutdowns: 0,
         }
     }
@@ -118,6 +131,27 @@ impl host::Host for State {
 
     fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {
         Ok(self.fakes.host.answer(&query))
+    }
+
+    fn env_fields(&mut self, capsule: String, principal: String) -> Wasm<Result<Vec<Field>, EnvError>> {
+        self.fakes.host.env_reads.push((capsule, principal));
+        Ok(self.fakes.host.env_fields.clone())
+    }
+
+    fn env_set(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+        value: String,
+    ) -> Wasm<Result<(), EnvError>> {
+        self.fakes.host.env_writes.push((capsule, field, principal, Some(value)));
+        Ok(self.fakes.host.env_write.clone())
+    }
+
+    fn env_clear(&mut self, capsule: String, field: String, principal: String) -> Wasm<Result<(), EnvError>> {
+        self.fakes.host.env_writes.push((capsule, field, principal, None));
+        Ok(self.fakes.host.env_write.clone())
     }
 
     fn shutdown(&mut self) -> Wasm<()> {

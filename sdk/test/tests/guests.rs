@@ -295,3 +295,50 @@ fn the_clock_stands_still_until_the_test_moves_it() {
     echo.set_time(0);
     assert_eq!(echo.time(), 0);
 }
+
+#[test]
+fn a_capsule_finds_the_values_of_its_caller_over_the_manifests_defaults() {
+    let mut env = guest("env");
+    env.set_env("alice", "KEY", "sk-1");
+    env.set_env("alice", "LIMIT", "7");
+    let mut get = |principal: &str, name: &str| {
+        env.as_principal(principal)
+            .handle("get", json!({ "name": name }))
+            .unwrap()
+            .map(|answer| answer["value"].clone())
+    };
+    assert_eq!((get("alice", "KEY"), get("alice", "LIMIT")), (Ok(json!("sk-1")), Ok(json!("7"))));
+    for other in ["bob", "default", "anonymous"] {
+        assert_eq!((get(other, "KEY"), get(other, "LIMIT")), (Ok(Value::Null), Ok(json!("3"))), "{other}");
+    }
+    assert_eq!(get("alice", "NONE").unwrap_err().code, RefusalCode::Internal);
+
+    let listed = env.as_principal("alice").handle("list", json!({})).unwrap().unwrap();
+    assert_eq!(listed["fields"], json!([["KEY", true], ["LIMIT", true], ["LOUD", false], ["MODEL", false]]));
+    let missing = env.as_principal("bob").handle("require", json!({ "name": "KEY" })).unwrap().unwrap_err();
+    assert!(missing.code == RefusalCode::Invalid && missing.reason.contains("KEY"), "{}", missing.reason);
+}
+
+#[test]
+#[should_panic(expected = "true or false")]
+fn a_value_that_a_host_would_refuse_can_not_be_set() {
+    guest("env").set_env("alice", "LOUD", "yes");
+}
+
+#[test]
+fn a_capsule_can_ask_what_it_and_its_caller_hold() {
+    let mut env = guest("env");
+    env.grant("alice", "self:notes:*");
+    env.grant("alice", "bus:request");
+    let held = env.as_principal("alice").handle("held", json!({})).unwrap().unwrap();
+    assert_eq!(held, json!({ "capabilities": ["bus:request", "self:notes:*"], "grants": ["bus:send:echo:v1:say"] }));
+    let mut holds = |capability: &str, target: Option<&str>| {
+        env.as_principal("alice")
+            .handle("holds", json!({ "capability": capability, "target": target }))
+            .unwrap()
+            .unwrap()
+    };
+    assert_eq!(holds("notes:add", Some("alice")), true);
+    assert_eq!(holds("notes:add", None), false);
+    assert_eq!(holds("bus:*", None), false);
+}
