@@ -257,7 +257,9 @@ mod tests {
         let cost = |key: u32| if key == 0 { 8_000_000 } else { 1_000_000 };
         let mut running = 0;
         assert!(matches!(shares.arrive(&0, 0), Arrived::Runs(_)));
-        (1..5).for_each(|key| drop(shares.arrive(&key, 0)));
+        for key in 1..5 {
+            shares.arrive(&key, 0);
+        }
         let mut used: BTreeMap<u32, u64> = BTreeMap::new();
         for _ in 0..1_000 {
             *used.entry(running).or_default() += cost(running);
@@ -274,7 +276,9 @@ mod tests {
         let mut shares = shares(1, 100_000, 8);
         shares.arrive(&0, 0);
         let lanes = MAX_DEBTORS as u32 + 10;
-        (1..=lanes).for_each(|key| drop(shares.arrive(&key, 0)));
+        for key in 1..=lanes {
+            shares.arrive(&key, 0);
+        }
         let mut running = 0;
         while let Some((next, _)) = shares.leave(&running, 1_000) {
             assert!(shares.debtors <= MAX_DEBTORS);
