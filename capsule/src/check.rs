@@ -18,11 +18,13 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 9] = [
+const OFFERED: [&str; 11] = [
+    "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
     "astrid:bus/bus",
     "astrid:bus/types",
+    "astrid:env/env",
     "astrid:http/types",
     "astrid:keys/keys",
     "astrid:store/kv",
@@ -88,6 +90,8 @@ const WASI_03: Wasi = &[
 
 /// `[[subscribe]]` calls this.
 pub const BUS_HANDLER: &str = "astrid:bus/handler";
+/// `[[intercept]]` calls this.
+pub const BUS_INTERCEPTOR: &str = "astrid:bus/interceptor";
 /// `[http]` calls this, or [`WASI_HTTP_HANDLER`].
 pub const HTTP_HANDLER: &str = "astrid:http/handler";
 /// `[http]` calls this in version 0.2.x where there is no [`HTTP_HANDLER`].
@@ -261,8 +265,9 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
 }
 
 fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
-    let needs: [(bool, &[&str], &str); 3] = [
+    let needs: [(bool, &[&str], &str); 4] = [
         (!manifest.subscribe.is_empty(), &[BUS_HANDLER], "[[subscribe]]"),
+        (!manifest.intercept.is_empty(), &[BUS_INTERCEPTOR], "[[intercept]]"),
         (manifest.http.is_some(), &[HTTP_HANDLER, WASI_HTTP_HANDLER], "[http]"),
         (
             manifest.asks.iter().any(|held| held.as_str() == grant::AUTHENTICATOR),
@@ -409,6 +414,9 @@ mod tests {
         let subscribe = "[[subscribe]]\ntopic = \"a\"\nhandler = \"a\"";
         assert!(found(subscribe, &[], &[]).contains("`astrid:bus/handler@0.1.0`"));
         assert!(found(subscribe, &[], &["astrid:bus/handler@0.2.0"]).contains("does not call"));
+        let intercept = "[[intercept]]\ntopic = \"a\"\nhandler = \"a\"";
+        assert!(found(intercept, &[], &["astrid:bus/handler@0.1.0"]).contains("`astrid:bus/interceptor@0.1.0`"));
+        assert_eq!(found(intercept, &[], &["astrid:bus/interceptor@0.1.0"]), "");
         let http = "asks = [\"http:mount\"]\n[http]\nmounts = [\"/a\"]";
         assert!(found(http, &[], &[]).contains("`astrid:http/handler@0.1.0`"));
         assert_eq!(found(http, &[], &["astrid:http/handler@0.1.0"]), "");

@@ -14,6 +14,8 @@ pub mod check;
 #[cfg(feature = "package")]
 pub mod distro;
 #[cfg(feature = "package")]
+pub mod env;
+#[cfg(feature = "package")]
 pub mod manifest;
 
 pub use capability::Capability;

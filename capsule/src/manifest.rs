@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{Capability, Pattern, Topic, shown};
+use crate::{Capability, Pattern, Topic, env, shown};
 
 /// The largest manifest that anybody reads, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -31,12 +31,18 @@ pub struct Manifest {
     /// Bindings: which topics reach which handler.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subscribe: Vec<Subscribe>,
+    /// Messages that the capsule sees, and may change or deny, before anybody gets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intercept: Vec<Intercept>,
     /// Capabilities that exist because this capsule is installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capability: Vec<Declaration>,
     /// What the capsule itself wants to be granted by the operator: see [`grant`].
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
     pub asks: Vec<Capability>,
+    /// What the capsule needs to be told from outside, by name.
+    #[serde(default, skip_serializing_if = "env::Fields::is_empty")]
+    pub env: env::Fields,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
     #[serde(default, skip_serializing_if = "Limits::is_default")]
@@ -84,6 +90,40 @@ pub struct Subscribe {
     /// principal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Intercept {
+    #[serde(with = "pattern")]
+    pub topic: Pattern,
+    /// The name that the component's interceptor is called with.
+    pub handler: String,
+    /// The lower runs first: 0 to 1000.
+    #[serde(default = "Intercept::default_priority")]
+    pub priority: u16,
+    /// What becomes of the message when the interceptor fails.
+    #[serde(default)]
+    pub fail: Fail,
+}
+
+impl Intercept {
+    /// The highest priority number, so the last to run.
+    pub const MAX_PRIORITY: u16 = 1000;
+
+    fn default_priority() -> u16 {
+        100
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fail {
+    /// It is denied.
+    #[default]
+    Closed,
+    /// It goes on as it was.
+    Open,
 }
 
 /// A capability that people can be granted.
@@ -179,6 +219,9 @@ pub mod grant {
     /// `bus:send:<topic>`, dots written as colons: send to topics that are not the capsule's own. Not written in `asks`:
     /// every `[[publish]]` of such a topic asks for it ([`Manifest::asked`](super::Manifest::asked)).
     pub const SEND: &str = "bus:send";
+    /// `bus:intercept:<topic>`, dots written as colons: see, change and deny messages of topics that are not the capsule's
+    /// own. Derived from `[[intercept]]` as [`SEND`] is from `[[publish]]`.
+    pub const INTERCEPT: &str = "bus:intercept";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
@@ -207,17 +250,18 @@ impl Manifest {
         toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
     }
 
-    /// Everything that the operator must grant: `asks`, and sending to topics that are not the capsule's own. A topic is
-    /// its own when its first segment is the capsule's name.
+    /// Everything that the operator must grant: `asks`, and sending to and intercepting topics that are not the capsule's
+    /// own. A topic is its own when its first segment is the capsule's name.
     pub fn asked(&self) -> Vec<Capability> {
         let own =
             |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
-        let sends = self.publish.iter().map(|p| &p.topic).filter(|topic| !own(topic));
+        let sends = self.publish.iter().map(|p| (grant::SEND, &p.topic));
+        let intercepts = self.intercept.iter().map(|i| (grant::INTERCEPT, &i.topic));
         let mut asked = self.asks.clone();
-        for topic in sends {
+        for (family, topic) in sends.chain(intercepts).filter(|(_, topic)| !own(topic)) {
             // A pattern's segments are a capability's; only its length can exceed, which `check` has ruled out.
-            let send = Capability::parse(&format!("{}:{}", grant::SEND, topic.as_str().replace('.', ":")));
-            asked.extend(send.ok().filter(|send| !self.asks.contains(send)));
+            let derived = Capability::parse(&format!("{family}:{}", topic.as_str().replace('.', ":")));
+            asked.extend(derived.ok().filter(|derived| !self.asks.contains(derived)));
         }
         asked.dedup();
         asked
@@ -249,6 +293,21 @@ impl Manifest {
         for (n, sent) in self.publish.iter().enumerate() {
             if sent.topic.as_str().len() + grant::SEND.len() + 1 > crate::capability::MAX_BYTES {
                 return fail(format!("publish[{n}]: the topic is too long to be granted"));
+            }
+        }
+        for (n, interception) in self.intercept.iter().enumerate() {
+            let at = format!("intercept[{n}] ({})", interception.topic);
+            if interception.topic.as_str().len() + grant::INTERCEPT.len() + 1 > crate::capability::MAX_BYTES {
+                return fail(format!("intercept[{n}]: the topic is too long to be granted"));
+            }
+            if self.intercept[..n].iter().any(|other| other.topic == interception.topic) {
+                return fail(format!("{at}: the topic is intercepted twice"));
+            }
+            if interception.handler.is_empty() || interception.handler.len() > 64 {
+                return fail(format!("{at}: handler must have 1 to 64 bytes"));
+            }
+            if interception.priority > Intercept::MAX_PRIORITY {
+                return fail(format!("{at}: priority = {} must be 0 to 1000", interception.priority));
             }
         }
         for (n, binding) in self.subscribe.iter().enumerate() {
@@ -323,6 +382,9 @@ impl Manifest {
                 return fail(format!("[http] needs asks = [\"{}\"]", grant::MOUNT));
             }
         }
+        if let Some(fault) = env::fault(&self.env) {
+            return fail(fault);
+        }
         let limits = &self.limits;
         if !(1 << 20..=4 << 30).contains(&limits.max_memory_bytes) {
             return fail(format!("limits.max-memory-bytes = {} must be 1 MiB to 4 GiB", limits.max_memory_bytes));
@@ -394,6 +456,9 @@ mod tests {
         topic = "notes.v1.hello"
         handler = "hello"
         public = true
+        [[intercept]]
+        topic = "notes.v1.*"
+        handler = "judge"
         [[capability]]
         id = "notes:add"
         label = "Add notes"
@@ -416,6 +481,8 @@ mod tests {
         assert_eq!(manifest.limits.max_memory_bytes, 64 << 20);
         assert!(manifest.may_send(&Topic::parse("audit.v1.a.b").unwrap()));
         assert!(!manifest.may_send(&Topic::parse("notes.v1.add").unwrap()));
+        let interception = &manifest.intercept[0];
+        assert_eq!((interception.priority, interception.fail), (100, Fail::Closed));
     }
 
     #[test]
@@ -430,6 +497,18 @@ mod tests {
         assert_eq!(asked("notes"), ["bus:send:notes"]);
         assert!(asked("notes.v1.changed").is_empty());
         assert!(asked("notes.*").is_empty());
+    }
+
+    #[test]
+    fn intercepting_what_is_not_ones_own_is_asked_of_the_operator() {
+        let asked = |topic: &str| {
+            let text = WHOLE.replacen("\"notes.v1.*\"", &format!("\"{topic}\""), 1);
+            let asked = Manifest::parse(&text).unwrap().asked();
+            asked.iter().skip(3).map(|c| c.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(asked("audit.v1.*"), ["bus:intercept:audit:v1:*"]);
+        assert_eq!(asked("*"), ["bus:intercept:*"]);
+        assert!(asked("notes.v1.*").is_empty());
     }
 
     #[test]
@@ -451,6 +530,16 @@ mod tests {
             ("\"keys:session\"", "\"root\"", "no host offers"),
             ("\"keys:session\"", "\"keys:Session\"", "no host offers"),
             ("topic = \"notes.v1.hello\"", "topic = \"notes.v1.add\"", "bound twice"),
+            ("\"keys:session\"", "\"bus:intercept:a\"", "no host offers"),
+            ("handler = \"judge\"", "handler = \"\"", "1 to 64 bytes"),
+            ("handler = \"judge\"", "handler = \"judge\"\npriority = 1001", "0 to 1000"),
+            ("handler = \"judge\"", "handler = \"judge\"\npriority = -1", "line"),
+            ("handler = \"judge\"", "handler = \"judge\"\nfail = \"maybe\"", "maybe"),
+            (
+                "handler = \"judge\"",
+                "handler = \"judge\"\n[[intercept]]\ntopic = \"notes.v1.*\"\nhandler = \"b\"",
+                "intercepted twice",
+            ),
             ("\"/notes\"", "\"/notes/\"", "http.mounts"),
             ("\"/notes\"", "\"/../x\"", "http.mounts"),
             ("\"http:mount\", ", "", "needs asks"),

@@ -1,28 +1,70 @@
 //! The configuration: one struct composed of each room's own, which never read the environment.
 //!
 //! Precedence: `--set room.key=value` (and the flags that stand for one), then `etc/config.toml`, then the environment
-//! (`ASTRID_<ROOM>_<KEY>`), then the default. Unknown rooms and keys are refused; every value is checked against its
+//! (`ASTRID_<ROOM>_<KEY>`), then what the machine has ([`runtime`]), then the default. Remembers for every key which
+//! of them it was. Unknown rooms and keys are refused with the nearest known one; every value is checked against its
 //! bounds before anything starts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{bus, http, log, pool, store};
+use crate::runtime::{self, Machine};
+use crate::{bus, http, log, store};
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     pub bus: bus::Config,
     pub http: http::Config,
     pub log: log::Config,
-    pub pool: pool::Config,
+    pub runtime: runtime::Config,
     pub store: store::Config,
+    /// Where each `room.key` came from that is not its default.
+    #[serde(skip)]
+    sources: BTreeMap<String, Source>,
 }
 
-const ROOMS: [&str; 5] = ["bus", "http", "log", "pool", "store"];
+/// Who said what the value of a key is, the strongest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody.
+    Default,
+    /// The machine.
+    Derived,
+    /// An environment variable.
+    Env,
+    /// `etc/config.toml`.
+    File,
+    /// The command line.
+    Flag,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Default => "default",
+            Source::Derived => "derived",
+            Source::Env => "env",
+            Source::File => "file",
+            Source::Flag => "flag",
+        }
+    }
+}
+
+/// One key, as an operator reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// `room.key`.
+    pub key: String,
+    /// As it would be written behind `--set`.
+    pub value: String,
+    /// [`Source::as_str`].
+    pub source: &'static str,
+}
 
 impl Config {
     /// Composes and checks. `file` may be missing; `sets` are `room.key=value`; `environment` is all of it.
@@ -31,26 +73,16 @@ impl Config {
         sets: &[String],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Self> {
-        let mut table = Table::new();
+        let mut layers = Layers { known: Config::default().to_table(), table: Table::new(), sources: BTreeMap::new() };
         for (name, value) in environment {
-            if let Some((room, key)) = from_environment(&name) {
-                put(&mut table, &room, &key, parse_value(&value));
+            if let Some((room, key)) = layers.named_by(&name) {
+                layers.put(&room, &key, parse_value(&value), Source::Env).map_err(|e| e.context(name))?;
             }
         }
         match std::fs::read_to_string(file) {
-            Ok(text) => {
-                let read: Table =
-                    text.parse().map_err(tidy).with_context(|| format!("{} is not TOML", file.display()))?;
-                // Alone first, so that an error names the file and not the mixture.
-                Config::deserialize(read.clone())
-                    .map_err(tidy)
-                    .with_context(|| format!("{} has a key or value that can't be taken", file.display()))?;
-                for (room, keys) in read {
-                    for (key, value) in keys.as_table().cloned().unwrap_or_default() {
-                        put(&mut table, &room, &key, value);
-                    }
-                }
-            }
+            Ok(text) => layers.put_file(&text).with_context(|| {
+                format!("{} is not TOML, or has a key or value that can't be taken", file.display())
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("can't read {}", file.display())),
         }
@@ -59,9 +91,15 @@ impl Config {
             let Some(((room, key), value)) = parsed else {
                 bail!("--set {set}: write it as room.key=value");
             };
-            put(&mut table, room.trim(), key.trim(), parse_value(value.trim()));
+            let put = layers.put(room.trim(), key.trim(), parse_value(value.trim()), Source::Flag);
+            put.with_context(|| format!("--set {set}"))?;
         }
-        let config = Config::deserialize(table).map_err(|e| anyhow::anyhow!("configuration: {}", tidy(e)))?;
+        let mut config =
+            Config::deserialize(layers.table).map_err(|e| anyhow::anyhow!("configuration: {}", tidy(e)))?;
+        config.sources = layers.sources;
+        let sources = &config.sources;
+        let derived = config.runtime.derive(&Machine::probe(), |key| sources.contains_key(&format!("runtime.{key}")));
+        config.sources.extend(derived.into_iter().map(|key| (format!("runtime.{key}"), Source::Derived)));
         config.check().map_err(|e| anyhow::anyhow!("configuration: {e}"))?;
         Ok(config)
     }
@@ -70,28 +108,114 @@ impl Config {
         self.bus.check()?;
         self.http.check()?;
         self.log.check()?;
-        self.pool.check()?;
+        self.runtime.check()?;
         self.store.check()
     }
+
+    /// Every key with its value and where that came from, sorted.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for (room, keys) in self.to_table() {
+            for (key, value) in keys.as_table().into_iter().flatten() {
+                let key = format!("{room}.{key}");
+                let source = self.sources.get(&key).copied().unwrap_or(Source::Default).as_str();
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                settings.push(Setting { key, value, source });
+            }
+        }
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        settings
+    }
+
+    /// Rooms and their keys: what there is to configure.
+    fn to_table(&self) -> Table {
+        Table::try_from(self).expect("rooms of plain values are a table")
+    }
+}
+
+/// What has been said so far, and by whom.
+struct Layers {
+    known: Table,
+    table: Table,
+    sources: BTreeMap<String, Source>,
+}
+
+impl Layers {
+    fn put(&mut self, room: &str, key: &str, value: Value, source: Source) -> anyhow::Result<()> {
+        let Some(keys) = self.known.get(room).and_then(Value::as_table) else {
+            bail!("there is no room `{room}`{}", meant(room, self.known.keys()));
+        };
+        if !keys.contains_key(key) {
+            bail!("there is no key `{room}.{key}`{}", meant(key, keys.keys()));
+        }
+        if let Value::Table(room) = self.table.entry(room).or_insert_with(|| Value::Table(Table::new())) {
+            room.insert(key.to_owned(), value);
+        }
+        self.sources.insert(format!("{room}.{key}"), source);
+        Ok(())
+    }
+
+    fn put_file(&mut self, text: &str) -> anyhow::Result<()> {
+        let read: Table = text.parse().map_err(tidy)?;
+        for (room, keys) in &read {
+            let Value::Table(keys) = keys else {
+                bail!(
+                    "`{room}` stands outside of a room; write it below a line [room]{}",
+                    meant(room, self.known.keys())
+                )
+            };
+            for (key, value) in keys {
+                self.put(room, key, value.clone(), Source::File)?;
+            }
+        }
+        // Alone, so that an error names the file and not the mixture.
+        Config::deserialize(read).map_err(tidy).map(|_| ())
+    }
+
+    /// `ASTRID_RUNTIME_MAX_WAITING` is `runtime.max-waiting`; variables of other names are somebody else's.
+    fn named_by(&self, name: &str) -> Option<(String, String)> {
+        let rest = name.strip_prefix("ASTRID_")?.to_ascii_lowercase();
+        let (room, key) = rest.split_once('_')?;
+        self.known.contains_key(room).then(|| (room.to_owned(), key.replace('_', "-")))
+    }
+}
+
+/// "; did you mean …?" for a word that is within reach of a known one, else what is known.
+fn meant<'a>(word: &str, known: impl Iterator<Item = &'a String>) -> String {
+    let known: Vec<&String> = known.collect();
+    let nearest = known.iter().map(|k| (distance(word, k), *k)).min();
+    match nearest {
+        Some((edits, nearest)) if edits <= (nearest.len() / 3).max(1) => format!("; did you mean `{nearest}`?"),
+        _ => format!("; known are {}", known.into_iter().cloned().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// How many characters must be put in, left out, replaced or swapped with their neighbour (each pair once) to make one
+/// word the other. Words of more than 64 bytes are far from everything.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().max(b.len()) > 64 {
+        return usize::MAX;
+    }
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            table[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let cheapest = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
+                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                if swapped { cheapest.min(table[i - 2][j - 2] + 1) } else { cheapest }
+            };
+        }
+    }
+    table[a.len()][b.len()]
 }
 
 /// TOML's errors end in a line break.
 fn tidy(error: toml::de::Error) -> anyhow::Error {
     anyhow::Error::msg(error.to_string().trim_end().to_owned())
-}
-
-fn put(table: &mut Table, room: &str, key: &str, value: Value) {
-    let room = table.entry(room.to_owned()).or_insert_with(|| Value::Table(Table::new()));
-    if let Value::Table(keys) = room {
-        keys.insert(key.to_owned(), value);
-    }
-}
-
-/// `ASTRID_POOL_MAX_WAITING` is `pool.max-waiting`; variables of other names are somebody else's.
-fn from_environment(name: &str) -> Option<(String, String)> {
-    let rest = name.strip_prefix("ASTRID_")?.to_ascii_lowercase();
-    let (room, key) = rest.split_once('_')?;
-    ROOMS.contains(&room).then(|| (room.to_owned(), key.replace('_', "-")))
 }
 
 /// A TOML value where it reads as one, else a string: `--set http.listen=127.0.0.1:0` needs no quotes.
@@ -116,31 +240,78 @@ mod tests {
         Config::load(&path, &sets, environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
     }
 
+    fn shown(config: &Config, key: &str) -> (String, &'static str) {
+        let found = config.settings().into_iter().find(|s| s.key == key).unwrap();
+        (found.value, found.source)
+    }
+
     #[test]
-    fn a_flag_beats_the_file_and_the_file_beats_the_environment() {
-        let environment = [("ASTRID_POOL_INSTANCES", "100"), ("ASTRID_POOL_MAX_WAITING", "7"), ("ASTRID_HOME", "/x")];
-        let config = load("[pool]\ninstances = 200\n", &["http.listen=127.0.0.1:0"], &environment).unwrap();
-        assert_eq!((config.pool.instances, config.pool.max_waiting), (200, 7));
-        assert_eq!(config.http.listen.port(), 0);
-        let config = load("[pool]\ninstances = 200\n", &["pool.instances=300"], &environment).unwrap();
-        assert_eq!(config.pool.instances, 300);
+    fn a_flag_beats_the_file_the_file_the_environment_and_that_the_machine_and_each_is_named() {
+        let environment =
+            [("ASTRID_RUNTIME_INSTANCES", "100"), ("ASTRID_RUNTIME_MAX_WAITING", "7"), ("ASTRID_HOME", "/x")];
+        let file = "[runtime]\ninstances = 200\n";
+        let config = load(file, &["http.listen=127.0.0.1:0"], &environment).unwrap();
+        assert_eq!(shown(&config, "runtime.instances"), ("200".into(), "file"));
+        assert_eq!(shown(&config, "runtime.max-waiting"), ("7".into(), "env"));
+        assert_eq!(shown(&config, "http.listen"), ("127.0.0.1:0".into(), "flag"));
+        assert_eq!(shown(&config, "runtime.blocking").1, "derived");
+        assert_eq!(shown(&config, "log.level"), ("info".into(), "default"));
+        assert_eq!((config.runtime.instances, config.runtime.max_waiting), (200, 7));
+        let config = load(file, &["runtime.instances=300", "runtime.instances=301"], &environment).unwrap();
+        assert_eq!(shown(&config, "runtime.instances"), ("301".into(), "flag"));
+        let config = load("", &["runtime.max-memory-bytes=1048576"], &[]).unwrap();
+        assert_eq!(shown(&config, "runtime.instances"), ("1000".into(), "derived"), "of instances of this size");
         assert!(Config::load(Path::new("/nowhere/config.toml"), &[], []).is_ok());
     }
 
     #[test]
+    fn every_setting_can_be_set_again_as_it_is_shown() {
+        let config = load("", &[], &[]).unwrap();
+        let sets: Vec<String> = config.settings().iter().map(|s| format!("{}={}", s.key, s.value)).collect();
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let again = load("", &sets, &[]).unwrap();
+        let values = |c: &Config| c.settings().into_iter().map(|s| (s.key, s.value)).collect::<Vec<_>>();
+        assert_eq!(values(&again), values(&config));
+        assert!(again.settings().iter().all(|s| s.source == "flag"));
+    }
+
+    #[test]
     fn what_is_unknown_or_out_of_bounds_is_named() {
-        for (file, sets, want) in [
-            ("[pool]\ninstnaces = 1\n", vec![], "config.toml"),
-            ("[pol]\ninstances = 1\n", vec![], "config.toml"),
-            ("pool = 3\n", vec![], "config.toml"),
-            ("", vec!["pool.instances=0"], "pool.instances = 0"),
-            ("", vec!["pool.instnaces=20"], "instnaces"),
-            ("", vec!["pool=20"], "room.key=value"),
-            ("", vec!["http.listen=nonsense"], "configuration"),
-            ("", vec!["bus.max-depth=200"], "bus.max-depth"),
+        for (file, sets, environment, want) in [
+            ("[runtime]\ninstnaces = 1\n", vec![], vec![], "config.toml"),
+            ("[runtime]\ninstnaces = 1\n", vec![], vec![], "`runtime.instnaces`; did you mean `instances`?"),
+            ("[runtmie]\ninstances = 1\n", vec![], vec![], "`runtmie`; did you mean `runtime`?"),
+            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, log, runtime, store"),
+            ("runtime = 3\n", vec![], vec![], "config.toml"),
+            ("[runtime]\ninstances = \"many\"\n", vec![], vec![], "config.toml"),
+            ("", vec!["runtime.instances=0"], vec![], "runtime.instances = 0"),
+            ("", vec!["runtime.blocking=0"], vec![], "runtime.blocking = 0"),
+            ("", vec!["runtime.instnaces=20"], vec![], "did you mean `instances`?"),
+            ("", vec!["runtime=20"], vec![], "room.key=value"),
+            ("", vec!["http.listen=nonsense"], vec![], "configuration"),
+            ("", vec!["bus.max-depth=200"], vec![], "bus.max-depth"),
+            ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "did you mean `async-io`?"),
+            ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "ASTRID_RUNTIME_ASYNCIO"),
+            ("", vec![], vec![("ASTRID_RUNTIME_ASYNC_IO", "0")], "runtime.async-io = 0"),
         ] {
-            let error = format!("{:#}", load(file, &sets, &[]).unwrap_err());
+            let error = format!("{:#}", load(file, &sets, &environment).unwrap_err());
             assert!(error.contains(want), "{error}");
         }
+    }
+
+    #[test]
+    fn a_distance_counts_what_a_hand_gets_wrong() {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("abc", "abc", 0),
+            ("abd", "abc", 1),
+            ("acb", "abc", 1),
+            ("ab", "abc", 1),
+            ("x", "abc", 3),
+        ] {
+            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
+        }
+        assert_eq!(distance(&"a".repeat(65), "a"), usize::MAX);
     }
 }

@@ -45,6 +45,15 @@ pub fn read_private(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     read_capped(file, cap)
 }
 
+/// Opens a plain file for reading; a pipe or device is an error, and never waited for.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    Ok(file)
+}
+
 /// Reads at most `cap` bytes; a larger file is an error.
 pub fn read_capped(file: File, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

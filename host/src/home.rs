@@ -43,6 +43,11 @@ pub struct Home {
     root: PathBuf,
 }
 
+/// Every variable of the process. What is not Unicode is replaced, and refused where a value is read from it.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
 impl Home {
     /// `flag` (relative to the current folder), else `$ASTRID_HOME`, else `~/.astrid`. An empty variable counts as
     /// unset. Fails if the result is not absolute or leaves no room for the socket's path; touches no file.

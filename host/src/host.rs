@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use crate::authority::Authority;
 use crate::bus::Bus;
 use crate::config::Config;
+use crate::env::Env;
 use crate::home::Home;
 use crate::http::{self, Connections, Mounts};
 use crate::keys::Keys;
@@ -20,6 +21,7 @@ use crate::loader::Loader;
 use crate::log::{self, Log};
 use crate::meter::Meter;
 use crate::pool::Pool;
+use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
 use crate::{files, observe};
@@ -31,10 +33,13 @@ pub struct Host {
     pub metrics: PrometheusHandle,
     pub store: Arc<Store>,
     pub keys: Keys,
+    pub env: Env,
     pub authority: Arc<Authority>,
     pub bus: Bus,
     pub pool: Pool,
     pub meter: Arc<Meter>,
+    pub blocking: Blocking,
+    pub waits: Waits,
     pub loader: Loader,
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
@@ -86,19 +91,22 @@ impl Host {
     /// Builds every room. Nothing is served yet.
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
         let metrics = observe::install();
-        let store = Store::open(&home.store(), &config.store)?;
+        let store = Arc::new(Store::open(&home.store(), &config.store)?);
         let keys = Keys::open(&home.keys().join("host.key"))?;
         let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
-        let pool = Pool::new(&config.pool).map_err(anyhow::Error::from).context("making the instance pool")?;
-        metrics::gauge!("astrid_build_info", "version" => crate::VERSION).set(1);
+        let pool =
+            Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
             bus: Bus::new(config.bus.clone(), authority.clone()),
-            meter: Arc::new(Meter::new(authority.clone(), config.pool.max_concurrent_calls)),
+            meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
+            blocking: Blocking::new(config.runtime.blocking),
+            waits: Waits::new(&config.runtime),
             config,
             home,
             log,
             metrics,
-            store: Arc::new(store),
+            env: Env::new(store.clone(), &keys),
+            store,
             keys,
             authority,
             pool,
@@ -112,7 +120,7 @@ impl Host {
 
     /// The most linear memory that the pool can give one instance, in bytes.
     pub fn pool_memory_bytes(&self) -> usize {
-        usize::try_from(self.config.pool.max_memory_bytes).unwrap_or(usize::MAX)
+        usize::try_from(self.config.runtime.max_memory_bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -121,13 +129,18 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let log = Arc::new(Log::default());
     let locked = LockedHome::take(options.home)?;
     let home = locked.home.clone();
-    let config = Config::load(&home.config(), &options.sets, std::env::vars())?;
+    let config = Config::load(&home.config(), &options.sets, crate::home::environment())?;
     log.open_file(&home.log()).with_context(|| format!("opening {}", home.log().display()))?;
     log::install(log.clone(), &config.log);
     let shutdown = Arc::new(Shutdown::default());
     shutdown::watch_signals(shutdown.clone()).context("listening for signals")?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // A guest's slice is long beside an ordinary task's: look for sockets and timers after fewer of them.
+        .event_interval(16)
+        .build()
+        .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
     let distro = options.distro.unwrap_or_else(|| host.home.distro());
     runtime.block_on(serve(host.clone(), distro))?;
@@ -180,7 +193,11 @@ async fn upkeep(host: Arc<Host>) {
     let mut tick = tokio::time::interval(observe::UPKEEP);
     loop {
         tokio::select! {
-            _ = tick.tick() => host.metrics.run_upkeep(),
+            _ = tick.tick() => {
+                host.metrics.run_upkeep();
+                host.bus.storms().report(observe::UPKEEP);
+                metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
+            }
             () = host.shutdown.begun() => return,
         }
     }

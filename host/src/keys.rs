@@ -13,6 +13,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey};
 use zeroize::Zeroizing;
 
 const CONTEXT: &str = "astrid 2026-11 host key, ed25519 seed by purpose";
+const SEAL_CONTEXT: &str = "astrid 2026-11 host key, seal by purpose";
 const MAC_CONTEXT: &str = "astrid 2026-11 host key, mac by purpose";
 
 pub struct Keys {
@@ -74,6 +75,11 @@ impl Keys {
     /// A secret for BLAKE3's keyed mode, for what only this host may have written.
     pub fn mac_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         self.derive(MAC_CONTEXT, purpose)
+    }
+
+    /// A secret for an AEAD, for what only this host may read.
+    pub fn seal_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        self.derive(SEAL_CONTEXT, purpose)
     }
 }
 

@@ -6,11 +6,13 @@
 //! |---|---|
 //! | [`bus`] | messages: routes, fair queues, delivery, request and reply |
 //! | [`sched`] | what runs next: fair shares by fuel |
+//! | [`runtime`] | how much of the machine is used at once |
 //! | [`pool`] | the engines, their instance pools, admission |
 //! | [`meter`] | what one call may use and used |
 //! | [`authority`] | is this capability held? authentication and its memory |
 //! | [`store`], [`buckets`] | durable bytes; what a capsule sees of them |
 //! | [`keys`] | signing keys that no guest sees |
+//! | [`env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
 //! | [`link`] | WIT conversion, one file for each interface |
@@ -36,6 +38,7 @@ pub mod buckets;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod env;
 pub mod files;
 pub mod home;
 pub mod host;
@@ -47,6 +50,7 @@ pub mod log;
 pub mod meter;
 pub mod observe;
 pub mod pool;
+pub mod runtime;
 pub mod sched;
 pub mod shutdown;
 pub mod store;

@@ -1,9 +1,14 @@
-//! Who is calling, and what they hold: for front ends ([`authenticate`] and [`Session`], grant
+//! Who is calling, and what they hold: for everybody ([`held`]), for front ends ([`authenticate`] and [`Session`], grant
 //! `authority:sessions`), for the authenticator ([`Presented`], [`Identified`], grant `authority:authenticator`) and
 //! for whoever tells the host what everybody holds ([`registrar`], grant `authority:registrar`).
 
 pub use crate::bindings::authenticator::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use crate::bindings::imports::astrid::authority::sessions::{Credential, Rejection, Session, authenticate};
+
+/// What this capsule and its caller hold, by the code that enforces it. For every capsule.
+pub mod held {
+    pub use crate::bindings::imports::astrid::authority::held::{capabilities, grants, holds};
+}
 
 /// Standing of principals and groups, written within a [`crate::kv::Transaction`].
 pub mod registrar {

@@ -18,6 +18,7 @@ pub mod imports {
             "../wit/bus",
             "../wit/store",
             "../wit/keys",
+            "../wit/env",
             "../wit/sys",
             "../wit/authority",
             "../wit/http",
@@ -38,6 +39,7 @@ macro_rules! export_world {
                     "../wit/bus",
                     "../wit/store",
                     "../wit/keys",
+                    "../wit/env",
                     "../wit/sys",
                     "../wit/authority",
                     "../wit/http",
@@ -51,6 +53,8 @@ macro_rules! export_world {
                     "astrid:keys/keys@0.1.0": crate::bindings::imports::astrid::keys::keys,
                     "astrid:sys/log@0.1.0": crate::bindings::imports::astrid::sys::log,
                     "astrid:sys/host@0.1.0": crate::bindings::imports::astrid::sys::host,
+                    "astrid:env/env@0.1.0": crate::bindings::imports::astrid::env::env,
+                    "astrid:authority/held@0.1.0": crate::bindings::imports::astrid::authority::held,
                     "astrid:authority/sessions@0.1.0": crate::bindings::imports::astrid::authority::sessions,
                     "astrid:authority/registrar@0.1.0": crate::bindings::imports::astrid::authority::registrar,
                 },
@@ -64,6 +68,7 @@ macro_rules! export_world {
 }
 
 export_world!(handler, "astrid:capsule/handler", "export_handler");
+export_world!(interceptor, "astrid:capsule/interceptor", "export_interceptor");
 export_world!(front_end, "astrid:capsule/front-end", "export_front_end");
 export_world!(authenticator, "astrid:capsule/authenticator", "export_authenticator");
 export_world!(starter, "astrid:capsule/starter", "export_starter");

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::bindings::imports::astrid::bus::bus as raw;
 pub use crate::bindings::imports::astrid::bus::bus::Options;
 pub use crate::bindings::imports::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
-use crate::{keys, kv, log};
+pub use crate::bindings::interceptor::exports::astrid::bus::interceptor::Verdict;
+use crate::{env, keys, kv, log};
 
 /// What a handler answers: the payload of the answer, or why there is none.
 pub type Answer = Result<Vec<u8>, Refusal>;
@@ -93,12 +94,7 @@ impl Message {
 impl Refusal {
     /// The sentence reaches the caller; what exceeds [`MAX_REASON_BYTES`] is cut.
     pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
-        if reason.len() > MAX_REASON_BYTES {
-            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8()));
-            reason.push('…');
-        }
-        Self { code, reason }
+        Self { code, reason: cut(reason.into()) }
     }
 
     /// The payload is not what the handler takes, or a value in it is out of bounds.
@@ -129,6 +125,28 @@ impl Refusal {
     /// The handler found itself in a state that it should not be in. The detail belongs into the log.
     pub fn internal(reason: impl Into<String>) -> Self {
         Self::new(RefusalCode::Internal, reason)
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    if reason.len() > MAX_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8()));
+        reason.push('…');
+    }
+    reason
+}
+
+impl Verdict {
+    /// Ends the message. The sentence reaches its sender; what exceeds [`MAX_REASON_BYTES`] is cut.
+    pub fn denied(reason: impl Into<String>) -> Self {
+        Self::Deny(cut(reason.into()))
+    }
+}
+
+impl From<Refusal> for Verdict {
+    /// A denial with the refusal's sentence, whatever its code.
+    fn from(refusal: Refusal) -> Self {
+        Self::denied(refusal.reason)
     }
 }
 
@@ -163,6 +181,19 @@ impl From<kv::Error> for Refusal {
             kv::Error::Invalid(reason) => {
                 log::error!("the store refused: {reason}");
                 Self::internal("the store refused what this capsule asked")
+            }
+        }
+    }
+}
+
+impl From<env::Error> for Refusal {
+    /// A field that the manifest does not have is the capsule's own fault: `internal`, with a line in the log.
+    fn from(error: env::Error) -> Self {
+        match error {
+            env::Error::Unavailable => Self::unavailable("the environment of this capsule is away"),
+            env::Error::UnknownField(reason) => {
+                log::error!("env: {reason}");
+                Self::internal("this capsule asked for a field that its manifest does not have")
             }
         }
     }
@@ -230,5 +261,7 @@ mod tests {
         let reason = Refusal::invalid("ä".repeat(1000)).reason;
         assert!(reason.len() <= MAX_REASON_BYTES && reason.ends_with('…'));
         assert_eq!(Refusal::invalid("short").reason, "short");
+        let Verdict::Deny(reason) = Verdict::denied("ä".repeat(1000)) else { panic!("a denial") };
+        assert!(reason.len() <= MAX_REASON_BYTES && reason.ends_with('…'));
     }
 }

@@ -38,6 +38,48 @@ macro_rules! handlers {
     };
 }
 
+/// Exports `astrid:bus/interceptor`: the names that the manifest gives to its interceptions, and functions from
+/// [`bus::Message`](crate::bus::Message) to [`bus::Verdict`](crate::bus::Verdict). A name that is not listed traps, so
+/// that the manifest's `fail` decides.
+///
+/// ```
+/// use astrid_sdk::prelude::*;
+///
+/// fn short(message: Message) -> Verdict {
+///     if message.payload.len() > 100 {
+///         return Verdict::denied("at most 100 bytes");
+///     }
+///     Verdict::Pass
+/// }
+///
+/// interceptor! { "short" => short }
+/// ```
+#[macro_export]
+macro_rules! interceptor {
+    ($($name:literal => $function:path),+ $(,)?) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::interceptor::exports::astrid::bus::interceptor::Guest for Component {
+                fn intercept(handler: ::std::string::String, message: $crate::bus::Message) -> $crate::bus::Verdict {
+                    match handler.as_str() {
+                        $($name => $function(message),)+
+                        _ => $crate::export::unknown_interceptor(&handler),
+                    }
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+            $crate::bindings::interceptor::export_interceptor!(
+                Component with_types_in $crate::bindings::interceptor
+            );
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(::std::string::String, $crate::bus::Message) -> $crate::bus::Verdict =
+                <Component as $crate::bindings::interceptor::exports::astrid::bus::interceptor::Guest>::intercept;
+        };
+    };
+}
+
 /// Exports `astrid:http/handler`: a function from [`http::Request`](crate::http::Request) to
 /// [`http::Response`](crate::http::Response).
 #[macro_export]
@@ -114,4 +156,9 @@ macro_rules! starter {
 #[doc(hidden)]
 pub fn unknown_handler(name: &str) -> crate::bus::Answer {
     Err(crate::bus::Refusal::not_found(format!("this capsule has no handler `{name}`")))
+}
+
+#[doc(hidden)]
+pub fn unknown_interceptor(name: &str) -> crate::bus::Verdict {
+    panic!("this capsule has no interceptor `{name}`")
 }

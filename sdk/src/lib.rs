@@ -54,7 +54,7 @@
 //!   repeat it, and nothing in a payload says who is calling: [`bus::Message::principal`] does.
 //! - It ends: by its answer, or by its deadline, its fuel or its memory. A panic is a trap: the caller gets `trapped`,
 //!   and nobody else notices.
-//! - `?` turns a failed [`bus`] request, a [`kv`] or a [`keys`] error into a fitting [`bus::Refusal`].
+//! - `?` turns a failed [`bus`] request, a [`kv`], an [`env`] or a [`keys`] error into a fitting [`bus::Refusal`].
 //!
 //! Build it with `astrid-build build`, which makes a component of it for `wasm32-wasip2`. Natively everything compiles
 //! and nothing of the host answers, so logic that deserves native tests sits in modules that call none of it.
@@ -65,6 +65,7 @@ pub mod authority;
 #[doc(hidden)]
 pub mod bindings;
 pub mod bus;
+pub mod env;
 pub mod export;
 pub mod host;
 pub mod http;
@@ -76,7 +77,7 @@ pub mod log;
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
-    pub use crate::bus::{self, Answer, Failure, Message, Refusal, json};
+    pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
-    pub use crate::{authenticator, front_end, handlers, log, starter};
+    pub use crate::{authenticator, env, front_end, handlers, interceptor, log, starter};
 }

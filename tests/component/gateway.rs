@@ -97,6 +97,7 @@ fn routes() -> Vec<Route> {
         about("/api/sys/principals/bob/usage", "system.v1.usage"),
         route("PUT", "/api/sys/principals/bob/quotas", Some(quotas), "identity.v1.quota.set", change, 200),
         route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
+        route("GET", "/api/sys/config", None, "system.v1.config", json!({}), 200),
         route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
         route("GET", "/api/capsules", None, "system.v1.capsule.list", json!({}), 200),
         route("POST", "/api/capsules", Some(install.clone()), "system.v1.capsule.install", install, 200),
@@ -145,6 +146,9 @@ fn every_route_but_redeem_wants_a_session_before_it_sends_anything() {
         |method, path, body| Route { method, path, body, topic: "", payload: json!({}), target: None, status: 200 };
     others.push(plain("GET", "/api/auth/me", None));
     others.push(plain("POST", "/api/sys/shutdown", None));
+    others.push(plain("GET", "/api/capsules/notes/env", None));
+    others.push(plain("POST", "/api/capsules/notes/env/KEY", Some(json!({ "value": "x" }))));
+    others.push(plain("DELETE", "/api/capsules/notes/env/KEY", None));
     others.push(plain("POST", "/api/bus/request/echo.v1.say", Some(json!(1))));
     others.push(plain("POST", "/api/bus/publish/echo.v1.say", Some(json!(1))));
     for route in others.iter().filter(|route| !route.is_public()) {
@@ -214,6 +218,47 @@ fn who_may_not_even_see_themselves_is_forbidden_and_nothing_else_is_tried_again(
         assert_error(&as_alice(&mut gateway, Request::get("/api/sys/principals")), status, error);
         assert_eq!(gateway.requested().len(), times);
     }
+}
+
+#[test]
+fn an_environment_is_about_the_caller_unless_the_query_names_somebody() {
+    let request = |method: &str, query: &str| match method {
+        "GET" => Request::get(&format!("/api/capsules/notes/env{query}")),
+        "POST" => Request::post(&format!("/api/capsules/notes/env/KEY{query}"), json!({ "value": "v" })),
+        _ => Request::new(method, &format!("/api/capsules/notes/env/KEY{query}")),
+    };
+    let key = json!({ "capsule": "notes", "field": "KEY" });
+    let value = json!({ "capsule": "notes", "field": "KEY", "value": "v" });
+    let routes = [
+        ("GET", "system.v1.env.get", json!({ "capsule": "notes" }), 200),
+        ("POST", "system.v1.env.set", value, 204),
+        ("DELETE", "system.v1.env.clear", key, 204),
+    ];
+    for (method, topic, want, status) in routes {
+        for (query, target) in [("", "alice"), ("?principal=bob", "bob")] {
+            let mut gateway = gateway();
+            gateway.on_request(topic, answering(json!({ "fields": {} })));
+            let response = as_alice(&mut gateway, request(method, query));
+            assert_eq!((response.status, response.body.is_empty()), (status, status == 204), "{topic}");
+            let [sent] = gateway.requested() else { panic!("{topic}: {:?}", gateway.requested()) };
+            assert_eq!((sent.topic.as_str(), payload(sent)), (topic, want.clone()));
+            assert_eq!((sent.principal.as_str(), sent.target.as_deref()), ("alice", Some(target)));
+
+            gateway.on_request(topic, failing(Failure::Denied("requires env".into())));
+            assert_error(&as_alice(&mut gateway, request(method, query)), 403, "forbidden");
+            gateway.on_request(topic, failing(refused(RefusalCode::NotFound)));
+            assert_error(&as_alice(&mut gateway, request(method, query)), 404, "not_found");
+            gateway.on_request(topic, failing(refused(RefusalCode::Invalid)));
+            assert_error(&as_alice(&mut gateway, request(method, query)), 400, "bad_request");
+        }
+    }
+    let mut gateway = gateway();
+    assert_error(
+        &as_alice(&mut gateway, Request::post("/api/capsules/notes/env/KEY", json!(["v"]))),
+        400,
+        "bad_request",
+    );
+    assert!(gateway.requested().is_empty());
 }
 
 #[test]

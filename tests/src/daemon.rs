@@ -130,10 +130,24 @@ impl Home {
     /// As [`Self::try_start`], on this address.
     #[track_caller]
     pub fn try_start_at(&self, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
+        self.try_start_as(program("astrid-daemon"), address, arguments)
+    }
+
+    /// As [`Self::start_with`], in so many KiB of address space.
+    #[track_caller]
+    pub fn start_in_address_space(&self, kib: u64, arguments: &[&str]) -> Daemon {
+        let daemon = program("astrid-daemon");
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().arg("-c").arg(format!("ulimit -v {kib} && exec \"$0\" \"$@\"")).arg(daemon.get_program());
+        let started = self.try_start_as(shell, "127.0.0.1:0", arguments);
+        started.unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}"))
+    }
+
+    #[track_caller]
+    fn try_start_as(&self, mut command: Command, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         // A file, because nobody reads a pipe while a test is busy.
         let stderr = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
-        let mut command = program("astrid-daemon");
         command.arg("--home").arg(self.path()).args(["--listen", address]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a new file"));
         let mut child = command.spawn().expect("a program that was built");
@@ -151,13 +165,19 @@ impl Home {
     }
 }
 
-/// One of the host's programs, with an empty environment.
-fn program(name: &str) -> Command {
+/// Where one of the host's programs lies.
+#[track_caller]
+pub fn path(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program has a path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in a folder of the profile's");
     let path = profile.join(name);
     assert!(path.is_file(), "{} is not built; `cargo astrid test story` builds it", path.display());
-    let mut command = Command::new(path);
+    path
+}
+
+/// One of the host's programs, with an empty environment.
+fn program(name: &str) -> Command {
+    let mut command = Command::new(path(name));
     command.env_clear();
     command
 }

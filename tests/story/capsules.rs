@@ -113,7 +113,7 @@ async fn a_capsule_serves_its_mount_once_the_operator_grants_that() {
     assert_eq!(seen["id"], echo.header("x-request-id").unwrap());
     let seen = daemon.unix(request).await.expect(200);
     assert_eq!(seen["address"], json!(null));
-    assert_eq!(seen["unix_uid"], rustix_uid());
+    assert_eq!(seen["unix_uid"], own_uid());
 
     let wasi = daemon.tcp(Request::new("POST", "/wasi/a/b?c=d").body("body")).await;
     assert_eq!((wasi.status, &wasi.body[..]), (200, &b"POST /wasi/a/b?c=d\nbody"[..]));
@@ -134,7 +134,7 @@ async fn a_capsule_serves_its_mount_once_the_operator_grants_that() {
 }
 
 /// The uid that this test and so the daemon runs as.
-fn rustix_uid() -> Value {
+fn own_uid() -> Value {
     use std::os::unix::fs::MetadataExt;
     json!(fs::metadata("/proc/self").unwrap().uid())
 }
@@ -217,7 +217,7 @@ fn bad_archives(folder: &Path) -> Vec<(PathBuf, &'static [&'static str])> {
     });
     bad.push((wants, &["echo.v1.say", "echo:loudly"]));
     bad.push((folder.join("missing.capsule"), &["missing.capsule"]));
-    bad.push((folder.to_owned(), &["directory"]));
+    bad.push((folder.to_owned(), &["no plain file"]));
     bad
 }
 

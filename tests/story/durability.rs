@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use astrid_capsule::Pattern;
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::{Connection, Request};
+use astrid_tests::http::Request;
 use astrid_tests::pack;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use crate::{assert_well, bus, fingerprint, install, join, key, public_hex, redemption, until};
+use crate::{assert_well, bus, fingerprint, install, join, key, public_hex, redemption};
 
 /// The fingerprints of all invites, page by page.
 async fn invites(daemon: &Daemon) -> HashSet<String> {
@@ -117,11 +116,11 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     fs::remove_file(path.join("run")).unwrap();
 
     for (set, names) in [
-        ("pool.instnaces=20", &["pool", "instnaces"][..]),
-        ("pol.instances=20", &["pol"]),
-        ("pool.instances=0", &["pool.instances"]),
-        ("pool.instances=many", &["instances"]),
-        ("pool", &["room.key=value"]),
+        ("runtime.instnaces=20", &["runtime.instnaces", "did you mean `instances`"][..]),
+        ("runtmie.instances=20", &["runtmie", "did you mean `runtime`"]),
+        ("runtime.instances=0", &["runtime.instances"]),
+        ("runtime.instances=many", &["instances"]),
+        ("runtime", &["room.key=value"]),
         ("log.level=loud", &["log.level", "loud"]),
         ("bus.max-depth=200", &["bus.max-depth"]),
     ] {
@@ -129,15 +128,15 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     }
     let config = path.join("etc/config.toml");
     for (text, names) in [
-        ("[pool\n", &["config.toml"][..]),
-        ("[pool]\ninstnaces = 1\n", &["config.toml", "instnaces"]),
+        ("[runtime\n", &["config.toml"][..]),
+        ("[runtime]\ninstnaces = 1\n", &["config.toml", "instnaces"]),
         ("[colour]\nred = 1\n", &["config.toml", "colour"]),
         ("[http]\nlisten = \"nowhere\"\n", &["config.toml", "listen"]),
     ] {
         fs::write(&config, text).unwrap();
         refused(&[], names);
     }
-    fs::write(&config, "[pool]\ninstances = 64\n").unwrap();
+    fs::write(&config, "[runtime]\ninstances = 64\n").unwrap();
 
     // With all of that put right it starts, and has what was set.
     let daemon = home.start();
@@ -145,7 +144,7 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     assert_eq!(health["pool"]["instances"], 64);
     let store = path.join("store.redb");
     assert_eq!(daemon.stop().code, Some(0));
-    let daemon = home.start_with(&["--set", "pool.instances=32"]);
+    let daemon = home.start_with(&["--set", "runtime.instances=32"]);
     assert_eq!(daemon.tcp(Request::get("/healthz")).await.expect(200)["pool"]["instances"], 32);
     assert_eq!(daemon.stop().code, Some(0));
 
@@ -178,16 +177,19 @@ async fn stop_while_busy(signal: Signal) {
         });
         install(&daemon, &looping);
     }
-    let mut busy = JoinSet::new();
-    for topic in ["long.spin.v1.compute", "long.spin.v1.call", "brief.spin.v1.compute", "brief.spin.v1.call"] {
+    let mut busy = Vec::new();
+    for topic in ["long.spin.v1.compute", "long.spin.v1.call", "brief.spin.v1.compute"] {
         let mut connection = daemon.connect_unix().await;
-        busy.spawn(async move { (topic, connection.send(bus(topic, &json!({}))).await) });
+        busy.push(tokio::spawn(async move { connection.send(bus(topic, &json!({}))).await }));
     }
-    let mut idle: Connection = daemon.connect().await;
-    idle.send(Request::get("/healthz")).await.unwrap().expect(200);
-    // The four loops and the gateway's call above each.
-    let alive = |health: &Value| health["pool"]["in_use"].as_u64().unwrap() >= 8;
-    until(&daemon, Request::get("/healthz"), |health| alive(&health.json())).await;
+    let mut idle = daemon.connect().await;
+    // The three loops and the gateway's call above each; or the brief one is over already, on a busy machine.
+    while !busy[2].is_finished() {
+        let health = idle.send(Request::get("/healthz")).await.unwrap().expect(200);
+        if health["pool"]["in_use"].as_u64().unwrap() >= 6 {
+            break;
+        }
+    }
 
     let asked = Instant::now();
     daemon.signal(signal);
@@ -195,13 +197,11 @@ async fn stop_while_busy(signal: Signal) {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stdout.contains('\n'), "one line says that it is ready, and nothing else: {ended:?}");
-    for (topic, answer) in busy.join_all().await {
-        match answer {
-            // In flight at the signal and ended in time: answered.
-            Ok(response) if topic.starts_with("brief") => drop(response.refusal(504, "timeout")),
-            Err(_) if topic.starts_with("long") => {}
-            other => panic!("{topic}: {other:?}"),
-        }
+    let brief = busy.pop().unwrap().await.unwrap();
+    brief.expect("an answer: it ended before the drain did").refusal(504, "timeout");
+    for long in busy {
+        let cut = long.await.unwrap();
+        assert!(cut.is_err(), "{cut:?}");
     }
 }
 

@@ -1,12 +1,15 @@
 //! Stories: what a host promises to whoever runs it, uses it or attacks it, told through the programs that ship, as
-//! processes with a home of their own, on real sockets. Nothing in here calls the host's code.
+//! processes with a home of their own, on real sockets. Nothing in here calls the host's code; [`measured`] reads its list of series.
 //!
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
+//! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
+//! - [`environment`]: what capsules are told from outside, and what they learn of rights
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
+//! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
 //! - [`console`]: the command line
@@ -16,8 +19,11 @@
 mod capsules;
 mod console;
 mod durability;
+mod environment;
 mod hostile;
+mod interceptors;
 mod isolation;
+mod measured;
 mod observation;
 mod quotas;
 mod session;

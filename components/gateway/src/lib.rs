@@ -51,11 +51,11 @@ fn session(request: &Request) -> Result<Session, Problem> {
 
 fn anonymously(plan: Plan) -> Result<Response, Problem> {
     match plan {
-        Plan::Request { topic, payload, target, success } => {
-            let answer = bus::request_raw(topic, &payload, &Options { target, timeout_ms: 0 });
+        Plan::Request { topic, payload, success } => {
+            let answer = bus::request_raw(topic, &payload, &Options::default());
             Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
         }
-        Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
+        Plan::About { .. } | Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
             Err(Problem::unauthorized())
         }
     }
@@ -65,8 +65,14 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
     let own = |failure| errors::of_failure(failure, Asked::OwnTopic);
     let named = |failure| errors::of_failure(failure, Asked::NamedTopic);
     match plan {
-        Plan::Request { topic, payload, target, success } => {
-            let answer = session.request(topic, &payload, &Options { target, timeout_ms: 0 }).map_err(own)?;
+        Plan::Request { topic, payload, success } => {
+            let answer = session.request(topic, &payload, &Options::default()).map_err(own)?;
+            Ok(respond::answered(success, answer))
+        }
+        Plan::About { topic, payload, success, principal } => {
+            let target = Some(principal.unwrap_or_else(|| session.principal()));
+            let options = Options { target, ..Options::default() };
+            let answer = session.request(topic, &payload, &options).map_err(own)?;
             Ok(respond::answered(success, answer))
         }
         Plan::Me => {

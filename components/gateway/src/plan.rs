@@ -23,8 +23,14 @@ pub enum Plan {
     Request {
         topic: &'static str,
         payload: Vec<u8>,
-        target: Option<String>,
         success: u16,
+    },
+    /// About `principal`, or about the caller.
+    About {
+        topic: &'static str,
+        payload: Vec<u8>,
+        success: u16,
+        principal: Option<String>,
     },
     Me,
     Principals {
@@ -48,16 +54,15 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
     let body = body(matched.route.body, request)?;
     Ok(match matched.route.action {
         Action::Topic(topic, success) => {
-            Plan::Request { topic, payload: body.unwrap_or_else(|| written(arguments)), target: None, success }
+            Plan::Request { topic, payload: body.unwrap_or_else(|| written(arguments)), success }
         }
-        Action::About(topic) => {
-            Plan::Request { topic, payload: b"{}".to_vec(), target: text(&mut arguments, "id"), success: 200 }
-        }
-        Action::Change(topic) => {
-            let id = text(&mut arguments, "id").unwrap_or_default();
-            let payload = with_principal(&id, &body.unwrap_or_default())?;
-            Plan::Request { topic, payload, target: None, success: 200 }
-        }
+        Action::Change(topic, success) => Plan::Request { topic, payload: joined(arguments, body)?, success },
+        Action::About(topic, success) => Plan::About {
+            topic,
+            success,
+            principal: text(&mut arguments, "principal"),
+            payload: joined(arguments, body)?,
+        },
         Action::Me => Plan::Me,
         Action::Principals => Plan::Principals { payload: written(arguments) },
         Action::BusRequest => Plan::BusRequest {
@@ -115,12 +120,18 @@ fn written(arguments: Map<String, Json>) -> Vec<u8> {
     Json::Object(arguments).to_string().into_bytes()
 }
 
-/// An object with one more field in front. One that stands there twice is the handler's to refuse.
-fn with_principal(id: &str, object: &[u8]) -> Result<Vec<u8>, Problem> {
-    let rest = object.trim_ascii().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
-    let rest = rest.ok_or_else(|| Problem::bad_request("the body must be a JSON object"))?;
-    let comma = if rest == b"}" { "" } else { "," };
-    Ok([format!("{{\"principal\":{}{comma}", Json::from(id)).as_bytes(), rest].concat())
+/// The arguments, and the fields of the body after them, unparsed: a field that stands twice is the handler's to refuse.
+fn joined(arguments: Map<String, Json>, body: Option<Vec<u8>>) -> Result<Vec<u8>, Problem> {
+    let mut payload = written(arguments);
+    let Some(body) = body else { return Ok(payload) };
+    let fields =
+        body.trim_ascii().strip_prefix(b"{").ok_or_else(|| Problem::bad_request("the body must be a JSON object"))?;
+    payload.pop();
+    if fields.trim_ascii() != b"}" && payload.len() > 1 {
+        payload.push(b',');
+    }
+    payload.extend(fields);
+    Ok(payload)
 }
 
 /// The body, if the route takes one.
@@ -189,8 +200,7 @@ mod tests {
     #[test]
     fn a_body_becomes_the_payload_as_it_is() {
         let body = br#" {"group": "agent", "max_uses":1,"max_uses":2} "#;
-        let Plan::Request { topic, payload, success, .. } = plan("POST", "/api/sys/invites", JSON, body).unwrap()
-        else {
+        let Plan::Request { topic, payload, success } = plan("POST", "/api/sys/invites", JSON, body).unwrap() else {
             panic!()
         };
         assert_eq!((topic, &payload[..], success), ("identity.v1.invite.issue", &body[..], 200));
@@ -219,7 +229,7 @@ mod tests {
             ("POST", "/api/sys/shutdown", "system.v1.shutdown", json!({}), 202),
             ("GET", "/api/capsules", "system.v1.capsule.list", json!({}), 200),
         ] {
-            let Plan::Request { topic, payload, success, .. } = plan(method, uri, &[], b"").unwrap() else {
+            let Plan::Request { topic, payload, success } = plan(method, uri, &[], b"").unwrap() else {
                 panic!("{uri}")
             };
             let payload: Json = serde_json::from_slice(&payload).unwrap();
@@ -228,27 +238,55 @@ mod tests {
     }
 
     #[test]
+    fn an_environments_payload_is_the_path_and_the_body_and_its_target_is_in_the_query() {
+        let about = |method, uri, body: &[u8]| match plan(method, uri, if body.is_empty() { &[] } else { JSON }, body) {
+            Ok(Plan::About { topic, payload, success, principal }) => {
+                Ok((topic, String::from_utf8(payload).unwrap(), success, principal))
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(problem) => Err(problem.kind.status()),
+        };
+        let own = |topic, payload: &str, success| Ok((topic, payload.to_owned(), success, None));
+        let env = "/api/capsules/notes/env";
+        let (of_bob, unknown) = (format!("{env}/KEY?principal=bob"), format!("{env}?target=bob"));
+        assert_eq!(about("GET", env, b""), own("system.v1.env.get", r#"{"capsule":"notes"}"#, 200));
+        let key = "/api/capsules/notes/env/KEY";
+        let set = |body: &str, payload: &str| {
+            assert_eq!(about("POST", key, body.as_bytes()), own("system.v1.env.set", payload, 204));
+        };
+        set(r#" {"value" : "a"} "#, r#"{"capsule":"notes","field":"KEY","value" : "a"}"#);
+        set("{ }", r#"{"capsule":"notes","field":"KEY" }"#);
+        set(r#"{"field":"X","value":1}"#, r#"{"capsule":"notes","field":"KEY","field":"X","value":1}"#);
+        assert_eq!(about("DELETE", key, b""), own("system.v1.env.clear", r#"{"capsule":"notes","field":"KEY"}"#, 204));
+        let other = about("DELETE", &of_bob, b"").unwrap();
+        assert_eq!((other.1.as_str(), other.3.as_deref()), (r#"{"capsule":"notes","field":"KEY"}"#, Some("bob")));
+        for body in ["[]", "\"x\"", "1", "null"] {
+            assert_eq!(about("POST", key, body.as_bytes()), Err(400), "{body}");
+        }
+        assert_eq!(about("GET", &unknown, b""), Err(400));
+        assert_eq!(about("POST", key, b""), Err(400));
+    }
+
+    #[test]
     fn a_route_about_a_principal_has_it_for_its_target_and_a_change_names_it_in_the_payload() {
-        let request = |plan: Plan| match plan {
-            Plan::Request { topic, payload, target, success: 200 } => {
-                (topic, String::from_utf8(payload).unwrap(), target)
+        for (what, want) in [("quotas", "identity.v1.quota.get"), ("usage", "system.v1.usage")] {
+            let uri = format!("/api/sys/principals/ada/{what}");
+            let Plan::About { topic, payload, success: 200, principal } = plan("GET", &uri, &[], b"").unwrap() else {
+                panic!("{uri}")
+            };
+            assert_eq!((topic, &payload[..], principal.as_deref()), (want, &b"{}"[..], Some("ada")));
+        }
+        let put = |body: &[u8]| match plan("PUT", "/api/sys/principals/a%22b/quotas", JSON, body)? {
+            Plan::Request { topic: "identity.v1.quota.set", payload, success: 200 } => {
+                Ok(String::from_utf8(payload).unwrap())
             }
             other => panic!("{other:?}"),
         };
-        for (what, topic) in [("quotas", "identity.v1.quota.get"), ("usage", "system.v1.usage")] {
-            let uri = format!("/api/sys/principals/ada/{what}");
-            let sent = request(plan("GET", &uri, &[], b"").unwrap());
-            assert_eq!(sent, (topic, "{}".into(), Some("ada".into())));
-        }
-        let put = |body: &[u8]| plan("PUT", "/api/sys/principals/a%22b/quotas", JSON, body);
-        let (topic, payload, target) = request(put(br#" { "quotas":{"x":1}} "#).unwrap());
-        assert_eq!((topic, target), ("identity.v1.quota.set", None));
-        assert_eq!(payload, r#"{"principal":"a\"b","quotas":{"x":1}}"#);
-        assert_eq!(request(put(b"{ }").unwrap()).1, r#"{"principal":"a\"b"}"#);
-        let (_, payload, _) = request(put(br#"{"principal":"other"}"#).unwrap());
-        assert_eq!(payload, r#"{"principal":"a\"b","principal":"other"}"#, "which is refused as a duplicate");
+        assert_eq!(put(br#"{"quotas":{"x":1}}"#).unwrap(), r#"{"principal":"a\"b","quotas":{"x":1}}"#);
+        let twice = put(br#"{"principal":"other"}"#).unwrap();
+        assert_eq!(twice, r#"{"principal":"a\"b","principal":"other"}"#, "which is refused as a duplicate");
         for body in [&b"[]"[..], b"1", b"null"] {
-            assert_eq!(put(body).unwrap_err().kind.status(), 400);
+            assert_eq!(put(body).map_err(|problem: Problem| problem.kind.status()), Err(400));
         }
     }
 

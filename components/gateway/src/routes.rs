@@ -36,11 +36,12 @@ pub enum Action {
     /// A request of this topic, answered with this status. Its payload is the body; on a route without one, an object
     /// of the path's parameters and the query.
     Topic(&'static str, u16),
-    /// A request of this topic about the principal in the path's `id`, which is its target. Its payload is `{}`.
-    About(&'static str),
-    /// A request of this topic whose payload is the body with the path's `id` as its first field, `principal`. Without a
-    /// target: about oneself, the `self:` form of what it requires is not enough.
-    Change(&'static str),
+    /// As `Topic`, about the principal that the path or the query names, else about the caller. The path's parameters are fields of
+    /// the payload beside those of the body.
+    About(&'static str, u16),
+    /// As `Topic`, with the path's parameters as fields of the payload in front of those of the body. Without a target:
+    /// about oneself, the `self:` form of what it requires is not enough.
+    Change(&'static str, u16),
     /// Who the caller is, with the end of the session.
     Me,
     /// Everybody's rows, or the caller's own.
@@ -65,6 +66,7 @@ pub struct Route {
 const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number)];
 const LOGS: &[(&str, Value)] =
     &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
+const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
 const REQUEST: &[(&str, Value)] = &[("target", Value::Text), ("timeout_ms", Value::Number)];
 const PUBLISH: &[(&str, Value)] = &[("target", Value::Text)];
 
@@ -80,7 +82,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 16] = {
+pub const ROUTES: [Route; 20] = {
     use Action::{About, BusPublish, BusRequest, Change, Me, Principals, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -91,14 +93,18 @@ pub const ROUTES: [Route; 16] = {
         route("POST",   "/api/sys/invites",               Bearer, &[],     Json,          Topic("identity.v1.invite.issue", 200)),
         route("DELETE", "/api/sys/invites/{fingerprint}", Bearer, &[],     Nothing,       Topic("identity.v1.invite.revoke", 204)),
         route("GET",    "/api/sys/principals",            Bearer, PAGE,    Nothing,       Principals),
-        route("GET",    "/api/sys/principals/{id}/quotas", Bearer, &[],    Nothing,       About("identity.v1.quota.get")),
-        route("PUT",    "/api/sys/principals/{id}/quotas", Bearer, &[],    Json,          Change("identity.v1.quota.set")),
-        route("GET",    "/api/sys/principals/{id}/usage",  Bearer, &[],    Nothing,       About("system.v1.usage")),
+        route("GET",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Nothing,   About("identity.v1.quota.get", 200)),
+        route("PUT",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Json,      Change("identity.v1.quota.set", 200)),
+        route("GET",    "/api/sys/principals/{principal}/usage",  Bearer, &[], Nothing,   About("system.v1.usage", 200)),
         route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
         route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
+        route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
         route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),
+        route("GET",    "/api/capsules/{capsule}/env",         Bearer, ABOUT,   Nothing,       About("system.v1.env.get", 200)),
+        route("POST",   "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Json,          About("system.v1.env.set", 204)),
+        route("DELETE", "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Nothing,       About("system.v1.env.clear", 204)),
         route("POST",   "/api/bus/request/{topic}",       Bearer, REQUEST, Json,          BusRequest),
         route("POST",   "/api/bus/publish/{topic}",       Bearer, PUBLISH, Json,          BusPublish),
     ]

@@ -195,6 +195,28 @@ impl From<Vec<host::Capsule>> for Capsules {
     }
 }
 
+/// Sorted by key.
+#[derive(Debug, Serialize)]
+pub struct Settings {
+    pub settings: Vec<Setting>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    /// `room.key`.
+    pub key: String,
+    pub value: String,
+    /// `flag`, `file`, `env`, `derived` or `default`.
+    pub source: String,
+}
+
+impl From<Vec<host::Setting>> for Settings {
+    fn from(settings: Vec<host::Setting>) -> Self {
+        let setting = |s: host::Setting| Setting { key: s.key, value: s.value, source: s.source };
+        Self { settings: settings.into_iter().map(setting).collect() }
+    }
+}
+
 /// What to install, and what the operator grants it of what its manifest asks.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -364,6 +386,15 @@ mod tests {
         assert_eq!(
             to_value(&lines).unwrap(),
             json!({"lines": [{"sequence": 1, "time_ms": 2, "level": "info", "capsule": "host", "message": "m"}]})
+        );
+        let settings = Settings::from(vec![host::Setting {
+            key: "runtime.instances".into(),
+            value: "64".into(),
+            source: "file".into(),
+        }]);
+        assert_eq!(
+            to_value(&settings).unwrap(),
+            json!({"settings": [{"key": "runtime.instances", "value": "64", "source": "file"}]})
         );
         let capsules = Capsules::from(vec![host::Capsule {
             id: "a".into(),

@@ -1,15 +1,17 @@
 //! The operator's desk: the host's own operations as topics.
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
-//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`] says
-//! how the host's records read as JSON.
+//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`] and
+//! [`env`] say how the host's records read as JSON.
 
 pub mod desk;
+pub mod env;
 
 use astrid_sdk::host;
-use astrid_sdk::prelude::*;
+use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
 
 use desk::{Install, Logs, Nothing};
+use env::{Clear, Get, Set};
 
 fn status(message: Message) -> Answer {
     let Nothing {} = message.object()?;
@@ -33,6 +35,11 @@ fn capsule_list(message: Message) -> Answer {
     json(&desk::Capsules::from(host::capsules()))
 }
 
+fn config(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&desk::Settings::from(host::config()))
+}
+
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants } = message.object::<Install>()?.checked()?;
     let installed = host::install(&source, &grants).map_err(desk::refusal)?;
@@ -42,15 +49,44 @@ fn capsule_install(message: Message) -> Answer {
 
 fn usage(message: Message) -> Answer {
     let Nothing {} = message.object()?;
-    let principal = message.target.as_deref().unwrap_or(&message.principal);
+    let principal = owner(&message);
     let found = host::usage(principal).ok_or_else(|| Refusal::not_found(format!("no principal `{principal}`")))?;
     json(&desk::Usage::new(principal, found))
 }
 
+/// Who it is about: the target, else the caller. The host has checked `requires` for either.
+fn owner(message: &Message) -> &str {
+    message.target.as_deref().unwrap_or(&message.principal)
+}
+
+fn env_get(message: Message) -> Answer {
+    let Get { capsule } = message.object()?;
+    let fields = host::env_fields(&capsule, owner(&message)).map_err(env::refusal)?;
+    json(&env::Listed::new(capsule, fields))
+}
+
+fn env_set(message: Message) -> Answer {
+    let Set { capsule, field, value } = message.object()?;
+    host::env_set(&capsule, &field, owner(&message), &value.text()).map_err(env::refusal)?;
+    log::info!("{} set {field} of {capsule} for {}", message.principal, owner(&message));
+    json(&Nothing {})
+}
+
+fn env_clear(message: Message) -> Answer {
+    let Clear { capsule, field } = message.object()?;
+    host::env_clear(&capsule, &field, owner(&message)).map_err(env::refusal)?;
+    log::info!("{} cleared {field} of {capsule} for {}", message.principal, owner(&message));
+    json(&Nothing {})
+}
+
 handlers! {
+    "env-get" => env_get,
+    "env-set" => env_set,
+    "env-clear" => env_clear,
     "status" => status,
     "logs" => logs,
     "shutdown" => shutdown,
+    "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
     "usage" => usage,

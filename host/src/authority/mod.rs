@@ -73,6 +73,18 @@ impl Authority {
         self.directory.read().expect("no panic under this lock").quotas(principal)
     }
 
+    /// [`Self::decide`] for what a capsule asks: an invalid capability or target is never held, a pattern neither.
+    pub fn holds(&self, caller: &PrincipalId, required: &str, target: Option<&str>) -> bool {
+        let Ok(required) = Capability::parse(required) else { return false };
+        let Ok(target) = target.map(PrincipalId::parse).transpose() else { return false };
+        !required.is_pattern() && self.decide(caller, &required, target.as_ref()).allowed
+    }
+
+    /// What the principal holds, sorted; see [`Directory::held`].
+    pub fn held(&self, principal: &PrincipalId) -> Vec<Capability> {
+        self.directory.read().expect("no panic under this lock").held(principal)
+    }
+
     /// Whether the principal may reach a binding. The error names the capability that is missing.
     pub fn admit(
         &self,

@@ -121,23 +121,38 @@ impl Directory {
     fn decide_one(&self, caller: &PrincipalId, required: &Capability) -> Decision {
         let no = |rule| Decision { allowed: false, rule };
         let yes = |rule| Decision { allowed: true, rule };
-        let covering = |list: &[Capability]| list.iter().find(|held| held.covers(required)).cloned();
         let Some(standing) = self.principals.get(caller) else { return no(Rule::UnknownPrincipal) };
         if !standing.enabled {
             return no(Rule::Disabled);
         }
-        if let Some(revoke) = covering(&standing.revokes) {
-            return no(Rule::Revoked(revoke));
+        if let Some(revoke) = standing.revokes.iter().find(|revoke| revoke.covers(required)) {
+            return no(Rule::Revoked(revoke.clone()));
         }
-        if let Some(grant) = covering(&standing.grants) {
-            return yes(Rule::Granted(grant));
+        match self.given(standing).find(|(_, given)| given.covers(required)) {
+            Some((None, given)) => yes(Rule::Granted(given.clone())),
+            Some((Some(group), given)) => yes(Rule::Group(group.to_owned(), given.clone())),
+            None => no(Rule::Nothing),
         }
-        for group in &standing.groups {
-            if let Some(held) = self.groups.get(group).and_then(|g| covering(g)) {
-                return yes(Rule::Group(group.clone(), held));
-            }
-        }
-        no(Rule::Nothing)
+    }
+
+    /// Everything that may allow something, before revokes: grants, then what the groups have, by group.
+    fn given<'d>(&'d self, standing: &'d Standing) -> impl Iterator<Item = (Option<&'d str>, &'d Capability)> {
+        let grants = standing.grants.iter().map(|given| (None, given));
+        let groups = standing.groups.iter().filter_map(|name| self.groups.get_key_value(name));
+        grants.chain(groups.flat_map(|(name, list)| list.iter().map(|given| (Some(name.as_str()), given))))
+    }
+
+    /// What a principal holds, sorted; without those that a revoke covers whole. Nothing if unknown or disabled.
+    pub fn held(&self, principal: &PrincipalId) -> Vec<Capability> {
+        let Some(standing) = self.principals.get(principal).filter(|standing| standing.enabled) else {
+            return Vec::new();
+        };
+        let given = self.given(standing).map(|(_, given)| given);
+        let kept = given.filter(|given| !standing.revokes.iter().any(|revoke| revoke.covers(given)));
+        let mut held: Vec<Capability> = kept.cloned().collect();
+        held.sort();
+        held.dedup();
+        held
     }
 }
 
@@ -182,6 +197,11 @@ impl Change {
             Change::RemoveGroup(name) => (key(GROUPS, name), None),
         }
     }
+}
+
+/// Whether a principal is published, by what the store has now.
+pub fn is_stored(store: &Store, principal: &PrincipalId) -> Result<bool, ReadError> {
+    Ok(store.get(&[PRINCIPALS, principal.as_str().as_bytes()].concat())?.is_some())
 }
 
 /// Everything that was published, groups first, each with the version under which it is stored. A record that can't be
@@ -303,6 +323,19 @@ mod tests {
         assert_eq!(directory.quotas(&id("new")), Some(quotas));
         assert_eq!(directory.quotas(&id("old")), Some(Quotas::default()));
         assert_eq!(directory.quotas(&id("nobody")), None);
+    }
+
+    #[test]
+    fn what_is_held_is_what_can_allow_something_without_what_a_revoke_covers() {
+        let held = |standing| directory(standing).held(&id("a")).iter().map(|c| c.to_string()).collect::<Vec<_>>();
+        let groups = || vec!["agent".to_owned(), "undefined".to_owned()];
+        let standing =
+            |enabled, revokes| Standing::new(enabled, groups(), caps(&["b:*", "a", "self:*"]), caps(revokes));
+        assert_eq!(held(standing(true, &[])), ["a", "b:*", "self:*"]);
+        assert_eq!(held(standing(true, &["b:*", "self:x"])), ["a", "self:*"]);
+        assert!(held(standing(true, &["*"])).is_empty());
+        assert!(held(standing(false, &[])).is_empty());
+        assert!(directory(standing(true, &[])).held(&PrincipalId::anonymous()).is_empty());
     }
 
     proptest! {

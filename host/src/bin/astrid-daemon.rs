@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use astrid_host::host::{Options, run};
-use clap::Parser;
+use clap::{Args, Parser};
 
 /// Serves capsules in the foreground. Prints one JSON line on standard output when it is ready; SIGTERM drains and
 /// ends it.
@@ -20,15 +20,56 @@ struct Arguments {
     /// Overrides one key of the configuration; may be repeated
     #[arg(long = "set", value_name = "ROOM.KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    runtime: Runtime,
     /// The folder with Distro.toml and its capsules [default: <home>/distro]
     #[arg(long, value_name = "DIR")]
     distro: Option<PathBuf>,
+}
+
+/// Each short for `--set runtime.KEY=N`, and stronger. What is not said is taken from the configuration, else from the
+/// machine.
+#[derive(Args)]
+struct Runtime {
+    /// Instances that may be alive at once
+    #[arg(long, value_name = "N")]
+    runtime_instances: Option<u64>,
+    /// The most linear memory that an instance can have
+    #[arg(long, value_name = "BYTES")]
+    runtime_max_memory_bytes: Option<u64>,
+    /// Calls that may wait for an instance
+    #[arg(long, value_name = "N")]
+    runtime_max_waiting: Option<u64>,
+    /// Calls of one principal that capsules make and that run at once
+    #[arg(long, value_name = "N")]
+    runtime_max_concurrent_calls: Option<u64>,
+    /// Pieces of blocking work at once
+    #[arg(long, value_name = "N")]
+    runtime_blocking: Option<u64>,
+    /// Commits of guests that wait for the disk at once
+    #[arg(long, value_name = "N")]
+    runtime_async_io: Option<u64>,
+}
+
+impl Runtime {
+    fn sets(&self) -> impl Iterator<Item = String> {
+        let keys = [
+            ("instances", self.runtime_instances),
+            ("max-memory-bytes", self.runtime_max_memory_bytes),
+            ("max-waiting", self.runtime_max_waiting),
+            ("max-concurrent-calls", self.runtime_max_concurrent_calls),
+            ("blocking", self.runtime_blocking),
+            ("async-io", self.runtime_async_io),
+        ];
+        keys.into_iter().filter_map(|(key, value)| Some(format!("runtime.{key}={}", value?)))
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut sets = arguments.sets;
     sets.extend(arguments.listen.map(|address| format!("http.listen={address}")));
+    sets.extend(arguments.runtime.sets());
     match run(Options { home: arguments.home, sets, distro: arguments.distro }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,19 +3,22 @@
 //! Owns delivery: which binding a message reaches, whether its principal may reach it, in what order, and what a
 //! sender is told. A route is a pattern tied to one handler of one generation of a capsule. Publications wait in their
 //! generation's fair queue ([`fair`]); requests go straight to their handler and are bounded by the pool's admission.
+//! What would reach somebody meets its interceptors first ([`intercept`]).
 //!
 //! Bounded by: payload size, nesting depth, each queue's byte budget and concurrency.
 //! Refuses to know: what is in a payload, wasm, HTTP, the store, who should hold what.
 
 pub mod fair;
+pub mod intercept;
 pub mod routes;
+pub mod storm;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use astrid_capsule::manifest::Subscribe;
@@ -24,13 +27,15 @@ use astrid_capsule::{PrincipalId, Topic};
 use crate::Boxed;
 use crate::authority::Authority;
 use fair::{FairQueue, Pushed};
+use intercept::{Interception, Interceptions};
 use routes::Index;
+use storm::Storms;
 
 /// `[bus]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
-    /// The largest payload and the largest answer, in bytes (1 KiB to 64 MiB).
+    /// The largest payload and the largest answer, in bytes (1 KiB to 16 MiB).
     pub max_payload_bytes: usize,
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
@@ -46,8 +51,8 @@ impl Default for Config {
 
 impl Config {
     pub fn check(&self) -> Result<(), String> {
-        if !(1024..=64 << 20).contains(&self.max_payload_bytes) {
-            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 67108864", self.max_payload_bytes));
+        if !(1024..=16 << 20).contains(&self.max_payload_bytes) {
+            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 16777216", self.max_payload_bytes));
         }
         if !(1..=64).contains(&self.max_depth) {
             return Err(format!("bus.max-depth = {} must be 1 to 64", self.max_depth));
@@ -177,13 +182,16 @@ impl Inbox {
         match queue.fair.push(message.principal.clone(), size, (handler, message)) {
             Pushed::Queued => {}
             Pushed::Evicted(lost) => {
-                metrics::counter!("astrid_bus_lost_messages_total").increment(lost.len() as u64);
+                event("lost", lost.len() as u64);
                 tracing::warn!(
                     topic = %lost[0].1.topic, lost = lost.len(), principal = %lost[0].1.principal,
                     "queue over budget: newest publications of the heaviest principal dropped"
                 );
             }
-            Pushed::Refused(_) => return false,
+            Pushed::Refused(_) => {
+                event("refused", 1);
+                return false;
+            }
         }
         if queue.workers < INBOX_WORKERS {
             queue.workers += 1;
@@ -206,7 +214,7 @@ impl Inbox {
             let topic = message.topic.clone();
             if let Err(failure) = self.responder.clone().call(handler, message).await {
                 if matches!(failure, Failure::Overloaded { .. }) {
-                    metrics::counter!("astrid_bus_lost_messages_total").increment(1);
+                    event("lost", 1);
                 }
                 tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
             }
@@ -235,26 +243,38 @@ pub struct Sender {
     pub cause: Option<Arc<str>>,
 }
 
+/// Where messages go: every message sees one of these, whole.
+struct Table {
+    routes: Index<Arc<Route>>,
+    interceptions: Interceptions,
+}
+
 pub struct Bus {
     config: Config,
     authority: Arc<Authority>,
-    routes: RwLock<Arc<Index<Arc<Route>>>>,
+    table: RwLock<Arc<Table>>,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
     ids: AtomicU64,
+    storms: Storms,
 }
 
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
-        let routes = RwLock::new(Arc::new(Index::new([])));
-        Self { config, authority, routes, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1) }
+        let table = RwLock::new(Arc::new(Table { routes: Index::new([]), interceptions: Interceptions::new([]) }));
+        let storms = Storms::default();
+        Self { config, authority, table, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1), storms }
     }
 
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Replaces all routes at once. Calls and queues of routes that are gone run to their end.
-    pub fn set_routes(&self, routes: impl IntoIterator<Item = Arc<Route>>) {
+    /// Replaces all routes and interceptions at once. Calls and queues of routes that are gone run to their end.
+    pub fn set_routes(
+        &self,
+        routes: impl IntoIterator<Item = Arc<Route>>,
+        interceptions: impl IntoIterator<Item = Interception>,
+    ) {
         let routes: Vec<Arc<Route>> = routes.into_iter().collect();
         let mut inboxes = self.inboxes.lock().expect("no panic under this lock");
         // Those of earlier generations stay as long as something works on them.
@@ -266,8 +286,9 @@ impl Bus {
             }
         }
         drop(inboxes);
-        let index = Index::new(routes.into_iter().map(|r| (r.binding.topic.clone(), r)));
-        *self.routes.write().expect("no panic under this lock") = Arc::new(index);
+        let routes = Index::new(routes.into_iter().map(|r| (r.binding.topic.clone(), r)));
+        let table = Table { routes, interceptions: Interceptions::new(interceptions) };
+        *self.table.write().expect("no panic under this lock") = Arc::new(table);
     }
 
     /// Publications of live generations that wait or are being handled.
@@ -276,30 +297,45 @@ impl Bus {
         inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.pending()).sum()
     }
 
-    fn routes(&self) -> Arc<Index<Arc<Route>>> {
-        self.routes.read().expect("no panic under this lock").clone()
+    /// Bytes of publications that wait, and for how many principals: one that waits at two capsules counts twice.
+    pub fn queued(&self) -> (usize, usize) {
+        let inboxes = self.inboxes.lock().expect("no panic under this lock");
+        let live = inboxes.iter().filter_map(Weak::upgrade).map(|inbox| {
+            let queue = inbox.queue.lock().expect("no panic under this lock");
+            (queue.fair.bytes(), queue.fair.active())
+        });
+        live.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// What is published and nobody takes.
+    pub fn storms(&self) -> &Storms {
+        &self.storms
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table.read().expect("no panic under this lock").clone()
     }
 
     /// Asks the best matching handler and waits for its answer, at most until the deadline.
     pub async fn request(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing).await;
         let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
+        event("request", 1);
         metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
         result
     }
 
     async fn deliver(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
-        let message = self.message(sender, outgoing, false)?;
-        if message.depth > self.config.max_depth {
-            return Err(Failure::Denied(format!(
-                "requests are nested more than {} deep; the last topic was {}",
-                self.config.max_depth, message.topic
-            )));
-        }
-        let routes = self.routes();
-        let route = routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
-        drop(routes);
+        let mut message = self.message(sender, outgoing, false)?;
+        self.check_depth(&message)?;
+        let table = self.table();
+        let route = table.routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
         self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
+        let chain = table.interceptions.of(&message.topic, &message.sender);
+        drop(table);
+        if !chain.is_empty() {
+            message.payload = chain.run(message.clone(), self.config.max_payload_bytes).await?;
+        }
         let answer = route.inbox.responder.clone().call(route.handler.clone(), message).await?;
         if answer.len() > self.config.max_payload_bytes {
             return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
@@ -308,20 +344,42 @@ impl Bus {
     }
 
     /// Hands the message to every matching binding that its principal may reach; the answer is how many took it.
-    pub fn publish(&self, sender: Sender, outgoing: Outgoing) -> Result<u32, Failure> {
+    pub async fn publish(&self, sender: Sender, outgoing: Outgoing) -> Result<u32, Failure> {
+        let wait = sender.deadline;
         // A publication outlives its sender's call: it has a deadline of its own, the handler's limit.
-        let message = self.message(sender, outgoing, true)?;
-        let routes = self.routes();
+        let mut message = self.message(sender, outgoing, true)?;
+        // Also where nobody waits: a circle of publications ends here.
+        self.check_depth(&message)?;
+        let table = self.table();
+        let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
+        routes.retain(|r| self.authority.admit(&r.binding, &message.principal, message.target.as_ref()).is_ok());
+        let chain = table.interceptions.of(&message.topic, &message.sender);
+        drop(table);
+        if !routes.is_empty() && !chain.is_empty() {
+            // Only here the sender waits, in its own time.
+            let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
+            message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
+        }
         let mut taken = 0;
-        for route in routes.matches(&message.topic) {
-            let admitted = self.authority.admit(&route.binding, &message.principal, message.target.as_ref()).is_ok();
-            if admitted && route.inbox.enqueue(route.handler.clone(), message.clone()) {
+        for route in routes {
+            if route.inbox.enqueue(route.handler.clone(), message.clone()) {
                 taken += 1;
             }
         }
-        metrics::counter!("astrid_bus_published_total").increment(1);
-        metrics::counter!("astrid_bus_deliveries_total").increment(taken.into());
+        event("publish", 1);
+        event("delivered", taken.into());
+        if taken == 0 {
+            self.storms.untaken(&message.topic);
+        }
         Ok(taken)
+    }
+
+    fn check_depth(&self, message: &Message) -> Result<(), Failure> {
+        if message.depth <= self.config.max_depth {
+            return Ok(());
+        }
+        let (depth, topic) = (self.config.max_depth, &message.topic);
+        Err(Failure::Denied(format!("messages are nested more than {depth} deep; the last topic was {topic}")))
     }
 
     fn message(&self, sender: Sender, outgoing: Outgoing, publication: bool) -> Result<Message, Failure> {
@@ -354,10 +412,17 @@ impl Bus {
     }
 }
 
+/// Counts what happened to messages.
+fn event(kind: &'static str, messages: u64) {
+    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
+}
+
 #[cfg(test)]
 mod tests {
+    use super::intercept::{Interceptor, Verdict};
     use super::*;
     use crate::authority::{Change, Standing};
+    use astrid_capsule::manifest::{Fail, Intercept};
     use astrid_capsule::{Capability, Pattern};
     use tokio::sync::mpsc;
 
@@ -410,7 +475,7 @@ mod tests {
         let bus = Bus::new(Config::default(), authority);
         let inbox = Inbox::new(responder, bus.config());
         let routes: Vec<_> = bindings.into_iter().map(|b| Route::new(b, inbox.clone())).collect();
-        bus.set_routes(routes);
+        bus.set_routes(routes, []);
         (bus, rx)
     }
 
@@ -441,6 +506,50 @@ mod tests {
         );
     }
 
+    /// Says no to `no` and puts `!` in place of everything else.
+    struct Loud;
+
+    impl Interceptor for Loud {
+        fn intercept(self: Arc<Self>, _: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
+            let no = message.payload == "no";
+            let verdict = if no { Verdict::Deny("no is no".into()) } else { Verdict::Replace("!".into()) };
+            Box::pin(std::future::ready(Ok(verdict)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_sees_what_the_interceptors_left_and_a_denial_reaches_the_sender() {
+        let (bus, mut rx) = bus(vec![binding("n.a", "one", &[], false)]);
+        let declared = Intercept {
+            topic: Pattern::parse("n.*").unwrap(),
+            handler: "loud".into(),
+            priority: 100,
+            fail: Fail::Closed,
+        };
+        let routes = bus.table().routes.matches(&Topic::parse("n.a").unwrap()).into_iter().cloned().collect::<Vec<_>>();
+        bus.set_routes(routes, [Interception::new("loud".into(), declared, Arc::new(Loud))]);
+        let no = Err(Failure::Denied("no is no".into()));
+
+        assert_eq!(bus.request(sender("alice"), out("n.a", b"yes")).await.unwrap(), "!");
+        assert_eq!(bus.publish(sender("alice"), out("n.a", b"yes")).await.unwrap(), 1);
+        for _ in 0..2 {
+            assert_eq!(rx.recv().await.unwrap().2, "!");
+        }
+        assert_eq!(bus.request(sender("alice"), out("n.a", b"no")).await, no);
+        assert_eq!(bus.publish(sender("alice"), out("n.a", b"no")).await, no.clone().map(|_: Bytes| 0));
+        // Who would not get there is not judged; whoever intercepts is not intercepted.
+        assert_eq!(bus.request(sender("alice"), out("n.b", b"no")).await, Err(Failure::NoResponder));
+        assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"no")).await, Ok(0));
+        let own = Sender { capsule: "loud".into(), ..sender("alice") };
+        assert_eq!(bus.request(own, out("n.a", b"no")).await.unwrap(), "no");
+        // A publication is a step of depth like a request.
+        let deep = |depth| Sender { depth, ..sender("alice") };
+        assert!(
+            matches!(bus.publish(deep(16), out("n.a", b"yes")).await, Err(Failure::Denied(w)) if w.contains("nested"))
+        );
+        assert_eq!(bus.publish(deep(15), out("n.a", b"yes")).await, Ok(1));
+    }
+
     #[tokio::test]
     async fn a_publication_reaches_every_binding_its_principal_may_reach_in_order() {
         let (bus, mut rx) = bus(vec![
@@ -449,7 +558,7 @@ mod tests {
             binding("n.a", "secret", &["other:cap"], false),
         ]);
         for payload in [b"1", b"2", b"3"] {
-            assert_eq!(bus.publish(sender("alice"), out("n.a", payload)).unwrap(), 2);
+            assert_eq!(bus.publish(sender("alice"), out("n.a", payload)).await.unwrap(), 2);
         }
         let mut seen = Vec::new();
         for _ in 0..6 {
@@ -459,7 +568,7 @@ mod tests {
             let order: Vec<&[u8]> = seen.iter().filter(|s| s.0 == handler).map(|s| &s.2[..]).collect();
             assert_eq!(order, [b"1", b"2", b"3"], "{handler}");
         }
-        assert_eq!(bus.publish(sender("alice"), out("elsewhere", b"")).unwrap(), 0);
-        assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"")).unwrap(), 0);
+        assert_eq!(bus.publish(sender("alice"), out("elsewhere", b"")).await.unwrap(), 0);
+        assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"")).await.unwrap(), 0);
     }
 }

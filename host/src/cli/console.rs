@@ -3,6 +3,9 @@
 
 use std::io::{self, Read, Write};
 
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
 use super::client::MAX_ANSWER_BYTES;
 use super::failure::{Exit, Failure};
 use super::{json, text};
@@ -100,6 +103,26 @@ impl<'a> Console<'a> {
         matches!(line.trim_ascii().to_ascii_lowercase().as_slice(), b"y" | b"yes")
     }
 
+    /// A value that nobody should see: a line typed without echo where a person sits, else all of stdin without its last
+    /// line break.
+    pub(super) fn read_hidden(&mut self, prompt: &str) -> Result<Zeroizing<String>, Failure> {
+        if !self.can_ask() {
+            let text = Zeroizing::new(self.read_input()?);
+            let value = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+            return Ok(Zeroizing::new(value.to_owned()));
+        }
+        self.complain(prompt);
+        let hidden = Hidden::begin();
+        let (mut line, mut byte) = (Zeroizing::new(Vec::new()), [0]);
+        while line.len() < MAX_LINE_BYTES && matches!(self.input.read(&mut byte), Ok(1)) && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        drop(hidden);
+        self.complain("\n");
+        let value = std::str::from_utf8(&line).map_err(|_| Failure::usage("what was typed is no UTF-8 text"))?;
+        Ok(Zeroizing::new(value.to_owned()))
+    }
+
     /// All of stdin, as text of at most [`MAX_ANSWER_BYTES`].
     pub(super) fn read_input(&mut self) -> Result<String, Failure> {
         let mut bytes = Vec::new();
@@ -112,6 +135,31 @@ impl<'a> Console<'a> {
             return Err(Failure::usage(format!("stdin has more than {limit} bytes")));
         }
         String::from_utf8(bytes).map_err(|e| Failure::usage(format!("stdin is no UTF-8 text: {}", e.utf8_error())))
+    }
+}
+
+/// The longest line that is typed unseen, in bytes: more than any value has.
+const MAX_LINE_BYTES: usize = 16 << 10;
+
+/// The terminal shows nothing that is typed while this lives.
+struct Hidden(Option<Termios>);
+
+impl Hidden {
+    /// Where stdin is no terminal there is nothing to hide.
+    fn begin() -> Self {
+        let Ok(before) = tcgetattr(io::stdin()) else { return Self(None) };
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        let done = tcsetattr(io::stdin(), OptionalActions::Flush, &silent);
+        Self(done.is_ok().then_some(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
+        }
     }
 }
 

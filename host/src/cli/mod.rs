@@ -9,9 +9,11 @@
 mod bus;
 mod capsule;
 mod client;
+mod config;
 mod console;
 mod daemon;
 mod doctor;
+mod env;
 mod failure;
 mod invite;
 mod json;
@@ -86,12 +88,18 @@ enum Verb {
     /// Manage your own key pairs; no host is needed
     #[command(subcommand)]
     Keypair(keypair::Verb),
+    /// Show the configuration and check it
+    #[command(subcommand)]
+    Config(config::Verb),
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
     /// Show what a principal may use and has used; change what it may
     #[command(subcommand)]
     Quota(quota::Verb),
+    /// Set, list and delete what capsules are told: their environment, secrets included
+    #[command(subcommand, visible_alias = "secret")]
+    Env(env::Verb),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),
@@ -156,8 +164,10 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Doctor => doctor::run(context).await,
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
+        Verb::Config(verb) => verb.run(context).await,
         Verb::Capsule(verb) => verb.run(context).await,
         Verb::Quota(verb) => verb.run(context).await,
+        Verb::Env(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }

@@ -20,7 +20,7 @@ use astrid_capsule::PrincipalId;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Boxed;
 use crate::authority::Presented;
@@ -30,7 +30,7 @@ pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
 
 /// `[http]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     /// The TCP address; port 0 takes any that is free.

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::Body;
 use crate::bus::Failure;
 use crate::host::Host;
+use crate::observe;
 
 /// The host's own paths; none for everybody else's.
 pub(super) fn probe(host: &Host, method: &Method, path: &str) -> Option<Response<Body>> {
@@ -50,8 +51,7 @@ fn health(host: &Host) -> Response<Body> {
 }
 
 fn exposition(host: &Host) -> Response<Body> {
-    metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
-    reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", host.metrics.render())
+    reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", observe::render(host))
 }
 
 /// The error shape of the surface.

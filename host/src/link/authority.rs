@@ -1,4 +1,4 @@
-//! `astrid:authority`: sessions for front ends, the registrar for the authenticator.
+//! `astrid:authority`: what a capsule and its caller hold, sessions for front ends, the registrar for the authenticator.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,13 +6,29 @@ use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::component::Resource;
 
 use super::Call;
-use super::bindings::handler::astrid::authority::{registrar, sessions};
+use super::bindings::handler::astrid::authority::{held, registrar, sessions};
 use super::bindings::handler::astrid::bus::bus::Options;
 use super::bindings::handler::astrid::bus::types::Failure;
 use super::store::Transaction;
 use crate::authority::{Change, Identified, Presented, Rejection, Standing};
 use crate::bus::Sender;
 use crate::meter::quotas::Quotas;
+
+impl held::Host for Call {
+    async fn holds(&mut self, capability: String, target: Option<String>) -> wasmtime::Result<bool> {
+        Ok(self.host.authority.holds(&self.sender.principal, &capability, target.as_deref()))
+    }
+
+    async fn capabilities(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.host.authority.held(&self.sender.principal).iter().map(Capability::to_string).collect())
+    }
+
+    async fn grants(&mut self) -> wasmtime::Result<Vec<String>> {
+        let mut grants: Vec<String> = self.generation.grants().iter().map(Capability::to_string).collect();
+        grants.sort();
+        Ok(grants)
+    }
+}
 
 /// A front end's right to speak for a principal, for as long as its call lives.
 pub struct Session(Identified);
@@ -29,7 +45,7 @@ impl sessions::Host for Call {
         let Some(presented) = presented else { return Ok(Err(sessions::Rejection::Rejected)) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let authority = self.host.authority.clone();
-        match authority.authenticate(presented, now).await {
+        match self.waited.around(authority.authenticate(presented, now)).await {
             Ok(identified) => {
                 if let Some(connection) = &self.connection {
                     connection.set_principal(identified.principal.clone());
@@ -66,9 +82,7 @@ impl sessions::HostSession for Call {
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
         let Session(identified) = self.table.get(&session)?;
-        let Ok(capability) = Capability::parse(&capability) else { return Ok(false) };
-        let Ok(target) = target.map(|t| PrincipalId::parse(&t)).transpose() else { return Ok(false) };
-        Ok(self.host.authority.decide(&identified.principal, &capability, target.as_ref()).allowed)
+        Ok(self.host.authority.holds(&identified.principal, &capability, target.as_deref()))
     }
 
     async fn request(
@@ -90,7 +104,7 @@ impl sessions::HostSession for Call {
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, Failure>> {
         let sender = self.speaking_for(&session)?;
-        Ok(self.send_publish(sender, topic, payload, target))
+        Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
     async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {

@@ -4,7 +4,7 @@
 /// Imports, and the export of message handlers.
 pub mod handler {
     wasmtime::component::bindgen!({
-        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
         world: "astrid:capsule/handler",
         imports: { default: async | trappable },
         exports: { default: async },
@@ -20,7 +20,7 @@ macro_rules! export_world {
     ($name:ident, $world:literal) => {
         pub mod $name {
             wasmtime::component::bindgen!({
-                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
                 world: $world,
                 imports: { default: async | trappable },
                 exports: { default: async },
@@ -29,8 +29,10 @@ macro_rules! export_world {
                     "astrid:bus/bus": super::handler::astrid::bus::bus,
                     "astrid:store/kv": super::handler::astrid::store::kv,
                     "astrid:keys/keys": super::handler::astrid::keys::keys,
+                    "astrid:env/env": super::handler::astrid::env::env,
                     "astrid:sys/log": super::handler::astrid::sys::log,
                     "astrid:sys/host": super::handler::astrid::sys::host,
+                    "astrid:authority/held": super::handler::astrid::authority::held,
                     "astrid:authority/sessions": super::handler::astrid::authority::sessions,
                     "astrid:authority/registrar": super::handler::astrid::authority::registrar,
                 },
@@ -39,6 +41,7 @@ macro_rules! export_world {
     };
 }
 
+export_world!(interceptor, "astrid:capsule/interceptor");
 export_world!(front_end, "astrid:capsule/front-end");
 export_world!(authenticator, "astrid:capsule/authenticator");
 export_world!(starter, "astrid:capsule/starter");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
+use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
 use crate::Boxed;
+use crate::bus::intercept::Verdict;
 use crate::bus::{Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
 
 impl types::Host for Call {}
@@ -16,7 +18,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        Ok(self.send_publish(self.sender.clone(), topic, payload, target))
+        Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
     }
 
     async fn request(
@@ -29,6 +31,8 @@ impl bus::Host for Call {
     }
 }
 
+/// Sending owns what it needs: a call's store can't be shared while it waits. Boxed, because a message leads into another
+/// call, whose future holds this one's type again.
 impl Call {
     /// Whether the capsule names the topic, and the payload fits into its principal's rate, which is charged.
     fn may_send(&self, sender: &Sender, topic: &str, bytes: usize) -> Result<(), types::Failure> {
@@ -42,14 +46,16 @@ impl Call {
         topic: String,
         payload: Vec<u8>,
         target: Option<String>,
-    ) -> Result<u32, types::Failure> {
-        self.may_send(&sender, &topic, payload.len())?;
+    ) -> Boxed<'static, Result<u32, types::Failure>> {
+        let allowed = self.may_send(&sender, &topic, payload.len());
+        let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
-        self.host.bus.publish(sender, outgoing).map_err(Into::into)
+        Box::pin(async move {
+            allowed?;
+            Ok(host.bus.publish(sender, outgoing).await?)
+        })
     }
 
-    /// Owns what it needs: a call's store can't be shared while it waits. Boxed, because a request leads into another
-    /// call, whose future holds this one's type again.
     pub(super) fn send_request(
         &self,
         sender: Sender,
@@ -61,10 +67,10 @@ impl Call {
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
-        Box::pin(async move {
+        Box::pin(self.waited.around(async move {
             allowed?;
             Ok(host.bus.request(sender, outgoing).await?.into())
-        })
+        }))
     }
 }
 
@@ -111,7 +117,17 @@ impl From<types::Refusal> for Refusal {
     }
 }
 
-/// As a handler sees it; `remaining_ms` counted at the call.
+impl From<wit_interceptor::Verdict> for Verdict {
+    fn from(verdict: wit_interceptor::Verdict) -> Self {
+        match verdict {
+            wit_interceptor::Verdict::Pass => Self::Pass,
+            wit_interceptor::Verdict::Replace(payload) => Self::Replace(payload.into()),
+            wit_interceptor::Verdict::Deny(reason) => Self::Deny(crate::log::clean(&reason)),
+        }
+    }
+}
+
+/// As a handler or an interceptor sees it; `remaining_ms` counted at the call.
 pub fn to_wit(message: &Message) -> types::Message {
     let remaining = message.deadline.saturating_duration_since(tokio::time::Instant::now());
     types::Message {

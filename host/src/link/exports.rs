@@ -7,11 +7,13 @@ use super::Call;
 use super::bindings::authenticator::AuthenticatorPre;
 use super::bindings::front_end::FrontEndPre;
 use super::bindings::handler::HandlerPre;
+use super::bindings::interceptor::InterceptorPre;
 use super::bindings::starter::StarterPre;
 
 /// Ready to instantiate, one for each export that is there.
 pub struct Exports {
     pub handler: Option<HandlerPre<Call>>,
+    pub interceptor: Option<InterceptorPre<Call>>,
     pub front_end: Option<FrontEndPre<Call>>,
     pub wasi_http: Option<ProxyPre<Call>>,
     pub authenticator: Option<AuthenticatorPre<Call>>,
@@ -22,6 +24,7 @@ impl Exports {
     pub fn new(pre: InstancePre<Call>) -> Self {
         Self {
             handler: HandlerPre::new(pre.clone()).ok(),
+            interceptor: InterceptorPre::new(pre.clone()).ok(),
             front_end: FrontEndPre::new(pre.clone()).ok(),
             wasi_http: ProxyPre::new(pre.clone()).ok(),
             authenticator: AuthenticatorPre::new(pre.clone()).ok(),

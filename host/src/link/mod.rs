@@ -8,6 +8,7 @@ pub mod authority;
 #[allow(clippy::all, reason = "generated code")]
 pub mod bindings;
 pub mod bus;
+mod env;
 pub mod exports;
 pub mod http;
 mod keys;
@@ -30,7 +31,7 @@ use crate::loader::Generation;
 use crate::pool::Concurrency;
 use output::Output;
 
-use crate::meter::{Bounds, Limiter, MAX_HANDLES};
+use crate::meter::{Bounds, HostWait, Limiter, MAX_HANDLES, RANDOM_BYTES};
 
 /// One call: what its store holds.
 pub struct Call {
@@ -41,6 +42,7 @@ pub struct Call {
     /// What the listener knows, where the call is an HTTP request.
     connection: Option<Arc<Connection>>,
     limiter: Limiter,
+    waited: HostWait,
     table: ResourceTable,
     wasi: Option<(WasiCtx, Output)>,
     wasi_http: WasiHttpCtx,
@@ -63,6 +65,7 @@ impl Call {
             sender,
             connection,
             limiter: Limiter::new(bounds),
+            waited: HostWait::default(),
             table,
             wasi: None,
             wasi_http: WasiHttpCtx::new(),
@@ -72,6 +75,11 @@ impl Call {
 
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
+    }
+
+    /// The time that the call spent in host functions that waited.
+    pub fn waited(&self) -> std::time::Duration {
+        self.waited.so_far()
     }
 
     /// What the guest has written to its standard streams.
@@ -86,7 +94,10 @@ impl WasiView for Call {
         // first use: most calls never ask.
         let (ctx, _) = self.wasi.get_or_insert_with(|| {
             let output = Output::default();
-            let ctx = WasiCtx::builder().stdout(output.clone()).stderr(output.clone()).build();
+            let mut builder = WasiCtx::builder();
+            builder.stdout(output.clone()).stderr(output.clone()).max_random_size(RANDOM_BYTES);
+            builder.allow_tcp(false).allow_udp(false);
+            let ctx = builder.build();
             (ctx, output)
         });
         WasiCtxView { ctx, table: &mut self.table }

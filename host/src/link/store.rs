@@ -6,6 +6,7 @@ use super::Call;
 use super::bindings::handler::astrid::store::kv;
 pub use crate::buckets::{Bucket, Transaction};
 use crate::buckets::{Error, counted};
+use crate::pool::{Lane, Overloaded};
 use crate::store::{Commit, Counted};
 
 impl From<Error> for kv::Error {
@@ -34,8 +35,30 @@ impl Call {
     }
 
     fn commit(&self, commit: Result<Commit, Error>) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
-        let (store, counted) = (self.host.store.clone(), Some(self.counted()));
-        async move { Ok(store.commit(Commit { counted, ..commit? }).await.map_err(Error::from)?) }
+        let (host, counted) = (self.host.clone(), Some(self.counted()));
+        // What can't be taken is said at once.
+        let turn = commit.map(|commit| {
+            let commit = Commit { counted, ..commit };
+            self.in_turn(async move { host.store.commit(commit).await.map_err(Error::from) })
+        });
+        async move { turn?.await }
+    }
+
+    /// Waits for the disk in the principal's turn. The time counts as waiting, the line included.
+    fn in_turn<T, F>(&self, commit: F) -> impl Future<Output = Result<T, kv::Error>> + Send + use<T, F>
+    where
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let (host, deadline) = (self.host.clone(), self.sender.deadline);
+        let lane = Lane::Principal(self.sender.principal.clone());
+        self.waited.around(async move {
+            match host.waits.run(lane, deadline, commit).await {
+                Ok(outcome) => outcome.map_err(Into::into),
+                // As when the store's own line is full: nothing was written.
+                Err(Overloaded) => Err(kv::Error::Unavailable),
+            }
+        })
     }
 }
 
@@ -74,7 +97,7 @@ impl kv::HostBucket for Call {
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
         let (bucket, store, counted) = (self.table.get(&bucket)?.clone(), self.host.store.clone(), self.counted());
-        Ok(bucket.delete(&store, &key, &counted).await.map_err(Into::into))
+        Ok(self.in_turn(async move { bucket.delete(&store, &key, &counted).await }).await)
     }
 
     async fn swap(
@@ -151,7 +174,15 @@ impl kv::HostTransaction for Call {
         let (mut commit, changes) = self.table.delete(transaction)?.finish();
         if !changes.is_empty() {
             let authority = self.host.authority.clone();
-            commit.then = Some(Box::new(move |version| authority.apply(version, changes)));
+            let host = self.host.clone();
+            if host.env.follow(&changes, &mut commit).await.is_err() {
+                return Ok(Err(kv::Error::Unavailable));
+            }
+            let env = commit.then.take();
+            commit.then = Some(Box::new(move |version| {
+                authority.apply(version, changes);
+                env.into_iter().for_each(|then| then(version));
+            }));
         }
         Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use astrid_capsule::PrincipalId;
 
 use super::Call;
+use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
 use crate::loader::InstallError;
 use crate::log::Query;
@@ -64,15 +65,23 @@ impl host::Host for Call {
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
     }
 
+    async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
+        let settings = self.host.config.settings().into_iter();
+        Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())
+    }
+
     async fn install(
         &mut self,
         path: String,
         grants: Vec<String>,
     ) -> wasmtime::Result<Result<host::Installed, host::InstallError>> {
         let host = self.host.clone();
-        // Boxed: installing starts a capsule, whose call holds this one's type again.
-        let installing: Boxed<'_, _> = Box::pin(host.loader.install(&host, Path::new(&path), &grants));
-        let outcome = installing.await;
+        // Boxed: installing starts a capsule, whose call holds this one's type again. A task of its own: a caller that
+        // goes away must not leave it half done.
+        let installing: Boxed<'static, _> =
+            Box::pin(async move { host.loader.install(&host, Path::new(&path), &grants).await });
+        let outcome = self.waited.around(tokio::spawn(installing)).await;
+        let outcome = outcome.unwrap_or_else(|error| Err(InstallError::Failed(error.to_string())));
         Ok(outcome
             .map(|done| host::Installed {
                 id: done.id,
@@ -107,6 +116,33 @@ impl host::Host for Call {
                 message: line.message,
             })
             .collect())
+    }
+
+    async fn env_fields(
+        &mut self,
+        capsule: String,
+        principal: String,
+    ) -> wasmtime::Result<Result<Vec<Field>, host::EnvError>> {
+        Ok(Call::env_fields(self, &capsule, &principal))
+    }
+
+    async fn env_set(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+        value: String,
+    ) -> wasmtime::Result<Result<(), host::EnvError>> {
+        Ok(self.env_write(capsule, field, &principal, Some(value.into())).await)
+    }
+
+    async fn env_clear(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+    ) -> wasmtime::Result<Result<(), host::EnvError>> {
+        Ok(self.env_write(capsule, field, &principal, None).await)
     }
 
     async fn shutdown(&mut self) -> wasmtime::Result<()> {

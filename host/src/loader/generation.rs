@@ -15,6 +15,7 @@ use wasmtime::{Engine, Store, Trap};
 
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
+use crate::bus::intercept::{Interception, Interceptor, Verdict};
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
 use crate::http::{Body, Connection, Exchange, Mounted};
@@ -22,7 +23,7 @@ use crate::link::bindings::authenticator::exports::astrid::authority::authentica
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
 use crate::meter::ledger::Used;
-use crate::meter::{Bounds, Charge, FUEL_SLICE, Tally};
+use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, Tally};
 use crate::pool::{Concurrency, Lane, Permit, Rank};
 
 pub struct Generation {
@@ -47,6 +48,8 @@ struct Figures {
     overloaded: Counter,
     fuel: Counter,
     seconds: Histogram,
+    host_wait: Histogram,
+    peak_memory: Histogram,
 }
 
 /// How long the authenticator may think.
@@ -79,6 +82,8 @@ impl Generation {
             overloaded: outcome("overloaded"),
             fuel: counter!("astrid_fuel_total", "capsule" => id.to_string()),
             seconds: histogram!("astrid_invocation_seconds", "capsule" => id.to_string()),
+            host_wait: histogram!("astrid_invocation_host_wait_seconds", "capsule" => id.to_string()),
+            peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
         let tally = host.meter.capsule(&id);
         let host = Arc::downgrade(host);
@@ -90,6 +95,11 @@ impl Generation {
     /// Whether the operator granted this.
     pub fn granted(&self, grant: &str) -> bool {
         self.grants.iter().any(|g| g.as_str() == grant)
+    }
+
+    /// What the operator granted: what [`Self::granted`] looks at.
+    pub fn grants(&self) -> &[Capability] {
+        &self.grants
     }
 
     /// Whether the manifest names the topic among those it sends to.
@@ -105,6 +115,11 @@ impl Generation {
     pub fn mounts(self: &Arc<Self>) -> Vec<(String, Arc<dyn Mounted>)> {
         let mounts = self.manifest.http.iter().flat_map(|http| &http.mounts);
         mounts.map(|prefix| (prefix.clone(), self.clone() as Arc<dyn Mounted>)).collect()
+    }
+
+    /// Interceptions of this generation, in the manifest's order.
+    pub fn interceptions(self: &Arc<Self>) -> impl Iterator<Item = Interception> {
+        self.manifest.intercept.iter().map(|one| Interception::new(self.id.clone(), one.clone(), self.clone()))
     }
 
     /// Lets the capsule prepare, if it wants to.
@@ -155,6 +170,8 @@ impl Generation {
         let data = Call::new(host.clone(), self.clone(), sender, connection, &bounds);
         let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
+        store.call_hook_async(Breath::new(started.into_std()));
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
         let prepared = store.set_fuel(bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
         let mut running = Running { generation: self, store, started, charge, room };
         let outcome = match prepared {
@@ -196,6 +213,8 @@ impl Drop for Running<'_> {
         charge.used(Used { fuel, wall: started.elapsed(), peak_memory_bytes });
         generation.figures.fuel.increment(fuel);
         generation.figures.seconds.record(started.elapsed());
+        generation.figures.host_wait.record(store.data().waited());
+        generation.figures.peak_memory.record(peak_memory_bytes as f64);
         if let Some(text) = store.data().output() {
             tracing::warn!(capsule = &*generation.id, "it wrote: {text}");
         }
@@ -219,23 +238,31 @@ impl Running<'_> {
     }
 }
 
+impl Generation {
+    /// What this capsule sends while it works on a message.
+    fn caused_by(&self, message: &Message) -> Sender {
+        Sender {
+            principal: message.principal.clone(),
+            capsule: self.id.clone(),
+            deadline: message.deadline,
+            depth: message.depth,
+            cause: message.cause.clone(),
+        }
+    }
+}
+
+/// Where a call for a message stands whose sender waits for it and holds an instance meanwhile.
+fn nested(message: &Message) -> Rank {
+    if message.depth <= 1 { Rank::First } else { Rank::Deeper }
+}
+
 impl Responder for Generation {
     fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
             let Some(pre) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
-            let sender = Sender {
-                principal: message.principal.clone(),
-                capsule: self.id.clone(),
-                deadline: message.deadline,
-                depth: message.depth,
-                cause: message.cause.clone(),
-            };
+            let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
-            let rank = match (message.publication, message.depth) {
-                (true, _) => Rank::Outer,
-                (false, ..=1) => Rank::First,
-                (false, _) => Rank::Deeper,
-            };
+            let rank = if message.publication { Rank::Outer } else { nested(&message) };
             let lane = Lane::Principal(message.principal.clone());
             let outcome = self.enter(rank, lane, sender, None, |store| {
                 Box::pin(async move {
@@ -254,6 +281,27 @@ impl Responder for Generation {
                     Err(Failure::Refused(refusal.into()))
                 }
             }
+        })
+    }
+}
+
+impl Interceptor for Generation {
+    fn intercept(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
+        Box::pin(async move {
+            let Some(pre) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
+            let sender = self.caused_by(&message);
+            let lane = Lane::Principal(message.principal.clone());
+            // Nested: the sender waits, and holds an instance meanwhile.
+            let outcome = self.enter(nested(&message), lane, sender, None, |store| {
+                Box::pin(async move {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let message = link::bus::to_wit(&message);
+                    instance.astrid_bus_interceptor().call_intercept(store, &handler, &message).await
+                })
+            });
+            let verdict = outcome.await?;
+            self.figures.ok.increment(1);
+            Ok(verdict.into())
         })
     }
 }

@@ -10,7 +10,6 @@ mod artefact;
 mod generation;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
@@ -21,6 +20,7 @@ use astrid_capsule::manifest::{Manifest, grant};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
+use crate::bus::intercept::{Absent, Interception};
 use crate::bus::{Inbox, Route};
 use crate::host::Host;
 use crate::pool::Concurrency;
@@ -113,12 +113,25 @@ impl Loader {
         listed.collect()
     }
 
+    /// The `[env]` of an installed capsule, live or failed.
+    pub fn env(&self, id: &str) -> Option<astrid_capsule::env::Fields> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        match capsules.get(id)? {
+            (_, State::Live { generation, .. }) => Some(generation.manifest.env.clone()),
+            (record, State::Failed) => Manifest::parse(&record.manifest).ok().map(|manifest| manifest.env),
+        }
+    }
+
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.installing.lock().await;
         let mut absent = Vec::new();
-        for (name, archive_hash, archive, grants) in self.unapplied(host, distro)? {
+        let unapplied = {
+            let (host, distro) = (host.clone(), distro.to_owned());
+            host.blocking.clone().run(move || host.loader.unapplied(&host, &distro)).await??
+        };
+        for (name, archive_hash, archive, grants) in unapplied {
             let done = match archive {
                 Ok(archive) => self.put(host, archive, &grants, Some((&name, &archive_hash))).await,
                 Err(why) => Err(InstallError::Invalid(why)),
@@ -160,7 +173,9 @@ impl Loader {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
         let owned = path.to_owned();
-        let archive = tokio::task::spawn_blocking(move || read_archive(&owned))
+        let archive = host
+            .blocking
+            .run(move || read_archive(&owned))
             .await
             .map_err(|error| InstallError::Failed(error.to_string()))?
             .map(|(_, archive)| archive)?;
@@ -187,7 +202,13 @@ impl Loader {
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
         let grants = granted(&archive.manifest, grants)?;
-        let surface = check::check(&archive.manifest, &archive.component).map_err(|problems| {
+        let checking = move || {
+            let surface = check::check(&archive.manifest, &archive.component);
+            (archive, surface)
+        };
+        let checked = host.blocking.run(checking).await;
+        let (archive, surface) = checked.map_err(|error| InstallError::Failed(error.to_string()))?;
+        let surface = surface.map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
@@ -205,15 +226,17 @@ impl Loader {
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
             let component = archive.component;
-            tokio::task::spawn_blocking(move || {
+            let blocking = host.blocking.clone();
+            let compile = move || {
                 let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
                 let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
                 artefact::keep(&host, &hash, &component)?;
                 anyhow::Ok(generation)
-            })
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
+            };
+            let compiled = blocking.run(compile).await;
+            compiled
+                .map_err(|error| InstallError::Failed(error.to_string()))?
+                .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
         };
         generation.start().await.map_err(|why| InstallError::Failed(format!("{id}: {why}")))?;
 
@@ -230,14 +253,15 @@ impl Loader {
 
     async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
         let (host, record) = (host.clone(), record.clone());
-        let generation = tokio::task::spawn_blocking(move || {
+        let blocking = host.blocking.clone();
+        let load = move || {
             let manifest = Manifest::parse(&record.manifest)?;
             let concurrency = record.concurrency();
             let compiled = artefact::load(&host, &record.hash, concurrency)?;
             let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
             Generation::new(&host, compiled, concurrency, record.hash, manifest, grants)
-        })
-        .await??;
+        };
+        let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
         Ok(generation)
     }
@@ -248,22 +272,25 @@ impl Loader {
         let mut capsules = self.capsules.write().expect("no panic under this lock");
         let before = capsules.insert(id, (record, state));
         let mut routes = Vec::new();
+        let mut interceptions = Vec::new();
         let mut mounts = Vec::new();
         let mut authenticator = None;
         let (mut live, mut failed) = (0, 0);
-        for (_, state) in capsules.values() {
+        for (id, (record, state)) in capsules.iter() {
             let State::Live { generation, routes: own } = state else {
                 failed += 1;
+                interceptions.extend(absent(id, record));
                 continue;
             };
             live += 1;
             routes.extend(own.iter().cloned());
+            interceptions.extend(generation.interceptions());
             mounts.extend(generation.mounts());
             if generation.granted(grant::AUTHENTICATOR) {
                 authenticator = Some(generation.clone());
             }
         }
-        host.bus.set_routes(routes);
+        host.bus.set_routes(routes, interceptions);
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "live").set(live);
@@ -373,9 +400,16 @@ fn live(host: &Host, generation: Arc<Generation>) -> State {
     State::Live { generation, routes }
 }
 
+/// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.
+fn absent(id: &str, record: &Record) -> Vec<Interception> {
+    let declared = Manifest::parse(&record.manifest).map(|manifest| manifest.intercept).unwrap_or_default();
+    declared.into_iter().map(|one| Interception::new(id.into(), one, Arc::new(Absent))).collect()
+}
+
 /// The archive and the BLAKE3 of its file, in hex.
 fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
-    let file = File::open(path).map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
+    let file = crate::files::open_regular(path)
+        .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
     let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     let archive =

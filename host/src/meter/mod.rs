@@ -9,13 +9,16 @@
 //! Bounded: the ledger's accounts, and one record for each capsule that was ever loaded by this process. Refuses to
 //! know who should have which quota, and what a call is for.
 
+mod breath;
 pub mod ledger;
 pub mod quotas;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
+
+pub use breath::Breath;
 
 use astrid_capsule::manifest::Limits;
 use astrid_capsule::{Capability, PrincipalId};
@@ -29,6 +32,10 @@ use quotas::Effective;
 /// Fuel between two points at which a guest lets others run: about a third of a millisecond here. Smaller slices cost
 /// more than they give (figures in docs/specification.md).
 pub const FUEL_SLICE: u64 = 1_000_000;
+/// The most bytes that a guest may hand to the host in one host call or in its answer.
+pub const HOST_CALL_BYTES: usize = 32 << 20;
+/// The most random bytes of one host call.
+pub const RANDOM_BYTES: u64 = 1 << 20;
 /// The most resource handles that one instance may hold.
 pub const MAX_HANDLES: usize = 1024;
 
@@ -98,23 +105,23 @@ pub struct CapsuleTotals {
 impl Tally {
     /// Twice the average, at least a slice, at most `bound`.
     fn estimate(&self, bound: u64) -> u64 {
-        self.average_fuel.load(Relaxed).saturating_mul(2).max(FUEL_SLICE).min(bound)
+        self.average_fuel.load(Ordering::Relaxed).saturating_mul(2).max(FUEL_SLICE).min(bound)
     }
 
     fn add(&self, used: &Used) {
-        self.fuel.fetch_add(used.fuel, Relaxed);
-        self.calls.fetch_add(1, Relaxed);
-        self.peak_memory_bytes.fetch_max(used.peak_memory_bytes, Relaxed);
-        let average = self.average_fuel.load(Relaxed);
+        self.fuel.fetch_add(used.fuel, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.peak_memory_bytes.fetch_max(used.peak_memory_bytes, Ordering::Relaxed);
+        let average = self.average_fuel.load(Ordering::Relaxed);
         let moved = if average == 0 { used.fuel } else { average - average / 8 + used.fuel / 8 };
-        self.average_fuel.store(moved, Relaxed);
+        self.average_fuel.store(moved, Ordering::Relaxed);
     }
 
     pub fn totals(&self) -> CapsuleTotals {
         CapsuleTotals {
-            fuel: self.fuel.load(Relaxed),
-            calls: self.calls.load(Relaxed),
-            peak_memory_bytes: self.peak_memory_bytes.load(Relaxed),
+            fuel: self.fuel.load(Ordering::Relaxed),
+            calls: self.calls.load(Ordering::Relaxed),
+            peak_memory_bytes: self.peak_memory_bytes.load(Ordering::Relaxed),
         }
     }
 }
@@ -226,6 +233,39 @@ impl Drop for Charge {
         if let Some((payer, reserved)) = &self.payer {
             self.meter.ledger.settle(payer, *reserved, self.used, self.meter.started.elapsed());
         }
+    }
+}
+
+/// How long a call has waited inside host functions, so that "slow" can be told from "busy": what is left of its
+/// duration it computed, or stood in line for an instance or a core. Counted around the functions of `astrid:*` that
+/// wait (requests, commits, credentials, installations); a wait that is given up counts up to then. Time in which a
+/// future is polled would not do: a request's callee runs within it.
+#[derive(Debug, Clone, Default)]
+pub struct HostWait(Arc<AtomicU64>);
+
+impl HostWait {
+    pub fn around<F: Future>(&self, wait: F) -> impl Future<Output = F::Output> + use<F> {
+        let counted = self.clone();
+        async move {
+            let _counting = Counting { counted, since: Instant::now() };
+            wait.await
+        }
+    }
+
+    pub fn so_far(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct Counting {
+    counted: HostWait,
+    since: Instant,
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let nanoseconds = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.counted.0.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -371,5 +411,16 @@ mod tests {
             charge.used(Used { fuel: 1 << 40, ..Used::default() });
         }
         assert_eq!(tally.totals().calls, 2);
+    }
+
+    #[tokio::test]
+    async fn waits_add_up_and_one_that_is_given_up_counts() {
+        let waited = HostWait::default();
+        waited.around(tokio::time::sleep(Duration::from_millis(10))).await;
+        let first = waited.so_far();
+        assert!(first >= Duration::from_millis(10));
+        let given_up = waited.around(std::future::pending::<()>());
+        assert!(tokio::time::timeout(Duration::from_millis(10), given_up).await.is_err());
+        assert!(waited.so_far() >= first + Duration::from_millis(10));
     }
 }

@@ -53,7 +53,7 @@ pub struct Effective {
 }
 
 impl Effective {
-    /// The host's defaults; how many calls run at once is the operator's choice (`pool.max-concurrent-calls`).
+    /// The host's defaults; how many calls run at once is the operator's choice (`runtime.max-concurrent-calls`).
     pub fn defaults(concurrent_calls: usize) -> Self {
         Self {
             memory_bytes: 64 << 20,

@@ -1,4 +1,4 @@
-//! Who gets an instance: fair shares in front of the allocator.
+//! Who is next: fair shares in front of whatever has so many slots, instances above all.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -37,20 +37,20 @@ type Key = (Lane, bool);
 type Waiter = oneshot::Sender<()>;
 
 /// One set of slots.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     shares: Mutex<Shares<Key, Waiter>>,
 }
 
 impl Gate {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self { shares: Mutex::new(Shares::new(bounds)) }
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.shares.lock().expect("no panic under this lock").waiting()
     }
 
-    pub(super) async fn admit(&self, key: Key, most: usize, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
+    pub(crate) async fn admit(&self, key: Key, most: usize, deadline: Instant) -> Result<Permit<'_>, Overloaded> {
         let (waiter, turn) = oneshot::channel();
         let arrived = self.shares.lock().expect("no panic under this lock").arrive(&key, waiter, most);
         let permit = Permit { gate: self, key, fuel: 0 };

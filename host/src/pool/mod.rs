@@ -13,50 +13,24 @@ mod admission;
 
 use std::sync::Mutex;
 
-use serde::Deserialize;
 use tokio::time::Instant;
 use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::sched::Bounds;
-use admission::Gate;
+pub(crate) use admission::Gate;
 pub use admission::{Lane, Permit, Rank};
 
-/// `[pool]` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+/// How large the pool is; checked before it gets here.
+#[derive(Debug, Clone)]
 pub struct Config {
-    /// Instances that may be alive at once (16 to 4000).
+    /// Instances that may be alive at once, at least 16.
     pub instances: u32,
-    /// The most linear memory that any instance can have, in bytes (1 MiB to 4 GiB).
+    /// The most linear memory that any instance can have, in bytes.
     pub max_memory_bytes: u64,
-    /// Calls that may wait for an instance (1 to 1,000,000).
+    /// Calls that may wait for an instance.
     pub max_waiting: usize,
-    /// Calls of one principal that run at once, where no quota says otherwise (1 to 4000); more wait their turn.
+    /// Calls of one principal that run at once, where no quota says otherwise; more wait their turn.
     pub max_concurrent_calls: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { instances: 1000, max_memory_bytes: 64 << 20, max_waiting: 4096, max_concurrent_calls: 64 }
-    }
-}
-
-impl Config {
-    pub fn check(&self) -> Result<(), String> {
-        if !(16..=4000).contains(&self.instances) {
-            return Err(format!("pool.instances = {} must be 16 to 4000", self.instances));
-        }
-        if !(1 << 20..=4 << 30).contains(&self.max_memory_bytes) {
-            return Err(format!("pool.max-memory-bytes = {} must be 1 MiB to 4 GiB", self.max_memory_bytes));
-        }
-        if !(1..=1_000_000).contains(&self.max_waiting) {
-            return Err(format!("pool.max-waiting = {} must be 1 to 1000000", self.max_waiting));
-        }
-        if !(1..=4000).contains(&self.max_concurrent_calls) {
-            return Err(format!("pool.max-concurrent-calls = {} must be 1 to 4000", self.max_concurrent_calls));
-        }
-        Ok(())
-    }
 }
 
 /// What boot found out about the machine.
@@ -229,7 +203,8 @@ mod tests {
     use super::*;
 
     fn pool(max_waiting: usize) -> Pool {
-        Pool::new(&Config { instances: 16, max_waiting, ..Config::default() }).unwrap()
+        let (max_memory_bytes, max_concurrent_calls) = (64 << 20, 64);
+        Pool::new(&Config { instances: 16, max_memory_bytes, max_waiting, max_concurrent_calls }).unwrap()
     }
 
     #[tokio::test]

@@ -2,18 +2,20 @@
 //!
 //! Pure: no lock, no clock, no tasks. Callers are grouped in lanes (a principal, or an address before anybody has said
 //! who they are). A free slot goes to whoever asks; when none is free, callers wait, and each slot that becomes free
-//! goes to the next lane whose turn it is. Turns follow a deficit round robin on fuel: what a lane's calls used is
-//! taken from its credit when they end, and a lane in debt waits while others catch up. So a lane that burns much fuel
-//! in few calls gets no more than one that makes many small ones.
+//! goes to the lane that has used least: start-time fair queueing (Goyal, Vin and Cheng, 1996) with fuel as the cost.
+//! A lane carries a tag in virtual time, which the fuel of its calls moves on when they end; the lane with the lowest
+//! tag is next, and its tag is the virtual time then. So a lane that burns much fuel in few calls gets no more than one
+//! that makes many small ones. A lane that idles saves nothing up, and keeps its debt for as long as others wait.
 //!
-//! Bounded by: slots, calls that wait, calls of one lane that run at once, a bound that each arrival brings: the latest
-//! holds. A raised one counts as soon as nobody of the lane waits. A lane with nothing running or waiting costs nothing.
+//! Bounded by: slots, calls that wait, calls of one lane that run at once (a bound that each arrival brings: the
+//! latest holds, and a raised one counts as soon as nobody of the lane waits), [`MAX_DEBTORS`]. While nobody waits, a
+//! lane with nothing running costs nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Fuel that a turn adds to a lane's credit.
-pub const QUANTUM: i64 = 10_000_000;
+/// Idle lanes whose debt is remembered; when there are more, all are forgiven.
+pub const MAX_DEBTORS: usize = 10_000;
 
 /// The bounds of one set of slots.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +44,15 @@ pub struct Shares<K, T> {
     bounds: Bounds,
     running: usize,
     waiting: usize,
-    tickets: u64,
+    /// Names tickets, and breaks ties between turns in the order in which they came.
+    serial: u64,
+    /// The tag of the lane that was served last: fuel.
+    now: u64,
     lanes: HashMap<K, Lane<T>>,
-    /// Lanes with callers that wait and room to run them, in order.
-    turns: VecDeque<K>,
+    /// Lanes that idle and are in debt.
+    debtors: usize,
+    /// Lanes with callers that wait and room to run one, by tag.
+    turns: BTreeMap<(u64, u64), K>,
 }
 
 struct Lane<T> {
@@ -53,13 +60,23 @@ struct Lane<T> {
     running: usize,
     /// Calls of it that run at once.
     most: usize,
-    credit: i64,
-    queued: bool,
+    tag: u64,
+    /// Its place in `turns`.
+    turn: Option<(u64, u64)>,
 }
 
 impl<K: Clone + Eq + Hash, T> Shares<K, T> {
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, running: 0, waiting: 0, tickets: 0, lanes: HashMap::new(), turns: VecDeque::new() }
+        Self {
+            bounds,
+            running: 0,
+            waiting: 0,
+            serial: 0,
+            now: 0,
+            lanes: HashMap::new(),
+            debtors: 0,
+            turns: BTreeMap::new(),
+        }
     }
 
     /// Calls that run.
@@ -74,14 +91,11 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
 
     /// A call of `key`, of whose calls at most `most` run at once, asks for a slot.
     pub fn arrive(&mut self, key: &K, call: T, most: usize) -> Arrived<T> {
-        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
-            waiting: VecDeque::new(),
-            running: 0,
-            most,
-            credit: 0,
-            queued: false,
-        });
+        let fresh = || Lane { waiting: VecDeque::new(), running: 0, most, tag: self.now, turn: None };
+        let lane = self.lanes.entry(key.clone()).or_insert_with(fresh);
         lane.most = most;
+        let back = lane.is_idle() && lane.tag > self.now;
+        self.debtors -= usize::from(back);
         // Whoever waits with room in its lane waits for a slot, so a free slot means that nobody is passed over.
         if self.running < self.bounds.slots && lane.running < lane.most && lane.waiting.is_empty() {
             lane.running += 1;
@@ -92,8 +106,8 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
             self.forget_if_idle(key);
             return Arrived::Refused(call);
         }
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
+        self.serial += 1;
+        let ticket = Ticket(self.serial);
         lane.waiting.push_back((ticket, call));
         self.waiting += 1;
         self.queue(key);
@@ -104,7 +118,7 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
     pub fn leave(&mut self, key: &K, fuel: u64) -> Option<(K, T)> {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.running -= 1;
-            lane.credit = lane.credit.saturating_sub_unsigned(fuel);
+            lane.tag = lane.tag.max(self.now).saturating_add(fuel);
             self.running -= 1;
         }
         self.queue(key);
@@ -120,73 +134,66 @@ impl<K: Clone + Eq + Hash, T> Shares<K, T> {
         lane.waiting.retain(|(t, _)| *t != ticket);
         let gone = before - lane.waiting.len();
         self.waiting -= gone;
-        if lane.waiting.is_empty() && lane.queued {
-            lane.queued = false;
-            self.turns.retain(|k| k != key);
-        }
+        self.queue(key);
         self.forget_if_idle(key);
         gone > 0
     }
 
     /// Gives a free slot to the lane whose turn it is.
     fn next(&mut self) -> Option<(K, T)> {
-        if self.running >= self.bounds.slots || self.turns.is_empty() {
+        if self.running >= self.bounds.slots {
             return None;
         }
-        self.pay_off();
-        // After paying off, a lane out of debt is at most one round away.
-        for _ in 0..self.turns.len() {
-            let key = self.turns.pop_front()?;
-            let lane = self.lanes.get_mut(&key).expect("a lane with a turn exists");
-            if lane.credit < 0 {
-                self.turns.push_back(key);
-                continue;
-            }
-            let (_, call) = lane.waiting.pop_front().expect("a lane with a turn has callers that wait");
-            lane.queued = false;
-            lane.running += 1;
-            self.running += 1;
-            self.waiting -= 1;
-            self.queue(&key);
-            return Some((key, call));
-        }
-        None
+        let ((tag, _), key) = self.turns.pop_first()?;
+        let lane = self.lanes.get_mut(&key).expect("a lane with a turn exists");
+        let (_, call) = lane.waiting.pop_front().expect("a lane with a turn has callers that wait");
+        lane.turn = None;
+        lane.running += 1;
+        self.running += 1;
+        self.waiting -= 1;
+        self.now = self.now.max(tag);
+        self.queue(&key);
+        Some((key, call))
     }
 
-    /// The rounds in which no lane could run, all at once: each gives every lane a quantum. Credit does not pile up:
-    /// there are no more rounds than the lane with the least debt needs, so it is left with less than a quantum, and
-    /// no other with more.
-    fn pay_off(&mut self) {
-        let debt = |lane: &Lane<T>| lane.credit.saturating_neg().max(0);
-        let least = self.turns.iter().map(|k| debt(&self.lanes[k])).min().unwrap_or(0);
-        if least == 0 {
-            return;
-        }
-        let rounds = least.unsigned_abs().div_ceil(QUANTUM.unsigned_abs());
-        let paid = i64::try_from(rounds).unwrap_or(i64::MAX).saturating_mul(QUANTUM);
-        for key in &self.turns {
-            if let Some(lane) = self.lanes.get_mut(key) {
-                lane.credit = lane.credit.saturating_add(paid);
-            }
-        }
-    }
-
-    /// Puts the lane in line if it has callers that wait and room to run one.
+    /// Puts the lane where it belongs among the turns: by its tag if it has callers that wait and room to run one, else
+    /// nowhere.
     fn queue(&mut self, key: &K) {
-        if let Some(lane) = self.lanes.get_mut(key)
-            && !lane.queued
-            && !lane.waiting.is_empty()
-            && lane.running < lane.most
-        {
-            lane.queued = true;
-            self.turns.push_back(key.clone());
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let wants = !lane.waiting.is_empty() && lane.running < lane.most;
+        match lane.turn {
+            Some((tag, _)) if wants && tag == lane.tag => return,
+            Some(turn) => {
+                self.turns.remove(&turn);
+            }
+            None => {}
+        }
+        lane.turn = wants.then(|| {
+            self.serial += 1;
+            (lane.tag, self.serial)
+        });
+        if let Some(turn) = lane.turn {
+            self.turns.insert(turn, key.clone());
         }
     }
 
     fn forget_if_idle(&mut self, key: &K) {
-        if self.lanes.get(key).is_some_and(|lane| lane.running == 0 && lane.waiting.is_empty()) {
+        let Some(lane) = self.lanes.get(key).filter(|lane| lane.is_idle()) else { return };
+        if lane.tag > self.now {
+            self.debtors += 1;
+        } else {
             self.lanes.remove(key);
         }
+        if self.debtors > 0 && (self.waiting == 0 || self.debtors > MAX_DEBTORS) {
+            self.lanes.retain(|_, lane| !lane.is_idle());
+            self.debtors = 0;
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.waiting.is_empty()
     }
 }
 
@@ -243,7 +250,7 @@ mod tests {
         let mut shares = shares(1, 10_000);
         let cost = |key: u32| if key == 1 { 100_000_000 } else { 1_000_000 };
         assert!(matches!(shares.arrive(&1, 0, MOST), Arrived::Runs(_)));
-        for _ in 0..20 {
+        for _ in 0..200 {
             shares.arrive(&1, 0, MOST);
         }
         for _ in 0..2_000 {
@@ -257,6 +264,43 @@ mod tests {
         }
         let ratio = used[&1] as f64 / used[&2] as f64;
         assert!((0.8..1.25).contains(&ratio), "{used:?}");
+    }
+
+    #[test]
+    fn one_heavy_call_at_a_time_is_paid_for_as_well() {
+        // Each lane has one call at a time and asks again as soon as it has ended; four light ones and a heavy one.
+        let mut shares = shares(1, 100);
+        let cost = |key: u32| if key == 0 { 8_000_000 } else { 1_000_000 };
+        let mut running = 0;
+        assert!(matches!(shares.arrive(&0, 0, MOST), Arrived::Runs(_)));
+        for key in 1..5 {
+            shares.arrive(&key, 0, MOST);
+        }
+        let mut used: BTreeMap<u32, u64> = BTreeMap::new();
+        for _ in 0..1_000 {
+            *used.entry(running).or_default() += cost(running);
+            let next = shares.leave(&running, cost(running)).unwrap().0;
+            shares.arrive(&running, 0, MOST);
+            running = next;
+        }
+        let (most, least) = (used.values().max().unwrap(), used.values().min().unwrap());
+        assert!(most * 4 < least * 5, "{used:?}");
+    }
+
+    #[test]
+    fn debts_are_forgiven_when_nobody_waits_and_are_bounded() {
+        let mut shares = shares(1, 100_000);
+        shares.arrive(&0, 0, MOST);
+        let lanes = MAX_DEBTORS as u32 + 10;
+        for key in 1..=lanes {
+            shares.arrive(&key, 0, MOST);
+        }
+        let mut running = 0;
+        while let Some((next, _)) = shares.leave(&running, 1_000) {
+            assert!(shares.debtors <= MAX_DEBTORS);
+            running = next;
+        }
+        assert_eq!((shares.lanes.len(), shares.debtors), (0, 0));
     }
 
     #[test]

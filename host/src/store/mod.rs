@@ -33,7 +33,7 @@ pub use file::OpenError;
 use queue::{Job, Queue};
 
 /// What the store may use. `store` in the host's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Memory for pages of the file, in bytes.
@@ -311,16 +311,3 @@ const COMMITS: &str = "astrid_store_commits_total";
 const BATCH_COMMITS: &str = "astrid_store_batch_commits";
 const COMMIT_SECONDS: &str = "astrid_store_commit_seconds";
 const QUEUE_COMMITS: &str = "astrid_store_queue_commits";
-
-/// Registers the metrics' help texts with the installed recorder.
-pub fn describe() {
-    use metrics::Unit::{Count, Seconds};
-    metrics::describe_counter!(
-        COMMITS,
-        Count,
-        "Commits by outcome: committed, conflict, quota, overloaded (refused at once), unavailable (disk failed or closed)"
-    );
-    metrics::describe_histogram!(BATCH_COMMITS, Count, "Commits that shared one sync");
-    metrics::describe_histogram!(COMMIT_SECONDS, Seconds, "Time to check, apply and sync one batch");
-    metrics::describe_gauge!(QUEUE_COMMITS, Count, "Commits waiting when the writer last looked");
-}

@@ -2,12 +2,13 @@
 #![allow(unreachable_pub, reason = "generated; only what the tests of capsules need is exported again")]
 
 wasmtime::component::bindgen!({
-    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
+    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/env", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
     inline: "
         package astrid:sdk-test;
         world everything {
             include astrid:capsule/imports@0.1.0;
             export astrid:bus/handler@0.1.0;
+            export astrid:bus/interceptor@0.1.0;
             export astrid:http/handler@0.1.0;
             export astrid:authority/authenticator@0.1.0;
             export astrid:capsule/lifecycle@0.1.0;

@@ -17,13 +17,14 @@ use wasmtime::component::{Instance, InstancePre};
 
 use crate::bindings::exports::astrid::authority::authenticator::GuestIndices as AuthenticatorExport;
 use crate::bindings::exports::astrid::bus::handler::GuestIndices as HandlerExport;
+use crate::bindings::exports::astrid::bus::interceptor::GuestIndices as InterceptorExport;
 use crate::bindings::exports::astrid::capsule::lifecycle::GuestIndices as LifecycleExport;
 use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
 use crate::bus::MAX_PAYLOAD_BYTES;
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
-    Rejection, Request, Response, Standing, engine, find, keys,
+    Rejection, Request, Response, Standing, Verdict, engine, find, keys,
 };
 
 /// What one call has used.
@@ -98,6 +99,14 @@ impl Capsule {
     /// As [`Call::handle`].
     pub fn handle(&mut self, handler: &str, payload: impl Serialize) -> Result<Result<Value, Refusal>, CallError> {
         self.as_principal(ANONYMOUS).handle(handler, payload)
+    }
+
+    /// Shows a message of `anonymous` to an interceptor; see [`Call::intercept`].
+    ///
+    /// # Errors
+    /// As [`Call::intercept`].
+    pub fn intercept(&mut self, handler: &str, payload: impl Serialize) -> Result<Verdict, CallError> {
+        self.as_principal(ANONYMOUS).intercept(handler, payload)
     }
 
     /// Calls `astrid:capsule/lifecycle.start`, as the host does before a version goes live.
@@ -181,7 +190,19 @@ impl Capsule {
         self.fakes.sessions.authenticator = Some(Box::new(authenticator));
     }
 
-    /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `session.holds`.
+    /// Gives `principal` a value of its own for a field of the manifest's `[env]`.
+    ///
+    /// # Panics
+    /// If the manifest has no such field, it does not take the value, or the principal is `anonymous`.
+    pub fn set_env(&mut self, principal: &str, field: &str, value: &str) {
+        assert_ne!(principal, ANONYMOUS, "set_env: `anonymous` has the defaults alone");
+        let known = self.manifest.env.get(field).unwrap_or_else(|| panic!("set_env: there is no [env.{field}]"));
+        known.check(value).unwrap_or_else(|why| panic!("set_env: {field}: {why}"));
+        self.fakes.env.insert((principal.into(), field.into()), value.into());
+    }
+
+    /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `holds` of sessions and of
+    /// `astrid:authority/held`.
     ///
     /// # Panics
     /// If `capability` is none.
@@ -253,7 +274,7 @@ impl Capsule {
     }
 }
 
-/// One call to a handler, being put together.
+/// One message to a handler or an interceptor, being put together.
 pub struct Call<'a> {
     capsule: &'a mut Capsule,
     principal: String,
@@ -295,15 +316,63 @@ impl Call<'_> {
     /// When the manifest does not bind the handler, the export is missing, the payload or the answer is too large, or
     /// the instance dies.
     pub fn handle_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Result<Vec<u8>, Refusal>, CallError> {
-        let Self { capsule, principal, target, topic } = self;
-        let bound = || {
-            let plain = |pattern: &Pattern| !pattern.segments().any(|segment| segment == "*");
-            let binding = capsule.manifest.subscribe.iter().find(|s| s.handler == handler && plain(&s.topic))?;
-            Some(binding.topic.as_str().to_owned())
-        };
-        fits(payload.len())?;
-        let topic = topic.or_else(bound).ok_or_else(|| CallError::Unbound(handler.into()))?;
+        let manifest = self.capsule.manifest.clone();
+        let bindings = manifest.subscribe.iter().map(|binding| (binding.handler.as_str(), &binding.topic));
+        let (capsule, caller, message) = self.message(handler, bindings, payload)?;
         let indices = HandlerExport::new(&capsule.linked).map_err(|_| CallError::NoExport("astrid:bus/handler"))?;
+        let answer = capsule.run(caller, |store, instance| {
+            indices.load(&mut *store, instance)?.call_handle(store, handler, &message)
+        })?;
+        fits(answer.as_ref().map_or(0, Vec::len))?;
+        Ok(answer)
+    }
+
+    /// Shows a message with a JSON payload to an interceptor. Its priority and what becomes of a failure are the host's
+    /// part.
+    ///
+    /// # Errors
+    /// As [`Self::intercept_bytes`].
+    ///
+    /// # Panics
+    /// If `payload` can't be written as JSON.
+    pub fn intercept(self, handler: &str, payload: impl Serialize) -> Result<Verdict, CallError> {
+        self.intercept_bytes(handler, serde_json::to_vec(&payload).expect("the test's own payload is JSON"))
+    }
+
+    /// Shows a message with these bytes to an interceptor.
+    ///
+    /// # Errors
+    /// When the manifest has no interception with this handler, the export is missing, the payload or what replaces it is
+    /// too large, or the instance dies.
+    pub fn intercept_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Verdict, CallError> {
+        let manifest = self.capsule.manifest.clone();
+        let interceptions = manifest.intercept.iter().map(|one| (one.handler.as_str(), &one.topic));
+        let (capsule, caller, message) = self.message(handler, interceptions, payload)?;
+        let missing = |_| CallError::NoExport("astrid:bus/interceptor");
+        let indices = InterceptorExport::new(&capsule.linked).map_err(missing)?;
+        let verdict = capsule.run(caller, |store, instance| {
+            indices.load(&mut *store, instance)?.call_intercept(store, handler, &message)
+        })?;
+        if let Verdict::Replace(payload) = &verdict {
+            fits(payload.len())?;
+        }
+        Ok(verdict)
+    }
+}
+
+impl<'a> Call<'a> {
+    /// The message, on the topic that was named or the first single one among `declared` with this handler.
+    fn message<'d>(
+        self,
+        handler: &str,
+        mut declared: impl Iterator<Item = (&'d str, &'d Pattern)>,
+        payload: Vec<u8>,
+    ) -> Result<(&'a mut Capsule, Caller, Message), CallError> {
+        let Self { capsule, principal, target, topic } = self;
+        let plain = |pattern: &Pattern| !pattern.segments().any(|segment| segment == "*");
+        let single = || declared.find(|(name, topic)| *name == handler && plain(topic)).map(|(_, t)| t.as_str().into());
+        fits(payload.len())?;
+        let topic = topic.or_else(single).ok_or_else(|| CallError::Unbound(handler.into()))?;
         let caller = capsule.caller(&principal);
         let message = Message {
             id: capsule.fakes.bus.next_id(),
@@ -314,11 +383,7 @@ impl Call<'_> {
             remaining_ms: caller.remaining_ms,
             payload,
         };
-        let answer = capsule.run(caller, |store, instance| {
-            indices.load(&mut *store, instance)?.call_handle(store, handler, &message)
-        })?;
-        fits(answer.as_ref().map_or(0, Vec::len))?;
-        Ok(answer)
+        Ok((capsule, caller, message))
     }
 }
 

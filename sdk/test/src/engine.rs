@@ -17,6 +17,7 @@ use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiVie
 
 use crate::bindings::Everything;
 use crate::bus::Bus;
+use crate::env::Values;
 use crate::registrar::Registrar;
 use crate::sessions::Sessions;
 use crate::store::MemoryStore;
@@ -45,6 +46,7 @@ pub(crate) struct Fakes {
     pub(crate) store: MemoryStore,
     pub(crate) bus: Bus,
     pub(crate) sessions: Sessions,
+    pub(crate) env: Values,
     pub(crate) registrar: Registrar,
     pub(crate) host: FakeHost,
     pub(crate) logs: Vec<Logged>,

@@ -35,7 +35,7 @@ fn sentences(problems: &[Problem]) -> String {
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The manifest has no `[[subscribe]]` with this handler, or only patterns with a `*` (name the topic then, with
+    /// The manifest has no `[[subscribe]]` or `[[intercept]]` with this handler, or only patterns with a `*` (name the topic then, with
     /// [`Call::with_topic`](crate::Call::with_topic)).
     #[error("the manifest binds no single topic to handler `{0}`")]
     Unbound(String),

@@ -10,7 +10,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Owns the fakes: a store in memory, responders for the bus, real ed25519 keys from fixed seeds, sessions, the
+//! Owns the fakes: a store in memory, responders for the bus, real ed25519 keys from fixed seeds, environment, sessions, the
 //! registrar and the host. They keep the contracts of `wit/`: what the manifest does not ask for is denied, topics
 //! that it does not name can't be sent to, a conflict is a conflict. Everything is deterministic but the guest's
 //! random numbers; the clock stands still until the test moves it.
@@ -25,6 +25,7 @@ mod bindings;
 mod bus;
 mod capsule;
 mod engine;
+mod env;
 mod error;
 mod find;
 mod http;
@@ -37,13 +38,15 @@ mod sys;
 pub use bindings::astrid::authority::registrar::{Quotas, Standing};
 pub use bindings::astrid::authority::sessions::Rejection;
 pub use bindings::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
+pub use bindings::astrid::env::env::{Field, Kind};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Capsule as CapsuleRow, HostStatus, InstallError, Installed, LogLine, PrincipalUsage,
+    Capsule as CapsuleRow, EnvError, HostStatus, InstallError, Installed, LogLine, PrincipalUsage, Setting,
 };
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use bindings::exports::astrid::bus::interceptor::Verdict;
 pub use capsule::{Call, Capsule, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};

@@ -1,4 +1,4 @@
-//! `astrid:authority/sessions`: an authenticator and grants that the test sets.
+//! `astrid:authority/sessions` and `held`: an authenticator and grants that the test sets.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,7 @@ use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::Result as Wasm;
 use wasmtime::component::Resource;
 
+use crate::bindings::astrid::authority::held;
 use crate::bindings::astrid::authority::sessions::{self, Credential, Rejection};
 use crate::bindings::astrid::bus::bus::Options;
 use crate::bindings::astrid::bus::types::Failure;
@@ -63,6 +64,28 @@ impl Sessions {
         let held = self.grants.get(principal).map(Vec::as_slice).unwrap_or_default();
         held.iter().any(|held| held.covers(&required) || own.as_ref().is_some_and(|own| held.covers(own)))
     }
+}
+
+impl held::Host for State {
+    fn holds(&mut self, capability: String, target: Option<String>) -> Wasm<bool> {
+        Ok(self.fakes.sessions.holds(&self.caller.principal, &capability, target.as_deref()))
+    }
+
+    fn capabilities(&mut self) -> Wasm<Vec<String>> {
+        let held = self.fakes.sessions.grants.get(&self.caller.principal);
+        Ok(sorted(held.map(Vec::as_slice).unwrap_or_default()))
+    }
+
+    fn grants(&mut self) -> Wasm<Vec<String>> {
+        Ok(sorted(&self.manifest.asked()))
+    }
+}
+
+fn sorted(capabilities: &[Capability]) -> Vec<String> {
+    let mut texts: Vec<String> = capabilities.iter().map(Capability::to_string).collect();
+    texts.sort();
+    texts.dedup();
+    texts
 }
 
 impl sessions::Host for State {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use wasmtime::Result as Wasm;
 
+use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::host::{
-    self, Capsule, HostStatus, InstallError, Installed, LogLine, LogQuery, PrincipalUsage,
+    self, Capsule, EnvError, HostStatus, InstallError, Installed, LogLine, LogQuery, PrincipalUsage, Setting,
 };
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
@@ -26,12 +27,21 @@ pub struct FakeHost {
     pub capsules: Vec<Capsule>,
     /// What each known principal has used.
     pub usage: BTreeMap<String, PrincipalUsage>,
+    pub config: Vec<Setting>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
     /// What the next installs answer.
     pub install: Result<Installed, InstallError>,
     /// The path and grants of every install so far.
     pub installs: Vec<(String, Vec<String>)>,
+    /// What the next questions for fields answer.
+    pub env_fields: Result<Vec<Field>, EnvError>,
+    /// What the next values that are set or cleared answer.
+    pub env_write: Result<(), EnvError>,
+    /// Capsule and principal of every question for fields so far.
+    pub env_reads: Vec<(String, String)>,
+    /// Capsule, field, principal and value of everything that was set, or without a value cleared, so far.
+    pub env_writes: Vec<(String, String, String, Option<String>)>,
     /// How often a stop was asked for.
     pub shutdowns: u32,
 }
@@ -49,9 +59,14 @@ impl Default for FakeHost {
             },
             capsules: Vec::new(),
             usage: BTreeMap::new(),
+            config: Vec::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
+            env_fields: Ok(Vec::new()),
+            env_write: Ok(()),
+            env_reads: Vec::new(),
+            env_writes: Vec::new(),
             shutdowns: 0,
         }
     }
@@ -114,6 +129,10 @@ impl host::Host for State {
         Ok(self.fakes.host.capsules.clone())
     }
 
+    fn config(&mut self) -> Wasm<Vec<Setting>> {
+        Ok(self.fakes.host.config.clone())
+    }
+
     fn install(&mut self, path: String, grants: Vec<String>) -> Wasm<Result<Installed, InstallError>> {
         self.fakes.host.installs.push((path, grants));
         Ok(self.fakes.host.install.clone())
@@ -121,6 +140,27 @@ impl host::Host for State {
 
     fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {
         Ok(self.fakes.host.answer(&query))
+    }
+
+    fn env_fields(&mut self, capsule: String, principal: String) -> Wasm<Result<Vec<Field>, EnvError>> {
+        self.fakes.host.env_reads.push((capsule, principal));
+        Ok(self.fakes.host.env_fields.clone())
+    }
+
+    fn env_set(
+        &mut self,
+        capsule: String,
+        field: String,
+        principal: String,
+        value: String,
+    ) -> Wasm<Result<(), EnvError>> {
+        self.fakes.host.env_writes.push((capsule, field, principal, Some(value)));
+        Ok(self.fakes.host.env_write.clone())
+    }
+
+    fn env_clear(&mut self, capsule: String, field: String, principal: String) -> Wasm<Result<(), EnvError>> {
+        self.fakes.host.env_writes.push((capsule, field, principal, None));
+        Ok(self.fakes.host.env_write.clone())
     }
 
     fn shutdown(&mut self) -> Wasm<()> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot,
+    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -15,6 +15,14 @@ fn guest(name: &str) -> Capsule {
 
 fn echo() -> Capsule {
     guest("echo")
+}
+
+/// The filter guest, with less fuel: here nothing else ends its loop.
+fn filter() -> Capsule {
+    let path = astrid_sdk_test::packed("filter").unwrap_or_else(|error| panic!("{error}"));
+    let mut archive = Archive::read(File::open(path).unwrap()).unwrap();
+    archive.manifest.limits.max_fuel = 10_000_000;
+    Capsule::from_component(archive.manifest, &archive.component).unwrap()
 }
 
 /// The echo guest with another manifest.
@@ -75,6 +83,31 @@ fn an_export_that_is_missing_is_named() {
     assert_eq!(missing(echo.http(Request::get("/")).unwrap_err()), "astrid:http/handler");
     let bearer = Presented::Bearer("x".into());
     assert_eq!(missing(echo.authenticate(bearer).unwrap_err()), "astrid:authority/authenticator");
+}
+
+#[test]
+fn an_interceptor_passes_replaces_denies_or_dies() {
+    let mut filter = filter();
+    let mut judge = |payload: Value| filter.as_principal("ada").with_topic("echo.v1.say").intercept("judge", payload);
+    assert_eq!(judge(json!({ "a": 1 })).unwrap(), Verdict::Pass);
+    assert_eq!(judge(json!("replace")).unwrap(), Verdict::Replace(br#""replaced for ada""#.to_vec()));
+    assert_eq!(judge(json!("deny")).unwrap(), Verdict::Deny("the filter says no".into()));
+    assert!(matches!(judge(json!("oversize")), Err(CallError::TooLarge(_))));
+    assert!(matches!(judge(json!("trap")), Err(CallError::Trapped(why)) if why.contains("asked to by ada")));
+    assert!(matches!(judge(json!("loop")), Err(CallError::OutOfFuel(10_000_000))));
+}
+
+#[test]
+fn an_interceptor_needs_its_interception_its_topic_and_its_export() {
+    let mut filter = filter();
+    assert!(matches!(filter.intercept("judge", json!(1)), Err(CallError::Unbound(name)) if name == "judge"));
+    let unknown = filter.as_principal("ada").with_topic("echo.v1.say").intercept("nobody", json!(1));
+    assert!(matches!(unknown, Err(CallError::Trapped(why)) if why.contains("no interceptor `nobody`")));
+    let missing = echo().as_principal("ada").with_topic("echo.v1.say").intercept("judge", json!(1));
+    assert!(matches!(missing, Err(CallError::NoExport("astrid:bus/interceptor"))));
+    let intercept = "[[intercept]]\ntopic = \"echo.v1.say\"\nhandler = \"judge\"\n";
+    let Err(error) = echo_with(intercept) else { panic!("the component exports no interceptor") };
+    assert!(error.to_string().contains("astrid:bus/interceptor"), "{error}");
 }
 
 #[test]
@@ -261,4 +294,51 @@ fn the_clock_stands_still_until_the_test_moves_it() {
     assert_eq!(echo.time(), DEFAULT_TIME + 5);
     echo.set_time(0);
     assert_eq!(echo.time(), 0);
+}
+
+#[test]
+fn a_capsule_finds_the_values_of_its_caller_over_the_manifests_defaults() {
+    let mut env = guest("env");
+    env.set_env("alice", "KEY", "sk-1");
+    env.set_env("alice", "LIMIT", "7");
+    let mut get = |principal: &str, name: &str| {
+        env.as_principal(principal)
+            .handle("get", json!({ "name": name }))
+            .unwrap()
+            .map(|answer| answer["value"].clone())
+    };
+    assert_eq!((get("alice", "KEY"), get("alice", "LIMIT")), (Ok(json!("sk-1")), Ok(json!("7"))));
+    for other in ["bob", "default", "anonymous"] {
+        assert_eq!((get(other, "KEY"), get(other, "LIMIT")), (Ok(Value::Null), Ok(json!("3"))), "{other}");
+    }
+    assert_eq!(get("alice", "NONE").unwrap_err().code, RefusalCode::Internal);
+
+    let listed = env.as_principal("alice").handle("list", json!({})).unwrap().unwrap();
+    assert_eq!(listed["fields"], json!([["KEY", true], ["LIMIT", true], ["LOUD", false], ["MODEL", false]]));
+    let missing = env.as_principal("bob").handle("require", json!({ "name": "KEY" })).unwrap().unwrap_err();
+    assert!(missing.code == RefusalCode::Invalid && missing.reason.contains("KEY"), "{}", missing.reason);
+}
+
+#[test]
+#[should_panic(expected = "true or false")]
+fn a_value_that_a_host_would_refuse_can_not_be_set() {
+    guest("env").set_env("alice", "LOUD", "yes");
+}
+
+#[test]
+fn a_capsule_can_ask_what_it_and_its_caller_hold() {
+    let mut env = guest("env");
+    env.grant("alice", "self:notes:*");
+    env.grant("alice", "bus:request");
+    let held = env.as_principal("alice").handle("held", json!({})).unwrap().unwrap();
+    assert_eq!(held, json!({ "capabilities": ["bus:request", "self:notes:*"], "grants": ["bus:send:echo:v1:say"] }));
+    let mut holds = |capability: &str, target: Option<&str>| {
+        env.as_principal("alice")
+            .handle("holds", json!({ "capability": capability, "target": target }))
+            .unwrap()
+            .unwrap()
+    };
+    assert_eq!(holds("notes:add", Some("alice")), true);
+    assert_eq!(holds("notes:add", None), false);
+    assert_eq!(holds("bus:*", None), false);
 }

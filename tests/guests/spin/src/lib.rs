@@ -1,4 +1,4 @@
-//! Never ends: computes for ever, or calls the host for ever. Only a deadline or fuel stops either.
+//! Never ends: computes for ever, or calls the host for ever, cheaply or dearly. Only a deadline or fuel stops it.
 
 use std::hint::black_box;
 
@@ -18,4 +18,21 @@ fn call(_: Message) -> Answer {
     }
 }
 
-handlers! { "compute" => compute, "call" => call }
+/// Each call keeps the host busy for a while and costs next to no fuel.
+fn random(_: Message) -> Answer {
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        getrandom::fill(&mut bytes).map_err(|error| Refusal::internal(error.to_string()))?;
+        black_box(&bytes);
+    }
+}
+
+/// Each call hands the host two megabytes.
+fn shout(_: Message) -> Answer {
+    let text = "a".repeat(2 << 20);
+    loop {
+        log::debug!("{text}");
+    }
+}
+
+handlers! { "compute" => compute, "call" => call, "random" => random, "shout" => shout }
