@@ -8,7 +8,7 @@ use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::{Person, bus, install, install_guests, join};
+use crate::{Person, bus, install, install_guests, install_with, join};
 
 const SECRET: &str = "sk-xylophone-4711";
 const OTHER: &str = "sk-quicksilver-0815";
@@ -51,7 +51,7 @@ fn holds(home: &Home, text: &str) -> bool {
 async fn each_principal_has_its_own_secret_and_no_answer_log_or_file_ever_holds_it() {
     let home = Home::new();
     let daemon = home.start();
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:echo:v1:say"]);
+    install(&daemon, &astrid_tests::pack::packed("env"));
     let ada = join(&daemon, "admin", "ada", 1).await;
     let bob = join(&daemon, "admin", "bob", 2).await;
     let carl = join(&daemon, "admin", "carl", 3).await;
@@ -99,7 +99,7 @@ async fn each_principal_has_its_own_secret_and_no_answer_log_or_file_ever_holds_
     };
 
     // A new version of the capsule finds the same values, and a cleared one is gone at the next call.
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:echo:v1:say"]);
+    install(&daemon, &astrid_tests::pack::packed("env"));
     assert_eq!(found(&daemon, &ada, "KEY").await, SECRET);
     for _ in 0..2 {
         assert_eq!(as_person(&daemon, &ada, Request::delete(&format!("{ENV}/KEY"))).await.status, 204);
@@ -122,7 +122,7 @@ async fn each_principal_has_its_own_secret_and_no_answer_log_or_file_ever_holds_
 #[tokio::test]
 async fn an_agent_manages_its_own_environment_and_nobody_elses() {
     let daemon = Daemon::start();
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:echo:v1:say"]);
+    install(&daemon, &astrid_tests::pack::packed("env"));
     let ada = join(&daemon, "agent", "ada", 1).await;
     join(&daemon, "agent", "bob", 2).await;
     let outcast = join(&daemon, "restricted", "carl", 3).await;
@@ -160,7 +160,7 @@ async fn an_agent_manages_its_own_environment_and_nobody_elses() {
 #[tokio::test]
 async fn what_is_not_there_is_404_and_what_does_not_fit_is_400_and_changes_nothing() {
     let daemon = Daemon::start();
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:echo:v1:say"]);
+    install(&daemon, &astrid_tests::pack::packed("env"));
     daemon.unix(Request::get("/api/capsules/none/env")).await.refusal(404, "not_found");
     daemon.unix(Request::get("/api/capsules/%2e%2e/env")).await.refusal(404, "not_found");
     for field in ["NONE", "key", "KEY%20", &"K".repeat(4000)] {
@@ -198,7 +198,7 @@ async fn what_is_not_there_is_404_and_what_does_not_fit_is_400_and_changes_nothi
 #[tokio::test]
 async fn the_command_line_takes_values_from_stdin_and_never_shows_them() {
     let daemon = Daemon::start();
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:echo:v1:say"]);
+    install(&daemon, &astrid_tests::pack::packed("env"));
     let ada = join(&daemon, "admin", "ada", 1).await;
     let typed = |arguments: &[&str], input: &str| {
         let mut child = Command::new(astrid_tests::daemon::path("astrid"))
@@ -233,7 +233,7 @@ async fn the_command_line_takes_values_from_stdin_and_never_shows_them() {
 async fn a_capsule_learns_what_it_and_its_caller_hold_as_it_is_enforced() {
     let daemon = Daemon::start();
     install_guests(&daemon, &["echo"]);
-    install(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:*"]);
+    install_with(&daemon, &astrid_tests::pack::packed("env"), &["bus:send:*"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     let held = as_person(&daemon, &ada, bus("env.v1.held", &json!({}))).await.expect(200);
     assert_eq!(held, json!({ "capabilities": ["*"], "grants": ["bus:send:echo:v1:say"] }));
