@@ -26,7 +26,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// As [`write`], readable by the owner alone.
+/// As [`write()`], readable by the owner alone.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes, 0o600)
 }

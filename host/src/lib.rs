@@ -12,7 +12,7 @@
 //! | [`authority`] | is this capability held? authentication and its memory |
 //! | [`store`], [`buckets`] | durable bytes; what a capsule sees of them |
 //! | [`keys`] | signing keys that no guest sees |
-//! | [`env`] | values of capsules' `[env]` fields, each principal's own, sealed |
+//! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
 //! | [`link`] | WIT conversion, one file for each interface |

@@ -54,7 +54,7 @@
 //!   repeat it, and nothing in a payload says who is calling: [`bus::Message::principal`] does.
 //! - It ends: by its answer, or by its deadline, its fuel or its memory. A panic is a trap: the caller gets `trapped`,
 //!   and nobody else notices.
-//! - `?` turns a failed [`bus`] request, a [`kv`], an [`env`] or a [`keys`] error into a fitting [`bus::Refusal`].
+//! - `?` turns a failed [`bus`] request, a [`kv`], an [`mod@env`] or a [`keys`] error into a fitting [`bus::Refusal`].
 //!
 //! Build it with `astrid-build build`, which makes a component of it for `wasm32-wasip2`. Natively everything compiles
 //! and nothing of the host answers, so logic that deserves native tests sits in modules that call none of it.

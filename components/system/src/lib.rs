@@ -2,7 +2,7 @@
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
 //! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`] and
-//! [`env`] say how the host's records read as JSON.
+//! [`mod@env`] say how the host's records read as JSON.
 
 pub mod desk;
 pub mod env;

@@ -22,7 +22,7 @@ struct Arguments {
     sets: Vec<String>,
     #[command(flatten)]
     runtime: Runtime,
-    /// The folder with Distro.toml and its capsules [default: <home>/distro]
+    /// The folder with Distro.toml and its capsules [default: distro in the home]
     #[arg(long, value_name = "DIR")]
     distro: Option<PathBuf>,
 }
