@@ -12,7 +12,7 @@ pub mod standing;
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use astrid_capsule::manifest::Subscribe;
+use astrid_capsule::manifest::{Declaration, Subscribe};
 use astrid_capsule::{Capability, PrincipalId};
 
 use crate::meter::quotas::Quotas;
@@ -106,6 +106,11 @@ impl Authority {
             }
         }
         Ok(())
+    }
+
+    /// Which capabilities exist, and which forms each has: what installed manifests declare.
+    pub fn set_scopes<'a>(&self, declared: impl IntoIterator<Item = &'a Declaration>) {
+        self.directory.write().expect("no panic under this lock").set_scopes(declared);
     }
 
     /// Names the capsule that authenticates from now on, or none.

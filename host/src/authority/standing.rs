@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use astrid_capsule::manifest::{Declaration, Scope};
 use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,7 @@ pub enum Rule {
 pub struct Directory {
     principals: HashMap<PrincipalId, Standing>,
     groups: HashMap<String, Vec<Capability>>,
+    scopes: HashMap<Capability, Scope>,
     latest: u64,
 }
 
@@ -108,14 +110,31 @@ impl Directory {
     }
 
     /// Unknown or disabled: no. A matching revoke: no. A matching grant: yes. A group's capability: yes. Else no.
-    /// Where the target is the caller, `required` or its `self:` form is enough, each judged on its own.
+    /// Where the target is the caller and the capability's declared scope has a `self:` form, that form is enough, too,
+    /// each judged on its own. What is declared nowhere has none: `self:*` must never be a way up.
     pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
-        let plain = self.decide_one(caller, required);
-        if plain.allowed || target != Some(caller) {
-            return plain;
+        let about_oneself = target == Some(caller);
+        match self.scopes.get(required).unwrap_or(&Scope::Global) {
+            Scope::Own if about_oneself => self.decide_one(caller, &required.self_form()),
+            Scope::Own => Decision { allowed: false, rule: Rule::Nothing },
+            Scope::Both if about_oneself => {
+                let own = self.decide_one(caller, &required.self_form());
+                if own.allowed { own } else { self.decide_one(caller, required) }
+            }
+            Scope::Both | Scope::Global => self.decide_one(caller, required),
         }
-        let own = self.decide_one(caller, &required.self_form());
-        if own.allowed { own } else { plain }
+    }
+
+    /// Which forms each declared capability has. Declarations that differ leave the plain form alone: a capsule must
+    /// not widen what another has declared.
+    pub fn set_scopes<'a>(&mut self, declared: impl IntoIterator<Item = &'a Declaration>) {
+        self.scopes.clear();
+        for declaration in declared {
+            let scope = self.scopes.entry(declaration.id.clone()).or_insert(declaration.scope);
+            if *scope != declaration.scope {
+                *scope = Scope::Global;
+            }
+        }
     }
 
     fn decide_one(&self, caller: &PrincipalId, required: &Capability) -> Decision {
@@ -257,6 +276,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use astrid_capsule::manifest::Danger;
 
     fn caps(texts: &[&str]) -> Vec<Capability> {
         texts.iter().map(|t| Capability::parse(t).unwrap()).collect()
@@ -271,7 +291,24 @@ mod tests {
         directory.apply(1, Change::SetGroup("admin".into(), caps(&["*"])));
         directory.apply(1, Change::SetGroup("agent".into(), caps(&["self:*"])));
         directory.apply(2, Change::SetPrincipal(id("a"), standing));
+        directory.set_scopes(&[
+            declared("a:b", Scope::Both),
+            declared("quota:get", Scope::Both),
+            declared("d:e:f", Scope::Own),
+            declared("capsule:install", Scope::Global),
+        ]);
         directory
+    }
+
+    fn declared(capability: &str, scope: Scope) -> Declaration {
+        Declaration {
+            id: Capability::parse(capability).unwrap(),
+            label: String::new(),
+            description: String::new(),
+            category: String::new(),
+            scope,
+            danger: Danger::Safe,
+        }
     }
 
     fn decide(standing: Standing, required: &str, target: Option<&str>) -> Decision {
@@ -296,6 +333,18 @@ mod tests {
         assert!(!decide(agent(), "quota:get", None).allowed);
         let without = Standing::new(true, vec!["agent".into()], vec![], caps(&["self:quota:get"]));
         assert!(!decide(without, "quota:get", Some("a")).allowed);
+    }
+
+    #[test]
+    fn the_self_form_is_no_way_up() {
+        let agent = || Standing::new(true, vec!["agent".into()], vec![], vec![]);
+        for global in ["capsule:install", "declared:nowhere"] {
+            assert!(!decide(agent(), global, Some("a")).allowed, "{global}");
+        }
+        let mut directory = directory(agent());
+        directory.set_scopes(&[declared("x", Scope::Global), declared("x", Scope::Both)]);
+        let x = &caps(&["x"])[0];
+        assert!(!directory.decide(&id("a"), x, Some(&id("a"))).allowed, "another capsule has widened it");
     }
 
     #[test]
@@ -355,7 +404,12 @@ mod tests {
                 enabled && !covered(&revokes) && (covered(&grants) || covered(group))
             };
             let needed = Capability::parse(required).unwrap();
-            let expected = holds(&needed) || (target == Some("a") && holds(&needed.self_form()));
+            let oneself = target == Some("a") && holds(&needed.self_form());
+            let expected = match required {
+                "a:b" => holds(&needed) || oneself,
+                "d:e:f" => oneself,
+                _ => holds(&needed),
+            };
             let standing = Standing::new(enabled, vec![group.into()], caps(&grants), caps(&revokes));
             prop_assert_eq!(decide(standing, required, target).allowed, expected);
         }

@@ -290,6 +290,9 @@ impl Loader {
                 authenticator = Some(generation.clone());
             }
         }
+        let manifests: Vec<Manifest> =
+            capsules.values().filter_map(|(record, _)| Manifest::parse(&record.manifest).ok()).collect();
+        host.authority.set_scopes(manifests.iter().flat_map(|manifest| &manifest.capability));
         host.bus.set_routes(routes, interceptions);
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
