@@ -191,12 +191,16 @@ fn announce(ready: &serde_json::Value) {
 
 async fn upkeep(host: Arc<Host>) {
     let mut tick = tokio::time::interval(observe::UPKEEP);
+    let mut storms = tokio::time::interval(observe::STORM_WINDOW);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
-                host.bus.storms().report(observe::UPKEEP);
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
+            }
+            _ = storms.tick() => {
+                host.bus.storms().report(observe::STORM_WINDOW);
+                metrics::counter!("astrid_background_ticks_total", "task" => "storms").increment(1);
             }
             () = host.shutdown.begun() => return,
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns the list of series with their help texts, and histogram bounds. Names begin with `astrid_` (`process_` for what
 //! the kernel counts) and carry their unit; labels have few values, never a principal. Samples are folded into buckets
-//! every five seconds, so nothing grows while nobody scrapes.
+//! every second, so nothing grows while nobody scrapes.
 
 mod process;
 
@@ -21,8 +21,10 @@ const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 const BYTES: [f64; 8] =
     [65_536.0, 262_144.0, 1_048_576.0, 2_097_152.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
 
-/// How often histogram samples are folded, and how long a window of the storm monitor is.
-pub const UPKEEP: Duration = Duration::from_secs(5);
+/// How often histogram samples are folded: until then each costs a few bytes.
+pub const UPKEEP: Duration = Duration::from_secs(1);
+/// How long a window of the storm monitor is.
+pub const STORM_WINDOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
