@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use astrid_sdk::authority::registrar;
+use astrid_sdk::authority::{held, registrar};
 use astrid_sdk::{keys, kv, log};
 
 use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
@@ -62,6 +62,10 @@ impl Ports for Imports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError> {
         keys::verify(purpose, bytes, signature).map_err(|error| broken("the key service", error))
+    }
+
+    fn holds(&self, capability: &str) -> bool {
+        held::holds(capability, None)
     }
 
     fn now(&self) -> u64 {

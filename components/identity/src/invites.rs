@@ -20,6 +20,8 @@ use crate::refusal::Refusal;
 
 /// What every token begins with.
 const PREFIX: &str = "astrid-inv-";
+/// What an issuer must hold to invite into a group that holds everything.
+const GRANTING: &str = "caps:grant";
 /// The random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 /// The length of a token in bytes: the prefix and 43 characters of base64url.
@@ -113,10 +115,15 @@ pub struct IssuedInvite {
 }
 
 /// Makes an invite. Bounds: a defined group, `max_uses` 1 to 10000, `expires_secs` 1 to 2592000 (7 days unless given),
-/// at most 16 entries of metadata with keys of 1 to 64 and values of at most 256 bytes.
+/// at most 16 entries of metadata with keys of 1 to 64 and values of at most 256 bytes. A group that holds everything wants
+/// an issuer who may grant.
 pub fn issue<P: Ports>(ports: &P, issuer: &str, payload: &[u8]) -> Result<Issued, Refusal> {
     let request: IssueRequest = payload::read(payload)?;
     principals::check_group(&request.group)?;
+    // Whoever may invite must not become an administrator by inviting oneself.
+    if principals::is_unbounded(&request.group) && !ports.holds(GRANTING) {
+        return Err(Refusal::Denied(format!("an invite to `{}` needs {GRANTING}", request.group)));
+    }
     let max_uses = bounded("max_uses", &request.max_uses, 1..=MAX_USES)?;
     let expires_secs = request
         .expires_secs
@@ -458,6 +465,16 @@ mod tests {
         ] {
             assert!(with(field, value.clone()).is_ok(), "{field} {value}");
         }
+    }
+
+    #[test]
+    fn whoever_may_only_invite_invites_nobody_to_everything() {
+        let fake = fake();
+        fake.hold_nothing();
+        let refused = issue_with(&fake, &json!({"group": "admin", "max_uses": 1})).err().unwrap();
+        assert_eq!(refused, Refusal::Denied("an invite to `admin` needs caps:grant".into()));
+        assert!(fake.keys(Bucket::Invites).is_empty());
+        assert!(issue_with(&fake, &json!({"group": "agent", "max_uses": 1})).is_ok());
     }
 
     #[test]

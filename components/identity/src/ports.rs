@@ -88,6 +88,9 @@ pub trait Ports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError>;
 
+    /// Whether the caller of this call holds a capability, as the host enforces it.
+    fn holds(&self, capability: &str) -> bool;
+
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64;
 

@@ -100,6 +100,11 @@ pub fn check_group(group: &str) -> Result<(), Refusal> {
     Err(Refusal::Invalid(format!("group {} is not defined; there are {}", payload::shown(group), names.join(", "))))
 }
 
+/// Whether whoever is in the group may do everything.
+pub fn is_unbounded(group: &str) -> bool {
+    GROUPS.iter().any(|(name, capabilities)| *name == group && capabilities.contains(&"*"))
+}
+
 /// Reads a principal.
 pub fn load<P: Ports>(ports: &P, id: &str) -> Result<Option<Principal>, Refusal> {
     ports.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()

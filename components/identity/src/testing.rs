@@ -51,6 +51,7 @@ struct Shared {
     random: AtomicU64,
     fixed_random: AtomicU32,
     forced_conflicts: AtomicU32,
+    held: Mutex<Vec<String>>,
     away: AtomicU32,
     before_commit: Mutex<Option<Hook>>,
 }
@@ -65,6 +66,7 @@ impl Fake {
             random: 0.into(),
             fixed_random: 0.into(),
             forced_conflicts: 0.into(),
+            held: Mutex::new(vec!["caps:grant".into()]),
             away: 0.into(),
             before_commit: Mutex::default(),
         }))
@@ -88,6 +90,11 @@ impl Fake {
     }
 
     /// The next commits, so many, are conflicts.
+    /// From now on the caller holds nothing. At first it is an administrator.
+    pub(crate) fn hold_nothing(&self) {
+        self.0.held.lock().unwrap().clear();
+    }
+
     pub(crate) fn force_conflicts(&self, times: u32) {
         self.0.forced_conflicts.store(times, SeqCst);
     }
@@ -200,6 +207,10 @@ impl Ports for Fake {
     fn verify(&self, purpose: &str, bytes: &[u8], signed: &[u8]) -> Result<bool, PortError> {
         drop(self.call("verify")?);
         Ok(signature(purpose, bytes) == signed)
+    }
+
+    fn holds(&self, capability: &str) -> bool {
+        self.0.held.lock().unwrap().iter().any(|held| held == capability)
     }
 
     fn now(&self) -> u64 {
