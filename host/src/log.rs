@@ -2,9 +2,11 @@
 //! ring in memory from which the surface answers.
 //!
 //! Owns the format of a line and its sequence number. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
-//! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`).
+//! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`). When memory
+//! is full, whoever has most lines there loses its oldest: a capsule that floods the log drives out its own lines alone.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -43,7 +45,8 @@ impl Config {
 
 /// The longest line that is kept, in bytes.
 pub const MAX_LINE: usize = 8 * 1024;
-const RING_LINES: usize = 4096;
+/// Lines in memory, of all capsules together.
+const HELD_LINES: usize = 4096;
 const FILE_BYTES: u64 = 16 << 20;
 
 /// One line, as it stands in the file.
@@ -76,7 +79,9 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    lines: VecDeque<Line>,
+    /// By capsule, each oldest first and never empty.
+    lines: BTreeMap<String, VecDeque<Line>>,
+    held: usize,
     written: u64,
     /// Once it is the process's log.
     to_stderr: bool,
@@ -102,18 +107,15 @@ impl Log {
     pub fn query(&self, query: &Query) -> Vec<Line> {
         let least = query.level.as_deref().and_then(level).unwrap_or(Level::TRACE);
         let state = self.state.lock().expect("no panic under this lock");
-        let mut found: Vec<Line> = state
-            .lines
-            .iter()
-            .rev()
-            .take_while(|line| line.sequence > query.after)
-            .filter(|line| query.capsule.as_ref().is_none_or(|capsule| *capsule == line.capsule))
-            .filter(|line| level(line.level).is_some_and(|l| l <= least))
-            .take(query.limit)
-            .cloned()
-            .collect();
-        found.reverse();
-        found
+        let wanted = state.lines.iter().filter(|(id, _)| query.capsule.as_ref().is_none_or(|capsule| capsule == *id));
+        let newest = wanted.flat_map(|(_, lines)| {
+            let fit = lines.iter().rev().take_while(|line| line.sequence > query.after);
+            fit.filter(|line| level(line.level).is_some_and(|l| l <= least)).take(query.limit)
+        });
+        let mut found: Vec<&Line> = newest.collect();
+        found.sort_unstable_by_key(|line| Reverse(line.sequence));
+        found.truncate(query.limit);
+        found.into_iter().rev().cloned().collect()
     }
 
     fn append(&self, level: Level, capsule: String, message: String) {
@@ -127,10 +129,27 @@ impl Log {
         if let Some(file) = &mut state.file {
             file.append(&line);
         }
-        if state.lines.len() == RING_LINES {
-            state.lines.pop_front();
+        state.hold(line);
+    }
+}
+
+impl State {
+    fn hold(&mut self, line: Line) {
+        if self.held == HELD_LINES {
+            let fullest = self.lines.values_mut().max_by_key(|lines| lines.len()).expect("somebody's lines are held");
+            // It has more than one, unless there are as many capsules as lines.
+            if fullest.pop_front().is_some() && fullest.is_empty() {
+                self.lines.retain(|_, lines| !lines.is_empty());
+            }
+            self.held -= 1;
         }
-        state.lines.push_back(line);
+        match self.lines.get_mut(&line.capsule) {
+            Some(lines) => lines.push_back(line),
+            None => {
+                self.lines.insert(line.capsule.clone(), VecDeque::from([line]));
+            }
+        }
+        self.held += 1;
     }
 }
 
@@ -255,17 +274,40 @@ mod tests {
     #[test]
     fn a_reader_gets_the_newest_that_fit_in_order_and_memory_is_bounded() {
         let log = Log::default();
-        for n in 0..RING_LINES as u64 + 10 {
+        for n in 0..HELD_LINES as u64 + 10 {
             let level = if n % 2 == 0 { Level::INFO } else { Level::ERROR };
             log.append(level, format!("c{}", n % 3), "x".into());
         }
-        let last = RING_LINES as u64 + 10;
+        let last = HELD_LINES as u64 + 10;
         let all = |limit| Query { limit, ..Query::default() };
         assert_eq!(query(&log, all(2)), [last - 1, last]);
-        assert_eq!(query(&log, all(100_000)).len(), RING_LINES);
+        assert_eq!(query(&log, all(100_000)).len(), HELD_LINES);
         assert_eq!(query(&log, Query { after: last - 1, ..all(9) }), [last]);
         assert!(log.query(&Query { level: Some("error".into()), ..all(9) }).iter().all(|l| l.level == "error"));
         assert!(log.query(&Query { capsule: Some("c1".into()), ..all(9) }).iter().all(|l| l.capsule == "c1"));
+    }
+
+    #[test]
+    fn who_floods_the_log_drives_out_its_own_lines_alone() {
+        let log = Log::default();
+        for n in 0..100 {
+            log.append(Level::WARN, "quiet".into(), n.to_string());
+        }
+        for _ in 0..3 * HELD_LINES {
+            log.append(Level::INFO, "flood".into(), "x".into());
+        }
+        log.append(Level::WARN, "late".into(), "x".into());
+        let of =
+            |capsule: &str| query(&log, Query { capsule: Some(capsule.into()), limit: usize::MAX, ..Query::default() });
+        assert_eq!(of("quiet"), Vec::from_iter(1..=100));
+        assert_eq!((of("late").len(), of("flood").len()), (1, HELD_LINES - 101));
+        let all = query(&log, Query { limit: usize::MAX, ..Query::default() });
+        assert!(all.len() == HELD_LINES && all.is_sorted(), "{}", all.len());
+        // However many there are who write.
+        for n in 0..2 * HELD_LINES {
+            log.append(Level::INFO, format!("c{n}"), "x".into());
+        }
+        assert_eq!(query(&log, Query { limit: usize::MAX, ..Query::default() }).len(), HELD_LINES);
     }
 
     #[test]

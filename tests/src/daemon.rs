@@ -228,6 +228,11 @@ impl Daemon {
         self.home.astrid(arguments)
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn address(&self) -> SocketAddr {
         let address = self.ready["address"].as_str().expect("it says so when it is ready");
         address.parse().expect("an address")

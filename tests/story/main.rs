@@ -5,6 +5,7 @@
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
+//! - [`hostile_crowd`]: a thousand of them at once
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`environment`]: what capsules are told from outside, and what they learn of rights
@@ -21,6 +22,7 @@ mod console;
 mod durability;
 mod environment;
 mod hostile;
+mod hostile_crowd;
 mod interceptors;
 mod isolation;
 mod measured;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::Response;
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::time::Instant;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
 use crate::Boxed;
@@ -23,7 +23,7 @@ use crate::link::bindings::authenticator::exports::astrid::authority::authentica
 use crate::link::exports::Exports;
 use crate::link::{self, Call};
 use crate::meter::ledger::Used;
-use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, Tally};
+use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, MAX_HANDLES, Tally};
 use crate::pool::{Concurrency, Lane, Permit, Rank};
 
 pub struct Generation {
@@ -230,6 +230,9 @@ impl Running<'_> {
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
             Some(trap) => format!("trap: {trap}"),
+            None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+                format!("it wanted more than {MAX_HANDLES} resource handles")
+            }
             None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
                 Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
                 None => error.root_cause().to_string(),

@@ -1,7 +1,8 @@
-//! Takes memory and stack without end. Every byte is touched, so nothing is saved by lazy allocation.
+//! Takes memory, stack and handles without end. Every byte is touched, so nothing is saved by lazy allocation.
 
 use std::hint::black_box;
 
+use astrid_sdk::bus::Options;
 use astrid_sdk::prelude::*;
 
 fn allocate(_: Message) -> Answer {
@@ -20,4 +21,48 @@ fn deeper(n: u64) -> u64 {
     if black_box(true) { black_box(deeper(n + 1)).wrapping_add(n) } else { n }
 }
 
-handlers! { "allocate" => allocate, "recurse" => recurse }
+/// The same memory in small pieces.
+fn crumbs(_: Message) -> Answer {
+    let mut held = Vec::new();
+    loop {
+        held.push(black_box(Box::new([1_u8; 24])));
+    }
+}
+
+fn buckets(_: Message) -> Answer {
+    let mut held = Vec::new();
+    loop {
+        held.push(black_box(Bucket::open("held", Scope::Capsule)?));
+    }
+}
+
+fn transactions(_: Message) -> Answer {
+    let mut held = Vec::new();
+    loop {
+        held.push(black_box(Transaction::new()));
+    }
+}
+
+/// As many handles as there may be, given back at once, twice.
+fn thousand(_: Message) -> Answer {
+    for _ in 0..2 {
+        let held: Result<Vec<Bucket>, _> = (0..1000).map(|_| Bucket::open("held", Scope::Capsule)).collect();
+        drop(black_box(held?));
+    }
+    json(&2000)
+}
+
+/// Asks itself, without end.
+fn ask(_: Message) -> Answer {
+    Ok(bus::request_raw("bomb.v1.ask", b"", &Options::default())?)
+}
+
+handlers! {
+    "allocate" => allocate,
+    "crumbs" => crumbs,
+    "recurse" => recurse,
+    "buckets" => buckets,
+    "transactions" => transactions,
+    "thousand" => thousand,
+    "ask" => ask,
+}
