@@ -160,8 +160,9 @@ fn principals_that_are_always_busy_get_equal_fuel_however_they_cut_it() {
     });
 }
 
-/// A light tenant has paid its debt before it comes again, so its tag is the lowest and the next slot is its own: it
-/// waits for the end of one call at most, however many the flooder has sent; then it takes the time that it takes.
+/// A light tenant comes again after two and a half of the flooder's longest calls at least. By then it has paid its
+/// debt, so its tag is the lowest and the next slot is its own: it waits for the end of one call at most (and to wake),
+/// however many the flooder has sent; then it takes the time that it takes.
 #[test]
 fn a_light_tenant_waits_for_one_call_at_most_while_another_floods() {
     each_seed(|seed| {

@@ -274,7 +274,7 @@ impl World {
         }
         let work = self.plan.clients[client].work.clone();
         if let Some(every) = every {
-            let next = self.now + self.rng.within(&(1..=2 * every));
+            let next = self.now + self.rng.within(&(every / 2..=every + every / 2));
             self.at(next, Event::Client(client));
         }
         if self.rng.percent(work.publishes) {
