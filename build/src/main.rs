@@ -75,8 +75,10 @@ enum Verb {
     },
     /// Build everything and run the tests.
     Test {
-        /// A test program of the package astrid-tests (story, component, …), or a part of tests' names.
+        /// A test program of the package astrid-tests (story, component, sim, …), or a part of tests' names.
         filter: Option<String>,
+        #[command(flatten)]
+        seeds: test::Seeds,
         /// Arguments for the runner (cargo nextest run, or cargo test).
         #[arg(last = true)]
         args: Vec<String>,
@@ -118,7 +120,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Build { paths } => component::build_verb(paths, cli.json),
         Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
         Verb::New { name, path } => new::verb(name, path.as_deref()),
-        Verb::Test { filter, args } => test::verb(filter.as_deref(), args),
+        Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args),
         Verb::Bench { name } => bench::verb(name.as_deref()),
         Verb::Up(options) => up::verb(options),
         Verb::Session { command } => up::session(command),

@@ -20,17 +20,53 @@ const TESTS: &str = "astrid-tests";
 /// Where the tests find packed capsules.
 const CAPSULES: &str = "ASTRID_CAPSULES";
 
-/// `test`.
-pub(crate) fn verb(filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
-    let here = env::current_dir().context("the current folder is gone")?;
-    let workspace = Workspace::around(&here)?;
-    match workspace {
-        Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, args),
-        _ => outside(&here, filter, args),
+/// The test program that runs seeds.
+const SIM: &str = "sim";
+
+/// Which seeds the simulation runs.
+#[derive(clap::Args)]
+pub(crate) struct Seeds {
+    /// How many seeds `test sim` runs (200 unless given).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
+    /// The first of the seeds of `test sim` (0 unless given).
+    #[arg(long, value_name = "SEED")]
+    from: Option<u64>,
+}
+
+impl Seeds {
+    /// As the simulation reads them; refused where nothing would.
+    fn variables(&self, filter: Option<&str>) -> Result<Vec<(&'static str, String)>> {
+        let given = [("ASTRID_SIM_SEEDS", self.seeds), ("ASTRID_SIM_FROM", self.from)];
+        let variables: Vec<_> = given.into_iter().filter_map(|(name, n)| Some((name, n?.to_string()))).collect();
+        ensure!(
+            variables.is_empty() || filter == Some(SIM),
+            "--seeds and --from choose seeds of the simulation: astrid-build test sim --seeds N --from SEED"
+        );
+        Ok(variables)
     }
 }
 
-fn inside(workspace: &Workspace, filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
+/// `test`.
+pub(crate) fn verb(filter: Option<&str>, seeds: &Seeds, args: &[String]) -> Result<ExitCode> {
+    let seeds = seeds.variables(filter)?;
+    let here = env::current_dir().context("the current folder is gone")?;
+    let workspace = Workspace::around(&here)?;
+    match workspace {
+        Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, seeds, args),
+        _ => {
+            ensure!(seeds.is_empty(), "only the workspace of the host has a simulation");
+            outside(&here, filter, args)
+        }
+    }
+}
+
+fn inside(
+    workspace: &Workspace,
+    filter: Option<&str>,
+    seeds: Vec<(&'static str, String)>,
+    args: &[String],
+) -> Result<ExitCode> {
     let (_, capsules) = component::find(&workspace.root)?;
     component::build(Some(workspace), &capsules)?;
     let packages = packages(workspace);
@@ -40,7 +76,7 @@ fn inside(workspace: &Workspace, filter: Option<&str>, args: &[String]) -> Resul
     ensure!(run::status(&mut build)?.success(), "building the host and the tests failed; cargo's messages stand above");
     step.done("built");
     let mut runner = runner();
-    runner.current_dir(&workspace.root).env(CAPSULES, workspace.capsules()).args(&packages);
+    runner.current_dir(&workspace.root).env(CAPSULES, workspace.capsules()).envs(seeds).args(&packages);
     runner.args(selection(workspace, filter)).args(args);
     run_tests(&mut runner)
 }
@@ -102,6 +138,18 @@ mod tests {
             assert!(packages.iter().any(|package| package == name), "{name}");
         }
         assert!(!packages.iter().any(|package| package.starts_with("guest-")));
+    }
+
+    #[test]
+    fn seeds_reach_the_simulation_and_are_refused_with_other_tests() {
+        let seeds = |seeds, from| Seeds { seeds, from };
+        let variables = seeds(Some(5), Some(7)).variables(Some("sim")).unwrap();
+        assert_eq!(variables, [("ASTRID_SIM_SEEDS", "5".to_owned()), ("ASTRID_SIM_FROM", "7".to_owned())]);
+        assert!(seeds(None, None).variables(Some("story")).unwrap().is_empty());
+        for filter in [None, Some("story")] {
+            assert!(seeds(None, Some(1)).variables(filter).is_err());
+            assert!(seeds(Some(1), None).variables(filter).is_err());
+        }
     }
 
     #[test]
