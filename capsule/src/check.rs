@@ -35,23 +35,23 @@ const OFFERED: [&str; 11] = [
 /// Packages of WASI and what is offered of each.
 type Wasi = &'static [(&'static str, &'static [&'static str])];
 
+/// Of `wasi:cli`, in either version.
+const CLI: &[&str] = &[
+    "environment",
+    "exit",
+    "stderr",
+    "stdin",
+    "stdout",
+    "terminal-input",
+    "terminal-output",
+    "terminal-stderr",
+    "terminal-stdin",
+    "terminal-stdout",
+];
+
 /// What a capsule may import of WASI, in any version 0.2.x. Linked is not granted: these rights are empty.
 const WASI_02: Wasi = &[
-    (
-        "cli",
-        &[
-            "environment",
-            "exit",
-            "stderr",
-            "stdin",
-            "stdout",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stderr",
-            "terminal-stdin",
-            "terminal-stdout",
-        ],
-    ),
+    ("cli", CLI),
     ("clocks", &["monotonic-clock", "wall-clock"]),
     ("filesystem", &["preopens", "types"]),
     ("http", &["outgoing-handler", "types"]),
@@ -65,22 +65,8 @@ const WASI_02: Wasi = &[
 
 /// The same for 0.3.x. A component that imports any of it runs on the engine with component-model concurrency.
 const WASI_03: Wasi = &[
-    (
-        "cli",
-        &[
-            "environment",
-            "exit",
-            "stderr",
-            "stdin",
-            "stdout",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stderr",
-            "terminal-stdin",
-            "terminal-stdout",
-            "types",
-        ],
-    ),
+    ("cli", CLI),
+    ("cli", &["types"]),
     ("clocks", &["monotonic-clock", "system-clock", "types"]),
     ("filesystem", &["preopens", "types"]),
     ("http", &["client", "types"]),

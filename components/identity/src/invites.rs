@@ -167,15 +167,6 @@ fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), Ref
     Ok(())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {
-    #[serde(default)]
-    after: Option<String>,
-    #[serde(default)]
-    limit: Option<Number>,
-}
-
 /// The answer to `invite.list`.
 #[derive(Debug, Serialize)]
 pub struct InviteList {
@@ -202,7 +193,7 @@ pub struct Row {
 /// Live invites after the fingerprint `after`, at most `limit` (1 to 10000, 10000 unless given), fewer if they are
 /// large. Expired ones that it passes are deleted.
 pub fn list<P: Ports>(ports: &P, payload: &[u8]) -> Result<InviteList, Refusal> {
-    let request: ListRequest = payload::read(payload)?;
+    let request: listing::Request = payload::read(payload)?;
     let limit = request.limit.map_or(Ok(MAX_ROWS), |limit| bounded("limit", &limit, 1..=MAX_ROWS))?;
     // `~` comes after every hexadecimal character, so this comes after every key with that beginning.
     let after = request.after.map(|after| read_fingerprint("after", &after)).transpose()?;

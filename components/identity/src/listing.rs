@@ -3,6 +3,9 @@
 //! Bounds: the caller's number of rows, [`MAX_BYTES`] of them, and [`MAX_READ`] entries read. Whoever hits one is told
 //! where to go on.
 
+use serde::Deserialize;
+use serde_json::Number;
+
 use crate::ports::{Bucket, Ports};
 use crate::refusal::Refusal;
 
@@ -15,6 +18,17 @@ pub const MAX_READ: usize = 20_000;
 const ROW_OVERHEAD: usize = 16;
 /// The most entries that the store gives at once.
 const PAGE: usize = 1_000;
+
+/// What a list is asked for; each list has bounds of its own for both.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Only what comes after this key.
+    #[serde(default)]
+    pub after: Option<String>,
+    #[serde(default)]
+    pub limit: Option<Number>,
+}
 
 /// The rows, and the key after which the rest begins, if a bound ended the walk.
 #[derive(Debug)]

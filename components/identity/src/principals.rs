@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::principal::ANONYMOUS;
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
 
 use crate::keys::PublicKey;
 use crate::listing;
@@ -188,15 +187,6 @@ pub fn free_id<P: Ports>(ports: &P, transaction: &mut P::Transaction, slug: &str
     Err(Refusal::Unavailable("no free principal id was found; try again".into()))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {
-    #[serde(default)]
-    after: Option<String>,
-    #[serde(default)]
-    limit: Option<Number>,
-}
-
 /// The answer to `principal.list`.
 #[derive(Debug, Serialize)]
 pub struct PrincipalList {
@@ -227,7 +217,7 @@ impl Row {
 /// Principals after `after`, at most `limit` (1 to 1000, 1000 unless given); with a target that one alone, which is
 /// not found if it does not exist.
 pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result<PrincipalList, Refusal> {
-    let request: ListRequest = payload::read(payload)?;
+    let request: listing::Request = payload::read(payload)?;
     let limit = request.limit.map_or(Ok(MAX_ROWS), |limit| bounded("limit", &limit, 1..=MAX_ROWS))?;
     if let Some(after) = &request.after {
         PrincipalId::parse(after).map_err(|_| invalid(format!("after {}", payload::shown(after)), "a principal id"))?;
