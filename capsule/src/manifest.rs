@@ -81,8 +81,12 @@ pub struct Publish {
 pub struct Subscribe {
     #[serde(with = "pattern")]
     pub topic: Pattern,
-    /// The name that the component's handler is called with.
-    pub handler: String,
+    /// The name that the component's handler is called with. Either this or `delivery`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// Makes it a topic that the component's code may subscribe to, instead of one that a handler is called for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     /// Capabilities that the message's principal must hold, every one, checked by the host with the message's target.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
     pub requires: Vec<Capability>,
@@ -90,6 +94,52 @@ pub struct Subscribe {
     /// principal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+    /// What may wait for it, in bytes: 4 KiB to 64 MiB, of publications and, apart from them, of requests. None: the
+    /// host's `bus.queue-bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_bytes: Option<usize>,
+    /// Whether a principal's publications are handled one after the other. Without it they begin in order and run side by
+    /// side.
+    #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
+    pub ordered: bool,
+}
+
+impl Subscribe {
+    /// Bounds of `queue-bytes`.
+    pub const QUEUE_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=64 << 20;
+
+    fn is_ordered_by_default() -> bool {
+        true
+    }
+
+    fn is_in_order(ordered: &bool) -> bool {
+        *ordered
+    }
+
+    /// A binding of a handler that requires nothing, with every default.
+    pub fn handled(topic: Pattern, handler: &str) -> Self {
+        Self {
+            topic,
+            handler: Some(handler.into()),
+            delivery: None,
+            requires: Vec::new(),
+            public: false,
+            queue_bytes: None,
+            ordered: true,
+        }
+    }
+}
+
+/// What becomes of messages that a subscription does not take as fast as they come; `wit/bus` says it in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Whoever publishes waits.
+    Lossless,
+    /// The newest are dropped, and the loss is told.
+    Lossy,
+    /// The newest of each topic and principal replaces an older one.
+    Latest,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -222,6 +272,9 @@ pub mod grant {
     /// `bus:intercept:<topic>`, dots written as colons: see, change and deny messages of topics that are not the capsule's
     /// own. Derived from `[[intercept]]` as [`SEND`] is from `[[publish]]`.
     pub const INTERCEPT: &str = "bus:intercept";
+    /// `bus:receive:<topic>`, dots written as colons: get messages of topics that are not the capsule's own. Derived from
+    /// `[[subscribe]]` as [`SEND`] is from `[[publish]]`.
+    pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
@@ -250,15 +303,16 @@ impl Manifest {
         toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
     }
 
-    /// Everything that the operator must grant: `asks`, and sending to and intercepting topics that are not the capsule's
+    /// Everything that the operator must grant: `asks`, and sending to, getting and intercepting what is not the capsule's
     /// own. A topic is its own when its first segment is the capsule's name.
     pub fn asked(&self) -> Vec<Capability> {
         let own =
             |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
         let sends = self.publish.iter().map(|p| (grant::SEND, &p.topic));
+        let receives = self.subscribe.iter().map(|s| (grant::RECEIVE, &s.topic));
         let intercepts = self.intercept.iter().map(|i| (grant::INTERCEPT, &i.topic));
         let mut asked = self.asks.clone();
-        for (family, topic) in sends.chain(intercepts).filter(|(_, topic)| !own(topic)) {
+        for (family, topic) in sends.chain(receives).chain(intercepts).filter(|(_, topic)| !own(topic)) {
             // A pattern's segments are a capability's; only its length can exceed, which `check` has ruled out.
             let derived = Capability::parse(&format!("{family}:{}", topic.as_str().replace('.', ":")));
             asked.extend(derived.ok().filter(|derived| !self.asks.contains(derived)));
@@ -312,11 +366,27 @@ impl Manifest {
         }
         for (n, binding) in self.subscribe.iter().enumerate() {
             let at = format!("subscribe[{n}] ({})", binding.topic);
+            if binding.topic.as_str().len() + grant::RECEIVE.len() + 1 > crate::capability::MAX_BYTES {
+                return fail(format!("subscribe[{n}]: the topic is too long to be granted"));
+            }
             if self.subscribe[..n].iter().any(|other| other.topic == binding.topic) {
                 return fail(format!("{at}: the topic is bound twice"));
             }
-            if binding.handler.is_empty() || binding.handler.len() > 64 {
-                return fail(format!("{at}: handler must have 1 to 64 bytes"));
+            match (&binding.handler, binding.delivery) {
+                (None, None) => return fail(format!("{at}: handler is missing, or delivery for a subscription")),
+                (Some(_), Some(_)) => {
+                    return fail(format!("{at}: has handler and delivery; a subscription calls no handler"));
+                }
+                (Some(handler), None) if handler.is_empty() || handler.len() > 64 => {
+                    return fail(format!("{at}: handler must have 1 to 64 bytes"));
+                }
+                (None, Some(_)) if !binding.ordered => {
+                    return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));
+                }
+                _ => {}
+            }
+            if let Some(bytes) = binding.queue_bytes.filter(|bytes| !Subscribe::QUEUE_BYTES.contains(bytes)) {
+                return fail(format!("{at}: queue-bytes = {bytes} must be 4096 to 67108864"));
             }
             if let Some(wild) = binding.requires.iter().find(|c| c.is_pattern()) {
                 return fail(format!("{at}: requires `{wild}`, but what is required can't hold a `*`"));
