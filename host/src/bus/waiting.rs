@@ -135,6 +135,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn id(text: &str) -> PrincipalId {
@@ -181,5 +183,47 @@ mod tests {
         assert!(!now.await);
         let held = waiting.held.lock().unwrap();
         assert!(held.bytes == 0 && held.principals.is_empty());
+    }
+
+    proptest! {
+        /// Against plain lists that do what the rule says, one step after the other.
+        #[test]
+        fn who_waits_is_what_a_plain_list_says(
+            steps in prop::collection::vec((0usize..4, 1usize..60, prop::bool::weighted(0.7)), 1..120)
+        ) {
+            const BUDGET: usize = 100;
+            let waiting = Waiting::new(BUDGET);
+            let mut lines: [Vec<(usize, Place, Evicted)>; 4] = Default::default();
+            for (who, bytes, enters) in steps {
+                if !enters {
+                    lines[who].pop();
+                    continue;
+                }
+                let mut model: [Vec<usize>; 4] = lines.each_ref().map(|line| line.iter().map(|one| one.0).collect());
+                let held = |model: &[Vec<usize>; 4], who: usize| model[who].iter().sum::<usize>();
+                let own = held(&model, who) + bytes;
+                let fits = loop {
+                    if model.iter().flatten().sum::<usize>() + bytes <= BUDGET {
+                        break true;
+                    }
+                    let heaviest = (0..4).rev().max_by_key(|other| held(&model, *other)).unwrap();
+                    if held(&model, heaviest) <= own {
+                        break false;
+                    }
+                    model[heaviest].pop();
+                };
+                let entered = waiting.enter(&id(["a", "b", "c", "d"][who]), bytes);
+                prop_assert_eq!(entered.is_some(), fits);
+                for (line, left) in lines.iter_mut().zip(&model) {
+                    if fits {
+                        line.drain(left.len()..).for_each(|(.., mut evicted)| assert!(told(&mut evicted)));
+                    }
+                    prop_assert!(line.iter_mut().all(|(.., evicted)| !told(evicted)));
+                }
+                lines[who].extend(entered.map(|(place, evicted)| (bytes, place, evicted)));
+                let bytes: usize = lines.iter().flatten().map(|one| one.0).sum();
+                prop_assert_eq!(waiting.held.lock().unwrap().bytes, bytes);
+            }
+        }
     }
 }
