@@ -11,6 +11,7 @@ use astrid_tests::pack;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::observation::{metrics, sum};
 use crate::{Load, assert_well, bus, install, install_guests, join};
 
 const GUESTS: [&str; 5] = ["trap", "spin", "bomb", "caller", "echo"];
@@ -258,6 +259,19 @@ async fn whoever_sleeps_in_the_host_wakes_no_later_than_its_time() {
     assert!([502, 504].contains(&answer.status), "{answer:?}");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_nothing_is_left(&daemon).await;
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn between_two_host_calls_a_deadline_is_seen_and_others_run_though_no_slice_of_fuel_ends() {
+    let daemon = Daemon::start();
+    // Far more reads of the store than any machine does in this time, for less than a slice of fuel.
+    let hasty = pack::repacked(daemon.home().beside(), "hasty", "spin", |manifest| manifest.limits.timeout_ms = 2);
+    install(&daemon, &hasty);
+    daemon.unix(bus("spin.v1.ask", &json!(10_000))).await.refusal(504, "timeout");
+    // Had a slice ended, the guest would have let others run in any case.
+    let fuel = sum(&metrics(&daemon).await, "astrid_fuel_total", &[("capsule", "spin")]);
+    assert!(fuel > 0.0 && fuel < 1_000_000.0, "{fuel}");
     assert_well(&daemon).await;
 }
 
