@@ -675,6 +675,13 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_without_limits_has_thirty_seconds_64_mib_and_ten_billion_units_of_fuel() {
+        let limits = Manifest::parse("[package]\nname = \"a\"\nversion = \"0.1.0\"\n").unwrap().limits;
+        assert_eq!((limits.timeout_ms, limits.max_memory_bytes), (30_000, 64 << 20));
+        assert_eq!(limits.max_fuel, 10_000_000_000);
+    }
+
+    #[test]
     fn sending_to_what_is_not_ones_own_is_asked_of_the_operator() {
         let asked = |publish: &str| {
             let text = WHOLE.replacen("audit.v1.*", publish, 1);
