@@ -55,6 +55,8 @@ pub struct Options {
     pub sets: Vec<String>,
     /// Where the distribution lies; `<home>/distro` unless named.
     pub distro: Option<PathBuf>,
+    /// Run the distribution's own versions and nothing else, whatever is installed.
+    pub safe_mode: bool,
 }
 
 /// A home that this process alone serves. The lock is gone with the process, however it ends.
@@ -143,7 +145,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
     let distro = options.distro.unwrap_or_else(|| host.home.distro());
-    runtime.block_on(serve(host.clone(), distro))?;
+    runtime.block_on(serve(host.clone(), distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
     runtime.shutdown_timeout(Duration::from_millis(500));
     host.store.close();
@@ -151,9 +153,13 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(host: Arc<Host>, distro: PathBuf) -> anyhow::Result<()> {
+async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {
     let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
-    host.loader.boot(&host, &distro).await?;
+    if safe_mode {
+        host.loader.boot_safely(&host, &distro).await?;
+    } else {
+        host.loader.boot(&host, &distro).await?;
+    }
     let state = serde_json::json!({
         "pid": std::process::id(),
         "address": listeners.address.to_string(),

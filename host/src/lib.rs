@@ -39,6 +39,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod env;
+pub mod fault;
 pub mod files;
 pub mod home;
 pub mod host;

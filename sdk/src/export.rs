@@ -153,6 +153,75 @@ macro_rules! starter {
     };
 }
 
+/// Exports `astrid:capsule/installation`: a function from `&`[`kv::Transaction`](crate::kv::Transaction) to
+/// `Result<(), String>` for the first installation, and one that is also given the version that is installed for every
+/// other. What they write takes effect with the installation, or not at all.
+///
+/// ```
+/// use astrid_sdk::prelude::*;
+///
+/// fn install(transaction: &Transaction) -> Result<(), String> {
+///     let settings = Bucket::open("settings", Scope::Capsule).map_err(|e| e.to_string())?;
+///     transaction.put_json(&settings, "layout", &2).map_err(|e| e.to_string())
+/// }
+///
+/// fn upgrade(transaction: &Transaction, _from: String) -> Result<(), String> {
+///     install(transaction)
+/// }
+///
+/// installer! { install, upgrade }
+/// ```
+#[macro_export]
+macro_rules! installer {
+    ($install:path, $upgrade:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::installer::exports::astrid::capsule::installation::Guest for Component {
+                fn install(transaction: &$crate::kv::Transaction) -> ::std::result::Result<(), ::std::string::String> {
+                    $install(transaction)
+                }
+
+                fn upgrade(
+                    transaction: &$crate::kv::Transaction,
+                    from: ::std::string::String,
+                ) -> ::std::result::Result<(), ::std::string::String> {
+                    $upgrade(transaction, from)
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::installer::export_installer!(Component with_types_in $crate::bindings::installer);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&$crate::kv::Transaction) -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::installer::exports::astrid::capsule::installation::Guest>::install;
+        };
+    };
+}
+
+/// Exports `astrid:capsule/health`: a function of nothing to `Result<(), String>`, called before this version goes live. An
+/// error refuses the version.
+#[macro_export]
+macro_rules! health {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::healthy::exports::astrid::capsule::health::Guest for Component {
+                fn check() -> ::std::result::Result<(), ::std::string::String> {
+                    $function()
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::healthy::export_healthy!(Component with_types_in $crate::bindings::healthy);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::healthy::exports::astrid::capsule::health::Guest>::check;
+        };
+    };
+}
+
 #[doc(hidden)]
 pub fn unknown_handler(name: &str) -> crate::bus::Answer {
     Err(crate::bus::Refusal::not_found(format!("this capsule has no handler `{name}`")))

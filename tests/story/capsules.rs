@@ -38,7 +38,10 @@ async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     let daemon = Daemon::start();
     daemon.unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
     let done = install(&daemon, &pack::packed("echo"));
-    assert_eq!((&done["id"], &done["version"], &done["grants"]), (&json!("echo"), &json!("0.1.0"), &json!([])));
+    assert_eq!(
+        (&done["id"], &done["installed_version"], &done["grants"]),
+        (&json!("echo"), &json!("0.1.0"), &json!([]))
+    );
     assert!(done.get("previous_version").is_none(), "{done}");
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
 

@@ -25,6 +25,13 @@ struct Arguments {
     /// The folder with Distro.toml and its capsules [default: distro in the home]
     #[arg(long, value_name = "DIR")]
     distro: Option<PathBuf>,
+    /// Run the distribution's own versions and nothing else, whatever is installed: to repair what is installed
+    #[arg(long)]
+    safe_mode: bool,
+    /// Die at a point of a change, as a test wants it
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "CAPSULE:POINT", hide = true)]
+    fault: Option<String>,
 }
 
 /// Each short for `--set runtime.KEY=N`, and stronger. What is not said is taken from the configuration, else from the
@@ -70,7 +77,13 @@ fn main() -> ExitCode {
     let mut sets = arguments.sets;
     sets.extend(arguments.listen.map(|address| format!("http.listen={address}")));
     sets.extend(arguments.runtime.sets());
-    match run(Options { home: arguments.home, sets, distro: arguments.distro }) {
+    #[cfg(debug_assertions)]
+    if let Some(Err(why)) = arguments.fault.as_deref().map(astrid_host::fault::arm) {
+        eprintln!("astrid-daemon: --fault: {why}");
+        return ExitCode::FAILURE;
+    }
+    let (home, distro, safe_mode) = (arguments.home, arguments.distro, arguments.safe_mode);
+    match run(Options { home, sets, distro, safe_mode }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("astrid-daemon: {error:#}");

@@ -95,6 +95,8 @@ pub struct Message {
     pub cause: Option<Arc<str>>,
     /// Where pieces of the answer go, if the sender reads any.
     pub reply: Option<Writer>,
+    /// Whether nothing that comes of it may last.
+    pub rehearsal: bool,
 }
 
 /// What a message costs beside its payload and topic, in bytes of a queue's budget.
@@ -188,6 +190,8 @@ pub struct Sender {
     pub deadline: Instant,
     pub depth: u8,
     pub cause: Option<Arc<str>>,
+    /// Whether nothing that comes of it may last: what is published reaches nobody, and what is written is dropped.
+    pub rehearsal: bool,
 }
 
 /// Where messages go: every message sees one of these, whole.
@@ -269,6 +273,11 @@ impl Bus {
         waiting.fold((bytes, principals), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
+    /// Whether a handler is bound to this topic.
+    pub fn handles(&self, topic: &Topic) -> bool {
+        self.table().routes.best(topic).is_some()
+    }
+
     /// Open subscriptions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.count()
@@ -329,6 +338,9 @@ impl Bus {
         let mut message = self.message(sender, outgoing, true)?;
         // Also where nobody waits: a circle of publications ends here.
         self.check_depth(&message)?;
+        if message.rehearsal {
+            return Ok(0);
+        }
         let table = self.table();
         let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
         routes.retain(|r| self.authority.admit(r.binding(), &message.principal, message.target.as_ref()).is_ok());
@@ -457,6 +469,7 @@ impl Bus {
             depth: sender.depth.saturating_add(1),
             cause: sender.cause,
             reply: None,
+            rehearsal: sender.rehearsal,
         })
     }
 }

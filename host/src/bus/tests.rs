@@ -37,6 +37,7 @@ fn sender(principal: &str) -> Sender {
         deadline: Instant::now() + Duration::from_secs(5),
         depth: 0,
         cause: None,
+        rehearsal: false,
     }
 }
 

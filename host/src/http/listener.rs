@@ -171,7 +171,7 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         Ok(body) => body,
         Err(answer) => return *answer,
     };
-    let exchange = Exchange { id: id.clone(), head, body, connection };
+    let exchange = Exchange { id: id.clone(), head, body, connection, rehearsal: false };
     match mount.serve(exchange).await {
         Ok(answer) => answer,
         Err(failure) => {

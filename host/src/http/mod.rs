@@ -79,12 +79,15 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 pub struct BodyError(pub String);
 
 /// A request with its body, as a mount gets it.
+#[derive(Clone)]
 pub struct Exchange {
     /// Minted here; it stands in the answer's `x-request-id`.
     pub id: Arc<str>,
     pub head: hyper::http::request::Parts,
     pub body: Bytes,
     pub connection: Arc<Connection>,
+    /// Whether nothing that comes of it may last.
+    pub rehearsal: bool,
 }
 
 /// Whatever serves a mount.
@@ -106,6 +109,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Of a request that the host makes itself: it proves nothing.
+    pub fn own() -> Arc<Self> {
+        Arc::new(Self { id: 0, address: None, unix_uid: None, principal: Mutex::new(None) })
+    }
+
     /// What the connection itself proves.
     pub fn presented(&self) -> Option<Presented> {
         let uid = self.unix_uid?;

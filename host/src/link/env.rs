@@ -85,9 +85,12 @@ impl Call {
         principal: &str,
         value: Option<Zeroizing<String>>,
     ) -> impl Future<Output = Result<(), EnvError>> + Send + use<> {
-        let (host, known) = (self.host.clone(), self.env_of(&capsule, principal));
+        let (host, known, rehearsal) = (self.host.clone(), self.env_of(&capsule, principal), self.sender.rehearsal);
         async move {
             let (fields, principal) = known?;
+            if rehearsal {
+                return Ok(());
+            }
             let place = Place { capsule: &capsule, principal: &principal };
             match value {
                 Some(value) => host.env.set(place, &fields, &field, &value).await?,

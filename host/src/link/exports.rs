@@ -7,6 +7,8 @@ use super::Call;
 use super::bindings::authenticator::AuthenticatorPre;
 use super::bindings::front_end::FrontEndPre;
 use super::bindings::handler::HandlerPre;
+use super::bindings::healthy::HealthyPre;
+use super::bindings::installer::InstallerPre;
 use super::bindings::interceptor::InterceptorPre;
 use super::bindings::relay::RelayPre;
 use super::bindings::runner::RunnerPre;
@@ -21,6 +23,8 @@ pub struct Exports {
     pub authenticator: Option<AuthenticatorPre<Call>>,
     pub relay: Option<RelayPre<Call>>,
     pub runner: Option<RunnerPre<Call>>,
+    pub installer: Option<InstallerPre<Call>>,
+    pub healthy: Option<HealthyPre<Call>>,
     pub starter: Option<StarterPre<Call>>,
 }
 
@@ -34,6 +38,8 @@ impl Exports {
             authenticator: AuthenticatorPre::new(pre.clone()).ok(),
             relay: RelayPre::new(pre.clone()).ok(),
             runner: RunnerPre::new(pre.clone()).ok(),
+            installer: InstallerPre::new(pre.clone()).ok(),
+            healthy: HealthyPre::new(pre.clone()).ok(),
             starter: StarterPre::new(pre).ok(),
         }
     }

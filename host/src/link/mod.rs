@@ -81,6 +81,11 @@ impl Call {
         }
     }
 
+    /// What the guest's handles stand for.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
     }

@@ -4,8 +4,10 @@ use wasmtime::component::Resource;
 
 use super::Call;
 use super::bindings::handler::astrid::store::kv;
+use crate::authority::Change;
 pub use crate::buckets::{Bucket, Transaction};
 use crate::buckets::{Error, counted};
+use crate::host::Host;
 use crate::pool::{Lane, Overloaded};
 use crate::store::{Commit, Counted};
 
@@ -27,6 +29,23 @@ impl From<crate::store::Entry> for kv::Entry {
     }
 }
 
+/// Lets changes of standing ride on a commit: durable with it, and in force when it is.
+pub async fn carry(host: &Host, changes: Vec<Change>, commit: &mut Commit) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    host.env.follow(&changes, commit).await.map_err(|_| Error::Unavailable)?;
+    let (authority, env) = (host.authority.clone(), commit.then.take());
+    commit.then = Some(Box::new(move |version| {
+        authority.apply(version, changes);
+        env.into_iter().for_each(|then| then(version));
+    }));
+    Ok(())
+}
+
+/// The version of what is written in a rehearsal: no commit ever has it.
+const REHEARSED: u64 = u64::MAX;
+
 impl Call {
     /// What this call writes for its principal counts.
     fn counted(&self) -> Counted {
@@ -35,11 +54,16 @@ impl Call {
     }
 
     fn commit(&self, commit: Result<Commit, Error>) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
-        let (host, counted) = (self.host.clone(), Some(self.counted()));
+        let (host, counted, rehearsal) = (self.host.clone(), Some(self.counted()), self.sender.rehearsal);
         // What can't be taken is said at once.
         let turn = commit.map(|commit| {
             let commit = Commit { counted, ..commit };
-            self.in_turn(async move { host.store.commit(commit).await.map_err(Error::from) })
+            self.in_turn(async move {
+                if rehearsal {
+                    return Ok(REHEARSED);
+                }
+                host.store.commit(commit).await.map_err(Error::from)
+            })
         });
         async move { turn?.await }
     }
@@ -97,6 +121,9 @@ impl kv::HostBucket for Call {
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
         let (bucket, store, counted) = (self.table.get(&bucket)?.clone(), self.host.store.clone(), self.counted());
+        if self.sender.rehearsal {
+            return Ok(bucket.get(&store, &key).map(|entry| entry.is_some()).map_err(Into::into));
+        }
         Ok(self.in_turn(async move { bucket.delete(&store, &key, &counted).await }).await)
     }
 
@@ -172,17 +199,12 @@ impl kv::HostTransaction for Call {
 
     async fn commit(&mut self, transaction: Resource<Transaction>) -> wasmtime::Result<Result<(), kv::Error>> {
         let (mut commit, changes) = self.table.delete(transaction)?.finish();
-        if !changes.is_empty() {
-            let authority = self.host.authority.clone();
-            let host = self.host.clone();
-            if host.env.follow(&changes, &mut commit).await.is_err() {
-                return Ok(Err(kv::Error::Unavailable));
-            }
-            let env = commit.then.take();
-            commit.then = Some(Box::new(move |version| {
-                authority.apply(version, changes);
-                env.into_iter().for_each(|then| then(version));
-            }));
+        if self.sender.rehearsal {
+            return Ok(Ok(()));
+        }
+        let host = self.host.clone();
+        if carry(&host, changes, &mut commit).await.is_err() {
+            return Ok(Err(kv::Error::Unavailable));
         }
         Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
     }

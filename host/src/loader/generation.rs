@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use wasmtime::component::{Component, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
+use super::rehearsal::Shadow;
+use super::watch::Watch;
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
@@ -37,12 +39,13 @@ pub struct Generation {
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     engine: Engine,
-    exports: Exports,
+    pub(super) exports: Exports,
     host: Weak<Host>,
     tally: Arc<Tally>,
     figures: Figures,
+    pub(super) watch: Watch,
 }
 
 /// Handles of this capsule's series, looked up once.
@@ -110,7 +113,20 @@ impl Generation {
         let exports = Exports::new(pre);
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { id, serial, manifest, hash, grants, bounds, engine, exports, host, tally, figures }))
+        Ok(Arc::new(Self {
+            id,
+            serial,
+            manifest,
+            hash,
+            grants,
+            bounds,
+            engine,
+            exports,
+            host,
+            tally,
+            figures,
+            watch: Watch::default(),
+        }))
     }
 
     /// Whether the operator granted this.
@@ -161,12 +177,19 @@ impl Generation {
     }
 
     /// Nobody's call, at the bottom: what the host itself begins.
-    fn nobody(&self, deadline: Instant) -> Sender {
-        Sender { principal: PrincipalId::anonymous(), capsule: self.id.clone(), deadline, depth: 0, cause: None }
+    pub(super) fn nobody(&self, deadline: Instant) -> Sender {
+        Sender {
+            principal: PrincipalId::anonymous(),
+            capsule: self.id.clone(),
+            deadline,
+            depth: 0,
+            cause: None,
+            rehearsal: false,
+        }
     }
 
     /// One call in a fresh instance: admitted, limited, preempted, ended by its deadline from outside, and counted.
-    async fn enter<R>(
+    pub(super) async fn enter<R>(
         self: &Arc<Self>,
         rank: Rank,
         lane: Lane,
@@ -175,6 +198,8 @@ impl Generation {
         call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
     ) -> Result<R, Failure> {
         let started = Instant::now();
+        let _in_flight = self.watch.begin();
+        let whose = lane.clone();
         // Only missing while the host goes down.
         let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
         let charge = host.meter.begin(&lane, &self.tally, self.bounds).map_err(|wait| {
@@ -200,6 +225,12 @@ impl Generation {
             Ok(()) => tokio::time::timeout_at(deadline, call(&mut running.store)).await,
             Err(error) => Ok(Err(error)),
         };
+        let died = matches!(outcome, Ok(Err(_)));
+        // A caller's own impatience is no failure of the capsule.
+        let hung = outcome.is_err() && started.elapsed() >= bounds.timeout;
+        if self.watch.ended(&whose, died || hung) {
+            host.loader.exhausted(&host, self);
+        }
         match outcome {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -272,7 +303,18 @@ impl Generation {
             deadline: message.deadline,
             depth: message.depth,
             cause: message.cause.clone(),
+            rehearsal: message.rehearsal,
         }
+    }
+}
+
+impl Generation {
+    /// Who is to answer a request as well, and be compared. A stream is not compared, nor is a publication.
+    fn shadow_of(&self, message: &Message) -> Option<Arc<Shadow>> {
+        if message.rehearsal || message.publication || message.reply.is_some() {
+            return None;
+        }
+        self.watch.shadow()
     }
 }
 
@@ -293,7 +335,9 @@ impl Responder for Generation {
             let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
-            let lane = Lane::Principal(message.principal.clone());
+            // A rehearsal is the host's own doing.
+            let lane = if message.rehearsal { Lane::Host } else { Lane::Principal(message.principal.clone()) };
+            let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
             let inbound = Inbound { reply: message.reply.clone(), place, ..Inbound::default() };
             let outcome = self.enter(rank, lane, sender, inbound, |store| {
                 Box::pin(async move {
@@ -302,16 +346,21 @@ impl Responder for Generation {
                     instance.astrid_bus_handler().call_handle(store, &handler, &message).await
                 })
             });
-            match outcome.await? {
-                Ok(answer) => {
+            let answer = match outcome.await {
+                Ok(Ok(answer)) => {
                     self.figures.ok.increment(1);
-                    Ok(answer.into())
+                    Ok(Bytes::from(answer))
                 }
-                Err(refusal) => {
+                Ok(Err(refusal)) => {
                     self.figures.refused.increment(1);
                     Err(Failure::Refused(refusal.into()))
                 }
+                Err(failure) => Err(failure),
+            };
+            if let Some((shadow, handler, message)) = shadowed {
+                shadow.compare_answer(handler, message, answer.clone());
             }
+            answer
         })
     }
 }
@@ -375,10 +424,12 @@ impl Mounted for Generation {
 
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
-            let sender =
-                Sender { cause: Some(exchange.id.clone()), ..self.nobody(Instant::now() + self.bounds.timeout) };
+            let (cause, rehearsal) = (Some(exchange.id.clone()), exchange.rehearsal);
+            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
             if let Some(pre) = self.exports.front_end.clone() {
-                let lane = exchange.connection.lane();
+                let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+                let shadowed = if rehearsal { None } else { self.watch.shadow() };
+                let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
                 let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
                 let request = link::http::to_wit(exchange);
                 let outcome = self.enter(Rank::Outer, lane, sender, inbound, |store| {
@@ -389,6 +440,9 @@ impl Mounted for Generation {
                 });
                 let answer = outcome.await?;
                 self.figures.ok.increment(1);
+                if let Some((shadow, exchange)) = shadowed {
+                    shadow.compare_response(exchange, (answer.status, answer.body.clone().into()));
+                }
                 return link::http::from_wit(answer);
             }
             self.serve_wasi(sender, exchange).await

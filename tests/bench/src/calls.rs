@@ -114,6 +114,7 @@ async fn through_host(host: &Host, principal: &PrincipalId) -> anyhow::Result<us
         deadline: tokio::time::Instant::now() + PATIENCE,
         depth: 0,
         cause: None,
+        rehearsal: false,
     };
     let outgoing = Outgoing { topic: TOPIC.into(), payload: Bytes::from_static(PAYLOAD), ..Outgoing::default() };
     let answer = host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{TOPIC}: {failure:?}"))?;
