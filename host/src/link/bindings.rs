@@ -10,8 +10,8 @@ pub mod handler {
         exports: { default: async },
         with: {
             "astrid:store/kv.bucket": crate::link::store::Bucket,
-            "astrid:store/kv.transaction": crate::link::store::Transaction,
-            "astrid:authority/sessions.session": crate::link::authority::Session,
+            "astrid:store/kv.transaction": crate::link::store::TransactionOfCall,
+            "astrid:authority/sessions.session": crate::link::authority::SessionOfCall,
         },
     });
 }

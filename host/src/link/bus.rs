@@ -18,7 +18,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
+        Ok(self.send_publish(self.turn.sender.clone(), topic, payload, target).await)
     }
 
     async fn request(
@@ -27,7 +27,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.sender.clone(), topic, payload, options).await)
+        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
     }
 }
 
@@ -67,7 +67,7 @@ impl Call {
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
-        Box::pin(self.waited.around(async move {
+        Box::pin(self.turn.waited.around(async move {
             allowed?;
             Ok(host.bus.request(sender, outgoing).await?.into())
         }))

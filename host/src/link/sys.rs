@@ -80,7 +80,7 @@ impl host::Host for Call {
         // goes away must not leave it half done.
         let installing: Boxed<'static, _> =
             Box::pin(async move { host.loader.install(&host, Path::new(&path), &grants).await });
-        let outcome = self.waited.around(tokio::spawn(installing)).await;
+        let outcome = self.turn.waited.around(tokio::spawn(installing)).await;
         let outcome = outcome.unwrap_or_else(|error| Err(InstallError::Failed(error.to_string())));
         Ok(outcome
             .map(|done| host::Installed {

@@ -25,7 +25,7 @@ use crate::bus::{Inbox, Route};
 use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
-pub use generation::Generation;
+pub use generation::{Generation, Key, Resident};
 
 /// What the store remembers of an installed capsule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -298,7 +298,13 @@ impl Loader {
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "live").set(live);
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
-        before.map(|(record, _)| record.version)
+        drop(capsules);
+        let (record, state) = before?;
+        if let State::Live { generation, .. } = state {
+            generation.retire();
+            host.sweep();
+        }
+        Some(record.version)
     }
 
     /// A capability that a binding requires exists when some installed manifest declares it.
