@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
-use crate::manifest::{Manifest, grant};
+use crate::manifest::{Isolation, Manifest, grant};
 use crate::shown;
 
 /// The most findings that one check returns.
@@ -168,6 +168,11 @@ pub enum Problem {
     /// The manifest speaks of something that only this export can do.
     #[error("does not export `{export}`, which Capsule.toml needs for {reason}{hint}")]
     Export { export: String, reason: &'static str, hint: String },
+    /// A guest of WASI 0.3 may go on after it has answered, which would be in another call.
+    #[error(
+        "imports WASI 0.3, whose calls may leave work behind: Capsule.toml can't have component.isolation = \"principal\""
+    )]
+    Isolation,
     #[error("has more problems than these")]
     More,
 }
@@ -183,6 +188,9 @@ pub fn check(manifest: &Manifest, component: &[u8]) -> Result<Surface, Vec<Probl
     }
     problems.extend(ungranted(manifest, &surface));
     problems.extend(unexported(manifest, &surface));
+    if manifest.component.isolation == Isolation::Principal && surface.needs_concurrency() {
+        problems.push(Problem::Isolation);
+    }
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS - 1);
         problems.push(Problem::More);
@@ -410,6 +418,14 @@ mod tests {
         assert_eq!(found(http, &[], &["wasi:http/incoming-handler@0.2.3"]), "");
         assert!(found(http, &[], &["wasi:http/incoming-handler@0.3.0"]).contains("does not call"));
         assert!(found("asks = [\"authority:authenticator\"]", &[], &[]).contains("authenticator@0.1.0"));
+    }
+
+    #[test]
+    fn what_may_go_on_after_its_answer_has_no_instance_for_more_than_one_call() {
+        let manifest = "[component]\nisolation = \"principal\"\n[[subscribe]]\ntopic = \"a\"\nhandler = \"a\"";
+        let exports = ["astrid:bus/handler@0.1.0"];
+        assert!(found(manifest, &["wasi:clocks/types@0.3.0"], &exports).contains("component.isolation"));
+        assert_eq!(found(manifest, &["wasi:clocks/wall-clock@0.2.3"], &exports), "");
     }
 
     #[test]

@@ -17,10 +17,10 @@ use crate::env::Env;
 use crate::home::Home;
 use crate::http::{self, Connections, Mounts};
 use crate::keys::Keys;
-use crate::loader::Loader;
+use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
 use crate::meter::Meter;
-use crate::pool::Pool;
+use crate::pool::{Pool, Warm};
 use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
@@ -37,6 +37,8 @@ pub struct Host {
     pub authority: Arc<Authority>,
     pub bus: Arc<Bus>,
     pub pool: Pool,
+    /// Instances that wait for their principal's next call.
+    pub warm: Warm<Key, Resident>,
     pub meter: Arc<Meter>,
     pub blocking: Blocking,
     pub waits: Waits,
@@ -111,6 +113,7 @@ impl Host {
             store,
             keys,
             authority,
+            warm: Warm::new(pool.probe().instances),
             pool,
             loader: Loader::default(),
             mounts: Mounts::default(),
@@ -118,6 +121,11 @@ impl Host {
             shutdown,
             started: Instant::now(),
         }))
+    }
+
+    /// Drops instances that wait and that nobody has needed lately, or nobody may meet again.
+    pub fn sweep(&self) {
+        self.warm.sweep(self.started.elapsed(), |key, resident| resident.unfit(self, key));
     }
 
     /// The most linear memory that the pool can give one instance, in bytes.
@@ -148,6 +156,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     runtime.block_on(serve(host.clone(), distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
     runtime.shutdown_timeout(Duration::from_millis(500));
+    // They hold the host, and nobody else would let go of them.
+    host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
     tracing::info!("stopped");
     Ok(())
@@ -202,6 +212,7 @@ async fn upkeep(host: Arc<Host>) {
         tokio::select! {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
+                host.sweep();
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
             }
             _ = storms.tick() => {

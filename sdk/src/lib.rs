@@ -49,7 +49,9 @@
 //! ```
 //!
 //! What to know of a call:
-//! - It runs in an instance of its own. Nothing stays in memory afterwards; what must stay goes into [`kv`].
+//! - It runs in an instance of its own, and nothing stays in memory afterwards; what must stay goes into [`kv`]. With
+//!   `[component] isolation = "principal"` it may meet the instance of an earlier call of the same principal, and then
+//!   statics are as that call left them. Sessions and transactions end with their call nevertheless.
 //! - The host has checked what the binding requires, against the message's principal and target. A handler doesn't
 //!   repeat it, and nothing in a payload says who is calling: [`bus::Message::principal`] does.
 //! - It ends: by its answer, or by its deadline, its fuel or its memory. A panic is a trap: the caller gets `trapped`,

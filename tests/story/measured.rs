@@ -73,11 +73,16 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
     daemon.unix(bus("counter.v1.increment", &json!({ "key": "n" }))).await.expect(200);
+    for _ in 0..2 {
+        daemon.unix(bus("hoarder.v1.count", &json!({}))).await.expect(200);
+    }
+    seen.scrape(&daemon).await;
+    daemon.unix(bus("hoarder.v1.panic", &json!({}))).await.refusal(502, "unavailable");
     // Two bytes in each question, and one a second.
     let bob = join(&daemon, "agent", "bob", 2).await;
     daemon.astrid(&["quota", "set", "bob", "max_ipc_throughput_bytes=1"]).out();

@@ -165,6 +165,11 @@ impl Authority {
         }
     }
 
+    /// See [`Directory::stamp`].
+    pub fn stamp(&self, principal: &PrincipalId) -> Option<u64> {
+        self.directory.read().expect("no panic under this lock").stamp(principal)
+    }
+
     /// The revision of an enabled principal's standing.
     fn revision(&self, principal: &PrincipalId) -> Option<u64> {
         self.directory.read().expect("no panic under this lock").revision(principal)

@@ -34,7 +34,7 @@ struct Arguments {
     fault: Option<String>,
 }
 
-/// Each short for `--set runtime.KEY=N`, and stronger. What is not said is taken from the configuration, else from the
+/// Each short for `--set runtime.KEY=VALUE`, and stronger. What is not said is taken from the configuration, else from the
 /// machine.
 #[derive(Args)]
 struct Runtime {
@@ -56,6 +56,9 @@ struct Runtime {
     /// Commits of guests that wait for the disk at once
     #[arg(long, value_name = "N")]
     runtime_async_io: Option<u64>,
+    /// What one instance serves: "manifest" (as each manifest says) or "call" (never more than one call)
+    #[arg(long, value_name = "HOW")]
+    runtime_isolation: Option<String>,
 }
 
 impl Runtime {
@@ -68,7 +71,8 @@ impl Runtime {
             ("blocking", self.runtime_blocking),
             ("async-io", self.runtime_async_io),
         ];
-        keys.into_iter().filter_map(|(key, value)| Some(format!("runtime.{key}={}", value?)))
+        let numbers = keys.into_iter().filter_map(|(key, value)| Some(format!("runtime.{key}={}", value?)));
+        numbers.chain(self.runtime_isolation.iter().map(|how| format!("runtime.isolation={how}")))
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use astrid_capsule::PrincipalId;
 use wasmtime::component::Resource;
 
-use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
 use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
+use super::{Call, OfCall};
 use crate::Boxed;
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
@@ -32,6 +32,11 @@ pub struct Subscription {
     pub behalf: Behalf,
 }
 
+/// What handles of these stand for.
+pub type AnswerOfCall = OfCall<Answer>;
+pub type CallerOfCall = OfCall<Caller>;
+pub type SubscriptionOfCall = OfCall<Subscription>;
+
 /// Whose a subscription or an answer is.
 #[derive(Clone)]
 pub struct Behalf {
@@ -47,7 +52,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
+        Ok(self.send_publish(self.turn.sender.clone(), topic, payload, target).await)
     }
 
     async fn request_stream(
@@ -55,19 +60,19 @@ impl bus::Host for Call {
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
-    ) -> wasmtime::Result<Resource<Answer>> {
-        let answer = self.begin_request(self.sender.clone(), None, topic, payload, options);
-        Ok(self.table.push(answer)?)
+    ) -> wasmtime::Result<Resource<OfCall<Answer>>> {
+        let answer = self.begin_request(self.turn.sender.clone(), None, topic, payload, options);
+        self.push_of_call(answer)
     }
 
     async fn send_piece(&mut self, piece: Vec<u8>) -> wasmtime::Result<Result<(), types::Failure>> {
-        let Some(reply) = self.reply.clone() else { return Ok(Err(types::Failure::Closed)) };
+        let Some(reply) = self.turn.inbound.reply.clone() else { return Ok(Err(types::Failure::Closed)) };
         let limit = self.host.bus.config().max_payload_bytes;
         if piece.len() > limit {
             return Ok(Err(types::Failure::TooLarge(limit as u64)));
         }
-        let (host, principal) = (self.host.clone(), self.sender.principal.clone());
-        let sent = self.waited.around(async move {
+        let (host, principal) = (self.host.clone(), self.turn.sender.principal.clone());
+        let sent = self.turn.waited.around(async move {
             // Whoever streams faster than its principal may is slowed down, not refused.
             while let Err(wait) = host.meter.send(&principal, piece.len()) {
                 tokio::time::sleep(Duration::from_millis(wait.millis().into())).await;
@@ -83,83 +88,89 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.sender.clone(), topic, payload, options).await)
+        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
     }
 }
 
 impl bus::HostAnswer for Call {
-    async fn next(&mut self, answer: Resource<Answer>) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
-        let waited = self.waited.clone();
-        let next = match &self.table.get(&answer)?.answer {
+    async fn next(
+        &mut self,
+        answer: Resource<OfCall<Answer>>,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
+        let waited = self.turn.waited.clone();
+        let next = match &self.of_call(&answer)?.answer {
             Ok(answer) => waited.around(answer.next()).await,
             Err(failure) => Err(failure.clone()),
         };
         Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
     }
 
-    async fn drop(&mut self, answer: Resource<Answer>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, answer: Resource<OfCall<Answer>>) -> wasmtime::Result<()> {
         self.table.delete(answer)?;
         Ok(())
     }
 }
 
 impl bus::HostCaller for Call {
-    async fn principal(&mut self, caller: Resource<Caller>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&caller)?.0.principal.to_string())
+    async fn principal(&mut self, caller: Resource<OfCall<Caller>>) -> wasmtime::Result<String> {
+        Ok(self.of_call(&caller)?.0.principal.to_string())
     }
 
     async fn holds(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let principal = &self.table.get(&caller)?.0.principal;
+        let principal = &self.of_call(&caller)?.0.principal;
         Ok(self.host.authority.holds(principal, &capability, target.as_deref()))
     }
 
     async fn request(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        let sender = self.table.get(&caller)?.0.clone();
+        let sender = self.of_call(&caller)?.0.clone();
         Ok(self.send_request(sender, topic, payload, options).await)
     }
 
     async fn publish(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         topic: String,
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        let sender = self.table.get(&caller)?.0.clone();
+        let sender = self.of_call(&caller)?.0.clone();
         Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
-    async fn drop(&mut self, caller: Resource<Caller>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, caller: Resource<OfCall<Caller>>) -> wasmtime::Result<()> {
         self.table.delete(caller)?;
         Ok(())
     }
 }
 
 impl bus::HostSubscription for Call {
-    async fn open(&mut self, topics: Vec<String>) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
-        let behalf = Behalf { principal: self.sender.principal.clone(), until: None };
+    async fn open(
+        &mut self,
+        topics: Vec<String>,
+    ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
+        let behalf = Behalf { principal: self.turn.sender.principal.clone(), until: None };
         self.open_subscription(behalf, &topics)
     }
 
     async fn next(
         &mut self,
-        subscription: Resource<Subscription>,
+        subscription: Resource<OfCall<Subscription>>,
         timeout_ms: u32,
     ) -> wasmtime::Result<Result<Option<bus::Event>, types::Failure>> {
-        let open = self.table.get(&subscription)?.open.clone();
+        let open = self.of_call(&subscription)?.open.clone();
         let patience = Duration::from_millis(timeout_ms.into());
-        let next = self.waited.around(tokio::time::timeout(patience, open.next())).await;
+        let next = self.turn.waited.around(tokio::time::timeout(patience, open.next())).await;
         let mail = match next {
             Ok(Ok(mail)) => mail,
             Ok(Err(failure)) => return Ok(Err(failure.into())),
@@ -170,13 +181,13 @@ impl bus::HostSubscription for Call {
             Mail::Letter(_, message) => {
                 // A call acts until its own end, a run loop for as long as the message lives.
                 let caller = Caller(Sender { deadline: message.deadline, ..self.generation.caused_by(&message) });
-                let caller = self.table.push(caller)?;
+                let caller = self.push_of_call(caller)?;
                 bus::Event::Message(bus::Received { message: to_wit(&message), caller })
             }
         })))
     }
 
-    async fn drop(&mut self, subscription: Resource<Subscription>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, subscription: Resource<OfCall<Subscription>>) -> wasmtime::Result<()> {
         self.table.delete(subscription)?;
         Ok(())
     }
@@ -202,7 +213,7 @@ impl Call {
         let allowed = self.may_send(&sender, &topic, payload.len());
         let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
-        Box::pin(self.waited.around(async move {
+        Box::pin(self.turn.waited.around(async move {
             allowed?;
             Ok(host.bus.publish(sender, outgoing).await?)
         }))
@@ -231,10 +242,10 @@ impl Call {
         &mut self,
         behalf: Behalf,
         topics: &[String],
-    ) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
+    ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
         let reader = Reader::Principal(behalf.principal.clone());
         match self.host.bus.subscribe(reader, topics, &self.generation.manifest.subscribe) {
-            Ok(open) => Ok(Ok(self.table.push(Subscription { open: Arc::new(open), behalf })?)),
+            Ok(open) => Ok(Ok(self.push_of_call(Subscription { open: Arc::new(open), behalf })?)),
             Err(failure) => Ok(Err(failure.into())),
         }
     }
@@ -250,7 +261,7 @@ impl Call {
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
-        Box::pin(self.waited.around(async move {
+        Box::pin(self.turn.waited.around(async move {
             allowed?;
             Ok(host.bus.request(sender, outgoing).await?.into())
         }))

@@ -36,9 +36,9 @@ impl Call {
         T: Send + 'static,
         F: Future<Output = Result<T, InstallError>> + Send + 'static,
     {
-        let rehearsal = self.sender.rehearsal;
+        let rehearsal = self.turn.sender.rehearsal;
         let changing: Option<Boxed<'static, _>> = (!rehearsal).then(|| Box::pin(change(self.host.clone())) as _);
-        let waited = self.waited.clone();
+        let waited = self.turn.waited.clone();
         Box::pin(async move {
             let Some(changing) = changing else {
                 return Err(host::InstallError::Failed("this is a rehearsal: nothing is changed".into()));
@@ -207,7 +207,7 @@ impl host::Host for Call {
     }
 
     async fn shutdown(&mut self) -> wasmtime::Result<()> {
-        if !self.sender.rehearsal {
+        if !self.turn.sender.rehearsal {
             self.host.shutdown.begin("asked for by the surface");
         }
         Ok(())

@@ -194,6 +194,8 @@ impl Loader {
         let mut standby = self.standby.lock().expect("no panic under this lock");
         standby.remove(id);
         let Some((old, before)) = old.zip(before) else { return };
+        old.retire();
+        host.sweep();
         if on_probation {
             standby.insert(id.to_owned(), (before, old.clone()));
         }
@@ -330,6 +332,10 @@ impl Loader {
             host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
             self.standby.lock().expect("no panic under this lock").remove(id);
             gone = self.withdraw(host, id);
+            if let Some(gone) = &gone {
+                gone.retire();
+                host.sweep();
+            }
             tracing::info!(id, version = record.version, "removed");
         }
         if purge {

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
-pub use generation::{Generation, Inbound};
+pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
 pub use record::Step;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use astrid_capsule::manifest::{Expect, Probe};
+use astrid_capsule::manifest::{Expect, Isolation, Probe};
 use astrid_capsule::{PrincipalId, Topic};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -25,6 +25,7 @@ use crate::buckets::{Transaction, counted};
 use crate::bus::{Failure, Message, RefusalCode, Responder};
 use crate::host::Host;
 use crate::http::{Connection, Exchange, Mounted};
+use crate::link::Turn;
 use crate::link::store::carry;
 use crate::log::clean;
 use crate::pool::{Lane, Rank};
@@ -42,19 +43,20 @@ const MAX_BODY: usize = 1 << 20;
 impl Generation {
     /// Runs the installation hook; what it wrote is what is to be committed with the installation.
     pub(super) async fn hook(self: &Arc<Self>, host: &Host, previous: Option<String>) -> Result<Commit, String> {
-        let Some(pre) = self.exports.installer.clone() else { return Ok(Commit::default()) };
+        let Some(export) = self.exports.installer.clone() else { return Ok(Commit::default()) };
         let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
+        let turn = Turn::new(sender, Inbound::default());
+        let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
             Box::pin(async move {
-                let transaction = store.data_mut().table().push(Transaction::default())?;
+                let transaction = store.data_mut().push_of_call(Transaction::default())?;
                 let borrowed = Resource::new_borrow(transaction.rep());
-                let instance = pre.instantiate_async(&mut *store).await?;
-                let hooks = instance.astrid_capsule_installation();
+                let export = export.load(&mut *store, &instance)?;
+                let hooks = export.astrid_capsule_installation();
                 let done = match &previous {
                     None => hooks.call_install(&mut *store, borrowed).await?,
                     Some(from) => hooks.call_upgrade(&mut *store, borrowed, from).await?,
                 };
-                let transaction = store.data_mut().table().delete(transaction)?;
+                let transaction = store.data_mut().take_of_call(transaction)?;
                 Ok(done.map(|()| transaction.finish()))
             })
         });
@@ -69,13 +71,14 @@ impl Generation {
 
     /// Asks its health export, if it has one.
     pub(super) async fn check_health(self: &Arc<Self>) -> Result<(), String> {
-        let Some(pre) = self.exports.healthy.clone() else { return Ok(()) };
+        let Some(export) = self.exports.healthy.clone() else { return Ok(()) };
         let mut sender = self.nobody(Instant::now() + self.bounds.timeout);
         sender.rehearsal = true;
-        let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
+        let turn = Turn::new(sender, Inbound::default());
+        let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
             Box::pin(async move {
-                let instance = pre.instantiate_async(&mut *store).await?;
-                instance.astrid_capsule_health().call_check(store).await
+                let export = export.load(&mut *store, &instance)?;
+                export.astrid_capsule_health().call_check(store).await
             })
         });
         match outcome.await {

@@ -61,6 +61,9 @@ pub const SERIES: &[Series] = &[
     gauge("astrid_pool_instances", "Instances that may be alive at once"),
     gauge("astrid_pool_in_use", "Instances that are alive"),
     gauge("astrid_pool_waiting", "Calls that wait for an instance"),
+    gauge("astrid_warm_instances", "Instances that wait for their principal's next call"),
+    counter("astrid_warm_calls_total", "Calls that could meet an instance again, by whether they did (hit) or not (miss)"),
+    counter("astrid_warm_dropped_total", "Instances that could have been met again and were dropped, by why"),
     gauge("astrid_pool_degraded", "1 if the machine could not give the configured instance pool"),
     counter("astrid_blocking_jobs_total", "Pieces of blocking work: archives read, components compiled or loaded"),
     counter("astrid_async_io_total", "Commits of guests, by whether they got their turn to wait for the disk"),
@@ -127,6 +130,7 @@ pub fn render(host: &Host) -> String {
     metrics::gauge!("astrid_bus_queue_bytes").set(bytes as f64);
     metrics::gauge!("astrid_bus_active_principals").set(principals as f64);
     metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
+    metrics::gauge!("astrid_warm_instances").set(host.warm.idle() as f64);
     metrics::gauge!("astrid_pool_waiting").set(host.pool.waiting() as f64);
     host.metrics.render() + &process::render()
 }

@@ -15,7 +15,8 @@
 //! that it does not name can't be sent to, a conflict is a conflict. Everything is deterministic but the guest's
 //! random numbers; the clock stands still until the test moves it.
 //!
-//! Bounds: every call runs in a fresh instance, within the manifest's memory and fuel. Deadlines are not simulated;
+//! Bounds: every call runs in a fresh instance, whatever the manifest says of `component.isolation` (a host may drop what
+//! it keeps at any time, so a capsule must stand that); within the manifest's memory and fuel. Deadlines are not simulated;
 //! an endless loop ends by fuel.
 //!
 //! Refuses to know: routing and what bindings require (the host checks before a handler runs, so a test here decides

@@ -9,7 +9,7 @@
 //! | module | benches |
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
-//! | [`calls`] | calls of a capsule, each in a fresh instance |
+//! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
@@ -85,13 +85,14 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 7] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
-    ("calls.fresh", calls::bench),
+    ("calls.fresh", calls::fresh),
+    ("calls.warm", calls::warm),
     ("invites.durable", invites::bench),
 ];
 
