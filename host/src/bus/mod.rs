@@ -370,7 +370,11 @@ impl Bus {
     }
 
     /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
-    fn hand_out(&self, message: &Message, mut readers: Vec<Arc<Subscription>>) -> (u32, Vec<(Arc<Subscription>, Room)>) {
+    fn hand_out(
+        &self,
+        message: &Message,
+        mut readers: Vec<Arc<Subscription>>,
+    ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
         let (mut taken, mut full) = (0, Vec::new());
         let mut next = 0;
         while let Some(reader) = readers.get(next).cloned() {
