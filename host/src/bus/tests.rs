@@ -448,6 +448,32 @@ async fn a_principals_subscriptions_hold_so_much_together_and_what_exceeds_it_is
 }
 
 #[tokio::test]
+async fn a_subscription_gets_nothing_more_that_its_principal_may_no_longer_have() {
+    let (bus, ..) = held(&[]);
+    let guarded = Subscribe {
+        topic: Pattern::parse("g.a").unwrap(),
+        requires: vec![Capability::parse("x:y").unwrap()],
+        ..topic_of(Delivery::Lossy)
+    };
+    let manifest = [topic_of(Delivery::Lossy), guarded];
+    let set = |grants: &[&str], enabled: bool| {
+        let grants = grants.iter().map(|grant| Capability::parse(grant).unwrap()).collect();
+        let standing = Standing::new(enabled, vec![], grants, vec![]);
+        bus.authority.apply(1, vec![Change::SetPrincipal(PrincipalId::parse("alice").unwrap(), standing)]);
+    };
+    set(&["x:y"], true);
+    let open = bus.subscribe(reader("alice"), &["n.*".into(), "g.a".into()], &manifest).unwrap();
+    assert_eq!(bus.publish(sender("alice"), out("g.a", b"held")).await, Ok(1));
+    set(&[], true);
+    assert_eq!(bus.publish(sender("alice"), out("g.a", b"revoked")).await, Ok(0));
+    assert_eq!(bus.publish(sender("alice"), out("n.a", b"known")).await, Ok(1));
+    set(&[], false);
+    assert_eq!(bus.publish(sender("alice"), out("n.a", b"disabled")).await, Ok(0));
+    assert_eq!((next(&open).await.unwrap(), next(&open).await.unwrap()), ("held".into(), "known".into()));
+    assert!(nothing_waits(&open));
+}
+
+#[tokio::test]
 async fn an_answer_comes_in_pieces_or_fails_at_the_first() {
     let (bus, _rx) = bus(vec![binding("n.a", "a", &[], false)]);
     let bus = Arc::new(bus);
