@@ -262,14 +262,18 @@ async fn what_waits_for_a_binding_is_held_to_its_manifests_budget() {
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.astrid(&["quota", "set", "ada", "max_concurrent_calls=1"]).out();
     let spin = || bus("streamer.v1.spin", &json!("x".repeat(1500))).bearer(&ada.bearer);
-    let send = async |request: Request| {
-        let mut connection = daemon.connect().await;
+    let mut sending = Vec::new();
+    for _ in 0..4 {
+        sending.push(daemon.connect().await);
+    }
+    let mut send = |request: Request| {
+        let mut connection = sending.pop().expect("one for each request");
         tokio::spawn(async move { connection.send(request).await.expect("an answer") })
     };
     // One runs, so that the others wait: two have room.
-    let running = send(bus("streamer.v1.spin", &json!({})).bearer(&ada.bearer)).await;
+    let running = send(bus("streamer.v1.spin", &json!({})).bearer(&ada.bearer));
     until(&daemon, Request::get("/healthz"), |answer| answer.json()["pool"]["in_use"].as_u64() >= Some(2)).await;
-    let waiting = [send(spin()).await, send(spin()).await, send(spin()).await];
+    let waiting = [send(spin()), send(spin()), send(spin())];
     for answer in waiting {
         let answer = answer.await.expect("an answer");
         // Who has room waits until its time is over.

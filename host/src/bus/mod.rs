@@ -340,7 +340,8 @@ impl Bus {
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
-        if !chain.is_empty() && !(routes.is_empty() && readers.is_empty()) {
+        let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;

@@ -71,7 +71,7 @@ pub const SERIES: &[Series] = &[
     counter("astrid_authentications_total", "Credentials presented, by outcome"),
     counter("astrid_bus_events_total", "Messages by what happened to them"),
     counter("astrid_bus_requests_total", "Requests on the bus by outcome"),
-    counter("astrid_bus_starved_rounds_total", "Turns that passed because a publication was larger than its principal's credit"),
+    counter("astrid_bus_starved_rounds_total", "Turns in which a publication was larger than its credit"),
     gauge("astrid_bus_subscriptions", "Open subscriptions"),
     gauge("astrid_bus_queue_bytes", "Bytes of publications that wait"),
     gauge("astrid_bus_active_principals", "Principals with publications that wait, summed over capsules"),
