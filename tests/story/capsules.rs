@@ -232,7 +232,7 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     let bin = daemon.home().path().join("bin");
     let before = fs::read_dir(&bin).unwrap().count();
     for (archive, names) in bad_archives(&folder) {
-        let reason = refused(&daemon, &archive, &["http:mount"]);
+        let reason = refused(&daemon, &archive, &["http:mount", "bus:receive:echo:*"]);
         for name in names {
             assert!(reason.contains(name), "{}: {reason}", archive.display());
         }
@@ -252,6 +252,9 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     // What is asked and not granted: an interface of the host, and topics that are not the capsule's own.
     let sneaky = refused(&daemon, &pack::packed("sneaky"), &["bus:send:*"]);
     assert!(sneaky.contains("sys:host"), "{sneaky}");
+    let twin = pack::repacked(&folder, "twin", "echo", |manifest| manifest.package.name = "twin".into());
+    let twin = refused(&daemon, &twin, &["bus:send:*", "bus:receive:other:*"]);
+    assert!(twin.contains("bus:receive:echo:v1:say"), "{twin}");
     let caller = refused(&daemon, &pack::packed("caller"), &["bus:send:echo:*", "sys:host"]);
     assert!(caller.contains("bus:send:identity:v1:*") && !caller.contains("bus:send:caller"), "{caller}");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), before, "nothing was kept");
@@ -273,7 +276,7 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     let twin = |name: &str| {
         pack::repacked(folder, &format!("{name}-twin"), name, |manifest| manifest.package.name = format!("{name}-twin"))
     };
-    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*"];
+    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*", "bus:receive:*"];
     for (name, what) in
         [("echo", "echo.v1.say"), ("front", "/front"), ("gateway", "/api"), ("identity", "identity.v1.")]
     {

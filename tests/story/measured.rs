@@ -73,7 +73,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
@@ -98,8 +98,11 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
         daemon.unix(publish("spin.v1.call", &large)).await.expect(202);
     }
     daemon.tcp(publish("spin.v1.call", &large).bearer(&ada.bearer)).await.expect(202);
+    // A subscription that loses what its reader does not take.
+    let lossy = json!({ "subscribe": ["streamer.lossy.*"], "publish": vec!["streamer.lossy.a"; 10], "bytes": 2000 });
+    daemon.unix(bus("streamer.v1.reflect", &lossy)).await.expect(200);
     let queued = seen.scrape(&daemon).await;
-    for kind in ["publish", "request", "delivered", "refused", "lost"] {
+    for kind in ["publish", "request", "delivered", "refused", "lost", "gap"] {
         assert!(sum(&queued, "astrid_bus_events_total", &[("kind", kind)]) >= 1.0, "{kind}: {queued:?}");
     }
     assert!(seen.moved("astrid_bus_queue_bytes") && seen.moved("astrid_bus_active_principals"), "{queued:?}");
@@ -111,6 +114,10 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let commits = keep_sending(&daemon, 12, &bus("counter.v1.increment", &json!({ "key": "n" }))).await;
     seen.until_moved(&daemon, &["astrid_store_queue_commits", "astrid_background_ticks_total"]).await;
     drop(commits);
+    let hear = json!({ "subscribe": ["streamer.lossy.*"], "events": 1 });
+    let reading = keep_sending(&daemon, 1, &bus("streamer.v1.hear", &hear)).await;
+    seen.until_moved(&daemon, &["astrid_bus_subscriptions"]).await;
+    drop(reading);
 
     // What never changes while a process lives differs in another: here, one that is denied its address space.
     let narrow = Home::new().start_in_address_space(120 << 20, &["--runtime-instances", "64"]);

@@ -83,6 +83,11 @@ impl<K: Clone + Eq + std::hash::Hash + Ord, T, W> Mailbox<K, T, W> {
         self.queue.active()
     }
 
+    /// Bytes that wait of one principal.
+    pub fn held(&self, key: &K) -> usize {
+        self.queue.held(key)
+    }
+
     /// Letters that wait.
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -270,9 +275,11 @@ mod tests {
     fn losers_are_bounded_and_every_loss_is_counted() {
         let mut mailbox = Box::new(Delivery::Lossy, 10);
         let many = MAX_LOSERS as u32 + 50;
+        assert_eq!(post(&mut mailbox, many, 10, 0), Posted::Taken);
         for key in 0..many {
             assert_eq!(post(&mut mailbox, key, 20, 0), Posted::Refused(0));
         }
+        assert_eq!(mailbox.take().0, letter(many, 0));
         let (mut told, mut gaps) = (0, 0);
         while let (Some(Mail::Gap(_, lost)), _) = mailbox.take() {
             told += lost;

@@ -39,7 +39,7 @@ use intercept::{Interception, Interceptions};
 use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
-use subscription::{MAX_TOPICS, Offered, Open, Reader, STALL, Subscriptions};
+use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
 use waiting::Place;
 
 /// `[bus]` of the configuration.
@@ -51,7 +51,7 @@ pub struct Config {
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
     /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
-    /// `max-payload-bytes`).
+    /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
     pub queue_bytes: usize,
 }
 
@@ -214,13 +214,18 @@ pub struct Bus {
     stall: Duration,
 }
 
+impl Table {
+    fn empty() -> Self {
+        Self { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() }
+    }
+}
+
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
-        let table = Table { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() };
         Self {
             config,
             authority,
-            table: RwLock::new(Arc::new(table)),
+            table: RwLock::new(Arc::new(Table::empty())),
             inboxes: Mutex::default(),
             subscriptions: Arc::default(),
             ids: AtomicU64::new(1),
@@ -347,7 +352,8 @@ impl Bus {
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
-        if !chain.is_empty() && !(routes.is_empty() && readers.is_empty()) {
+        let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
@@ -359,23 +365,8 @@ impl Bus {
                 taken += 1;
             }
         }
-        let mut full = Vec::new();
-        while let Some(reader) = readers.pop() {
-            match reader.offer(message.clone()) {
-                Offered::Taken => taken += 1,
-                Offered::Full(room) => {
-                    taken += 1;
-                    full.push((reader, room));
-                }
-                Offered::Lost => {}
-                // Another generation went live meanwhile; what it opened for these topics takes over.
-                Offered::Ended => {
-                    let mut heirs = self.readers(&message, &self.table());
-                    heirs.retain(|heir| heir.follows(&reader));
-                    readers.extend(heirs);
-                }
-            }
-        }
+        let (subscribed, full) = self.hand_out(&message, readers);
+        taken += subscribed;
         event("publish", 1);
         event("delivered", taken.into());
         if taken == 0 {
@@ -389,6 +380,35 @@ impl Bus {
             }
         }
         Ok(taken)
+    }
+
+    /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
+    fn hand_out(
+        &self,
+        message: &Message,
+        mut readers: Vec<Arc<Subscription>>,
+    ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
+        let (mut taken, mut full) = (0, Vec::new());
+        let mut next = 0;
+        while let Some(reader) = readers.get(next).cloned() {
+            next += 1;
+            match reader.offer(message.clone()) {
+                Offered::Taken => taken += 1,
+                Offered::Full(room) => {
+                    taken += 1;
+                    full.push((reader, room));
+                }
+                Offered::Lost => {}
+                // Another generation went live meanwhile; what it opened for these topics takes over.
+                Offered::Ended => {
+                    let mut heirs = self.readers(message, &self.table());
+                    let is_new = |heir: &Arc<_>| !readers.iter().any(|other| Arc::ptr_eq(other, heir));
+                    heirs.retain(|heir| heir.follows(&reader) && is_new(heir));
+                    readers.extend(heirs);
+                }
+            }
+        }
+        (taken, full)
     }
 
     /// Opens a subscription to `topics`, which `bindings` of the reader's manifest name. `queue-bytes` and `requires` are
@@ -429,7 +449,7 @@ impl Bus {
         Ok(bindings)
     }
 
-    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<subscription::Subscription>> {
+    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<Subscription>> {
         let live = |capsule: &str, generation| table.live.get(capsule) == Some(&generation);
         self.subscriptions.matching(message, &self.authority, live)
     }

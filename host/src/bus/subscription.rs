@@ -23,7 +23,8 @@ use crate::authority::Authority;
 
 /// Subscriptions of one principal at once.
 pub const MAX_OPEN: usize = 4096;
-/// Bytes that may wait in all subscriptions of one principal; what exceeds them is lost and told.
+/// Bytes that may wait in all subscriptions of one principal, and of one principal's messages in a run loop's; what exceeds
+/// them is lost and told.
 pub const OWN_BYTES: usize = 16 << 20;
 /// Topics of one subscription.
 pub const MAX_TOPICS: usize = 16;
@@ -56,11 +57,14 @@ struct Queue {
     ended: bool,
 }
 
+/// Ends when there is room again, or nobody who would make some.
+pub(super) type Room = oneshot::Receiver<()>;
+
 /// What became of a message at one subscription.
 pub(super) enum Offered {
     Taken,
     /// Taken; whoever published should wait for this.
-    Full(oneshot::Receiver<()>),
+    Full(Room),
     Lost,
     /// It takes nothing any more.
     Ended,
@@ -77,7 +81,12 @@ impl Subscription {
             return Offered::Ended;
         }
         let before = queue.mailbox.bytes();
-        let posted = if self.account.load(Ordering::Relaxed) + size > OWN_BYTES {
+        let held = match &self.reader {
+            Reader::Principal(_) => self.account.load(Ordering::Relaxed),
+            // Nobody loses what is lossless because somebody else sends much.
+            Reader::Loop { .. } => queue.mailbox.held(&message.principal),
+        };
+        let posted = if held + size > OWN_BYTES {
             queue.mailbox.refuse(message.principal);
             Posted::Refused(waiter)
         } else {
@@ -192,6 +201,9 @@ impl std::ops::Deref for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.subscription.end();
+        // Whoever waits for room holds the subscription, so its end would not let them go.
+        let waiters = self.subscription.queue.lock().expect("no panic under this lock").mailbox.stall();
+        drop(waiters);
         self.all.remove(&self.subscription);
     }
 }

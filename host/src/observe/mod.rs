@@ -74,6 +74,8 @@ pub const SERIES: &[Series] = &[
     counter("astrid_authentications_total", "Credentials presented, by outcome"),
     counter("astrid_bus_events_total", "Messages by what happened to them"),
     counter("astrid_bus_requests_total", "Requests on the bus by outcome"),
+    counter("astrid_bus_starved_rounds_total", "Turns in which a publication was larger than its credit"),
+    gauge("astrid_bus_subscriptions", "Open subscriptions"),
     gauge("astrid_bus_queue_bytes", "Bytes of publications that wait"),
     gauge("astrid_bus_active_principals", "Principals with publications that wait, summed over capsules"),
     counter("astrid_invocations_total", "Calls of capsules by capsule and outcome"),
@@ -129,6 +131,7 @@ pub fn render(host: &Host) -> String {
     let (bytes, principals) = host.bus.queued();
     metrics::gauge!("astrid_bus_queue_bytes").set(bytes as f64);
     metrics::gauge!("astrid_bus_active_principals").set(principals as f64);
+    metrics::gauge!("astrid_bus_subscriptions").set(host.bus.subscriptions() as f64);
     metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
     metrics::gauge!("astrid_warm_instances").set(host.warm.idle() as f64);
     metrics::gauge!("astrid_pool_waiting").set(host.pool.waiting() as f64);

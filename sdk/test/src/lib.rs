@@ -51,7 +51,7 @@ pub use bindings::astrid::sys::host::{
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
-pub use capsule::{Call, Capsule, Usage};
+pub use capsule::{Call, Capsule, Streamed, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};
 pub use find::packed;
