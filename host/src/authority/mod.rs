@@ -15,16 +15,19 @@ use std::sync::{Arc, Mutex, RwLock};
 use astrid_capsule::manifest::{Declaration, Subscribe};
 use astrid_capsule::{Capability, PrincipalId};
 
+use tokio::sync::watch;
+
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 use sessions::Remembered;
-pub use sessions::{Authenticator, Identified, Presented, Rejection};
+pub use sessions::{Authenticator, Behalf, Identified, Presented, Rejection, Through};
 pub use standing::{Change, Decision, Directory, Standing};
 
 pub struct Authority {
     directory: RwLock<Directory>,
     remembered: Mutex<Remembered>,
     authenticator: RwLock<Option<Arc<dyn Authenticator>>>,
+    changed: watch::Sender<()>,
 }
 
 impl Default for Authority {
@@ -40,6 +43,7 @@ impl Authority {
             directory: RwLock::new(Directory::default()),
             remembered: Mutex::new(Remembered::default()),
             authenticator: RwLock::new(None),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -61,6 +65,21 @@ impl Authority {
         for change in changes {
             directory.apply(revision, change);
         }
+        drop(directory);
+        self.changed.send_replace(());
+    }
+
+    /// Tells that somebody's standing or a group has changed, and not whose: for what goes on after its call.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether what was opened on somebody's behalf may go on, by the same rule as a remembered credential: until the
+    /// session expires or the standing of its principal changes. `now` in seconds since the Unix epoch.
+    pub fn stands(&self, behalf: &Behalf, now: u64) -> bool {
+        behalf.session.is_none_or(|session| {
+            session.expires_at > now && self.revision(&behalf.principal) == Some(session.standing)
+        })
     }
 
     /// May `caller` do what needs `required`, to `target`? The documented order of docs/capabilities.md.
@@ -166,7 +185,7 @@ impl Authority {
     }
 
     /// The revision of an enabled principal's standing.
-    fn revision(&self, principal: &PrincipalId) -> Option<u64> {
+    pub fn revision(&self, principal: &PrincipalId) -> Option<u64> {
         self.directory.read().expect("no panic under this lock").revision(principal)
     }
 }

@@ -9,9 +9,9 @@ use super::Call;
 use super::bindings::handler::astrid::authority::{held, registrar, sessions};
 use super::bindings::handler::astrid::bus::bus::Options;
 use super::bindings::handler::astrid::bus::types::Failure;
-use super::bus::{Answer, Behalf, Subscription};
+use super::bus::{Answer, Subscription};
 use super::store::Transaction;
-use crate::authority::{Change, Identified, Presented, Rejection, Standing};
+use crate::authority::{Behalf, Change, Identified, Presented, Rejection, Standing, Through};
 use crate::bus::Sender;
 use crate::meter::quotas::Quotas;
 
@@ -32,7 +32,11 @@ impl held::Host for Call {
 }
 
 /// A front end's right to speak for a principal, for as long as its call lives.
-pub struct Session(Identified);
+pub struct Session {
+    identified: Identified,
+    /// For what outlives the call.
+    through: Through,
+}
 
 impl sessions::Host for Call {
     async fn authenticate(
@@ -51,7 +55,9 @@ impl sessions::Host for Call {
                 if let Some(connection) = &self.connection {
                     connection.set_principal(identified.principal.clone());
                 }
-                Ok(Ok(self.table.push(Session(identified))?))
+                let standing = self.host.authority.revision(&identified.principal).unwrap_or(0);
+                let through = Through { expires_at: identified.expires_at, standing };
+                Ok(Ok(self.table.push(Session { identified, through })?))
             }
             Err(Rejection::Rejected) => Ok(Err(sessions::Rejection::Rejected)),
             Err(Rejection::Unavailable) => Ok(Err(sessions::Rejection::Unavailable)),
@@ -62,18 +68,18 @@ impl sessions::Host for Call {
 
 impl Call {
     fn speaking_for(&self, session: &Resource<Session>) -> wasmtime::Result<Sender> {
-        let Session(identified) = self.table.get(session)?;
+        let Session { identified, .. } = self.table.get(session)?;
         Ok(Sender { principal: identified.principal.clone(), ..self.sender.clone() })
     }
 }
 
 impl sessions::HostSession for Call {
     async fn principal(&mut self, session: Resource<Session>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&session)?.0.principal.as_str().into())
+        Ok(self.table.get(&session)?.identified.principal.as_str().into())
     }
 
     async fn expires_at(&mut self, session: Resource<Session>) -> wasmtime::Result<u64> {
-        Ok(self.table.get(&session)?.0.expires_at)
+        Ok(self.table.get(&session)?.identified.expires_at)
     }
 
     async fn holds(
@@ -82,7 +88,7 @@ impl sessions::HostSession for Call {
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let Session(identified) = self.table.get(&session)?;
+        let Session { identified, .. } = self.table.get(&session)?;
         Ok(self.host.authority.holds(&identified.principal, &capability, target.as_deref()))
     }
 
@@ -115,8 +121,8 @@ impl sessions::HostSession for Call {
         payload: Vec<u8>,
         options: Options,
     ) -> wasmtime::Result<Resource<Answer>> {
-        let (sender, until) = (self.speaking_for(&session)?, self.table.get(&session)?.0.expires_at);
-        let answer = self.begin_request(sender, Some(until), topic, payload, options);
+        let (sender, through) = (self.speaking_for(&session)?, self.table.get(&session)?.through);
+        let answer = self.begin_request(sender, Some(through), topic, payload, options);
         Ok(self.table.push(answer)?)
     }
 
@@ -125,8 +131,8 @@ impl sessions::HostSession for Call {
         session: Resource<Session>,
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<Subscription>, Failure>> {
-        let Session(identified) = self.table.get(&session)?;
-        let behalf = Behalf { principal: identified.principal.clone(), until: Some(identified.expires_at) };
+        let Session { identified, through } = self.table.get(&session)?;
+        let behalf = Behalf { principal: identified.principal.clone(), session: Some(*through) };
         self.open_subscription(behalf, &topics)
     }
 

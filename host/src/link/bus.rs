@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use astrid_capsule::PrincipalId;
 use wasmtime::component::Resource;
 
 use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
 use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
 use crate::Boxed;
+use crate::authority::{Behalf, Through};
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
@@ -30,14 +30,6 @@ pub struct Caller(Sender);
 pub struct Subscription {
     pub open: Arc<Open>,
     pub behalf: Behalf,
-}
-
-/// Whose a subscription or an answer is.
-#[derive(Clone)]
-pub struct Behalf {
-    pub principal: PrincipalId,
-    /// When the session ends through which it was opened, in seconds since the Unix epoch.
-    pub until: Option<u64>,
 }
 
 impl bus::Host for Call {
@@ -148,7 +140,7 @@ impl bus::HostCaller for Call {
 
 impl bus::HostSubscription for Call {
     async fn open(&mut self, topics: Vec<String>) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
-        let behalf = Behalf { principal: self.sender.principal.clone(), until: None };
+        let behalf = Behalf { principal: self.sender.principal.clone(), session: None };
         self.open_subscription(behalf, &topics)
     }
 
@@ -212,12 +204,12 @@ impl Call {
     pub(super) fn begin_request(
         &self,
         sender: Sender,
-        until: Option<u64>,
+        session: Option<Through>,
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Answer {
-        let behalf = Behalf { principal: sender.principal.clone(), until };
+        let behalf = Behalf { principal: sender.principal.clone(), session };
         if let Err(failure) = self.may_send(&sender, &topic, payload.len()) {
             return Answer { answer: Err(failure), behalf };
         }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Capability, PrincipalId, Topic};
 use bytes::Bytes;
-use hyper::Response;
+use hyper::{Method, Response};
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::bus::stream::Writer;
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
+use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::exports::Exports;
@@ -380,18 +381,55 @@ impl Mounted for Generation {
             if let Some(pre) = self.exports.front_end.clone() {
                 let lane = exchange.connection.lane();
                 let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
-                let request = link::http::to_wit(exchange);
+                let (cause, has_body) = (exchange.id.clone(), exchange.head.method != Method::HEAD);
+                let (request, relays) = (link::http::to_wit(exchange), self.exports.relay.is_some());
                 let outcome = self.enter(Rank::Outer, lane, sender, inbound, |store| {
                     Box::pin(async move {
                         let instance = pre.instantiate_async(&mut *store).await?;
-                        instance.astrid_http_handler().call_handle(store, &request).await
+                        let mut answer = instance.astrid_http_handler().call_handle(&mut *store, &request).await?;
+                        let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
+                        if wanted.is_some() && !relays {
+                            return Err(wasmtime::Error::msg("it answers with a relay and has no export astrid:http/relay"));
+                        }
+                        Ok((answer, wanted.transpose()?))
                     })
                 });
-                let answer = outcome.await?;
+                let (answer, wanted) = outcome.await?;
                 self.figures.ok.increment(1);
-                return link::http::from_wit(answer);
+                let (head, body) = link::http::from_wit(answer)?.into_parts();
+                let body = match wanted.filter(|_| has_body) {
+                    None => link::http::full(body),
+                    Some(wanted) => {
+                        let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
+                        relay::open(&host, self.id.clone(), cause, body, wanted)?
+                    }
+                };
+                return Ok(Response::from_parts(head, body));
             }
             self.serve_wasi(sender, exchange).await
+        })
+    }
+}
+
+impl Relayed for Generation {
+    fn relay(self: Arc<Self>, call: Relaying) -> Boxed<'static, Result<Output, Failure>> {
+        Box::pin(async move {
+            let Some(pre) = self.exports.relay.clone() else { return Err(Failure::NoResponder) };
+            let Relaying { principal, cause, depth, context, events } = call;
+            let lane = Lane::Principal(principal.clone());
+            let deadline = Instant::now() + self.bounds.timeout;
+            // As deep as the messages: what circles through a relay ends as well.
+            let sender = Sender { principal, capsule: self.id.clone(), deadline, depth, cause: Some(cause) };
+            let outcome = self.enter(Rank::Outer, lane, sender, Inbound::default(), |store| {
+                Box::pin(async move {
+                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let events: Vec<_> = events.iter().map(link::http::to_event).collect();
+                    instance.astrid_http_relay().call_relay(store, &context, &events).await
+                })
+            });
+            let output = outcome.await?;
+            self.figures.ok.increment(1);
+            Ok(link::http::from_output(output))
         })
     }
 }
