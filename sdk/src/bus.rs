@@ -61,6 +61,11 @@ pub fn publish_raw(topic: &str, payload: &[u8], target: Option<&str>) -> Result<
     raw::publish(topic, payload, target)
 }
 
+/// Hands a piece of the answer to whoever asked, where the message says `streams`; see `wit/bus`.
+pub fn send_piece(piece: &[u8]) -> Result<(), Failure> {
+    raw::send_piece(piece)
+}
+
 fn encode<T: Serialize + ?Sized>(payload: &T) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(payload)
         .map_err(|error| Failure::Invalid(format!("the payload can't be written as JSON: {error}")))

@@ -254,6 +254,30 @@ mod tests {
         assert_eq!(authority.authenticate(bearer("good"), 1000).await, Err(Rejection::Rejected));
     }
 
+    #[test]
+    fn what_goes_on_after_its_call_stands_until_its_session_expires_or_its_principal_changes_and_is_told_of_it() {
+        let authority = Authority::new();
+        let mut changes = authority.changes();
+        authority.apply(1, standing(true));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        let through = |standing| Some(Through { expires_at: 1000, standing });
+        let behalf = |session| Behalf { principal: alice(), session };
+        assert!(authority.stands(&behalf(through(1)), 999));
+        assert!(!authority.stands(&behalf(through(1)), 1000));
+        for (revision, change) in
+            [(2, standing(true)), (3, standing(false)), (4, vec![Change::RemovePrincipal(alice())])]
+        {
+            authority.apply(revision, change);
+            assert!(changes.has_changed().unwrap());
+            changes.mark_unchanged();
+            assert!(!authority.stands(&behalf(through(1)), 999), "{revision}");
+            assert_eq!(authority.stands(&behalf(through(revision)), 999), revision == 2);
+        }
+        assert!(!authority.stands(&behalf(through(0)), 999), "gone before it was opened");
+        assert!(authority.stands(&behalf(None), u64::MAX), "nobody's session can end");
+    }
+
     #[tokio::test]
     async fn another_authenticator_owes_nothing_to_what_the_last_one_said() {
         let authority = Authority::new();
