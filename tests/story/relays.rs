@@ -211,6 +211,26 @@ async fn a_client_that_reads_nothing_holds_up_who_publishes_for_it_and_nobody_el
 }
 
 #[tokio::test]
+async fn a_client_that_never_reads_is_cut_off_and_everything_of_its_stream_is_gone() {
+    let daemon = Daemon::start_with(&["--set", "http.write-timeout-secs=1"]);
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let mut unread = open_unix(&daemon, &ada, "/live/heard").await;
+    let letter = json!("x".repeat(LARGE));
+    // Until its stream is gone: what is lost of a lossy subscription is not delivered either.
+    let started = std::time::Instant::now();
+    while open_relays(&daemon).await > 0.0 {
+        assert!(started.elapsed() < DEADLINE);
+        daemon.unix(publish("live.v1.heard", &letter).bearer(&ada.bearer)).await;
+    }
+    let answer = daemon.unix(publish("live.v1.heard", &letter).bearer(&ada.bearer)).await;
+    assert_eq!(answer.json()["delivered"], 0);
+    while let Ok(event) = unread.next().await {
+        assert!(event.is_some(), "the client must see that something is missing");
+    }
+}
+
+#[tokio::test]
 async fn what_a_slow_client_has_lost_of_a_lossy_subscription_is_told_in_its_place() {
     const LETTERS: u64 = 100;
     let daemon = Daemon::start();

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::patient::Patient;
 use super::{Body, Config, Connection, Entered, Exchange, own};
 use crate::host::Host;
 
@@ -110,6 +111,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let known = entered.connection.clone();
+    let stream = Patient::new(stream, Duration::from_secs(host.config.http.write_timeout_secs));
     let service = service_fn(|request| {
         let (host, known) = (host.clone(), known.clone());
         async move { Ok::<_, std::convert::Infallible>(answer(host, known, request).await) }

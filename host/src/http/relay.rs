@@ -383,3 +383,29 @@ impl Relay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one future of this kind takes.
+    fn size<F: Future>(_: impl FnOnce(Box<Relay>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_relay_that_waits_is_small() {
+        assert!(size(Relay::next) <= 2048, "{}", size(Relay::next));
+        assert!(size_of::<Relay>() <= 512, "{}", size_of::<Relay>());
+    }
+
+    #[test]
+    fn only_so_many_are_open_and_each_gives_its_place_back() {
+        let relays = Relays::new(2);
+        let first = relays.enter().unwrap();
+        let _second = relays.enter().unwrap();
+        assert!(relays.enter().is_none());
+        drop(first);
+        assert!(relays.enter().is_some());
+    }
+}

@@ -5,7 +5,7 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
+    CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -341,4 +341,18 @@ fn a_capsule_can_ask_what_it_and_its_caller_hold() {
     assert_eq!(holds("notes:add", Some("alice")), true);
     assert_eq!(holds("notes:add", None), false);
     assert_eq!(holds("bus:*", None), false);
+}
+
+#[test]
+fn a_relay_is_asked_for_the_bytes_of_events_and_dies_alone() {
+    let mut live = guest("live");
+    let said = |payload: &str| Event::message("alice", "live.v1.said", payload);
+    let output = live.as_principal("alice").relay(b"", &[said("1"), Event::Idle, Event::End(None)]).unwrap();
+    let text = String::from_utf8(output.body).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!((names, output.last), (vec!["message", "idle", "end"], false));
+    assert!(live.relay(b"last", &[Event::Piece(b"2".to_vec())]).unwrap().last);
+    let died = live.relay(b"trap", &[said("3")]).unwrap_err();
+    assert!(matches!(died, CallError::Trapped(_)), "{died}");
+    assert!(matches!(echo().relay(b"", &[Event::Idle]), Err(CallError::NoExport("astrid:http/relay"))));
 }
