@@ -140,7 +140,7 @@ macro_rules! relay {
             }
 
             #[cfg(target_family = "wasm")]
-            $crate::bindings::relay::export_relay!(Component with_types_in $crate::bindings::relay);
+    $crate::bindings::relay::export_relay!(Component with_types_in $crate::bindings::relay);
             #[cfg(not(target_family = "wasm"))]
             const _: fn(::std::vec::Vec<u8>, ::std::vec::Vec<$crate::http::Event>) -> $crate::http::Output =
                 <Component as $crate::bindings::relay::exports::astrid::http::relay::Guest>::relay;

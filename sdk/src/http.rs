@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::bindings::imports::astrid::bus::bus::{Answer, Subscription};
 pub use crate::bindings::front_end::astrid::http::types::{Connection, Relay, Request, Response, Source};
+use crate::bindings::imports::astrid::bus::bus::{Answer, Subscription};
 pub use crate::bindings::relay::exports::astrid::http::relay::{Event, Output};
 
 impl Request {

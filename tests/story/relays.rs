@@ -380,6 +380,30 @@ async fn a_stop_ends_two_hundred_streams_at_its_beginning_and_cuts_none() {
 }
 
 #[tokio::test]
+async fn a_thousand_idle_streams_take_little_and_hold_no_instance() {
+    const STREAMS: usize = 1_000;
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let resident = async || sum(&metrics(&daemon).await, "process_resident_memory_bytes", &[]);
+    // What the first crowd warms up is not what an idle stream takes.
+    for crowd in [STREAMS / 4, STREAMS] {
+        let before = resident().await;
+        let mut streams = Vec::new();
+        for _ in 0..crowd {
+            streams.push(open(&daemon, &ada, "/live/said").await);
+        }
+        let each = (resident().await - before) / crowd as f64;
+        eprintln!("{crowd} streams: {each:.0} bytes each");
+        assert!(each < 32.0 * 1024.0, "{each}");
+        let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
+        assert_eq!(health["pool"]["in_use"], 0, "{health}");
+        drop(streams);
+        until_measured(&daemon, "astrid_http_relays", |open| open == 0.0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_relay_whose_principal_is_over_its_rate_waits_and_loses_nothing() {
     let daemon = Daemon::start();
     install_guests(&daemon, &["live"]);

@@ -141,7 +141,8 @@ async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<I
     let method = known_method(request.method());
     let mut answer = match own::probe(&host, request.method(), request.uri().path()) {
         Some(answer) => answer,
-        None => mounted(&host, connection, request, id.clone()).await,
+        // In a box of its own: hyper keeps room for this future for as long as the connection is open.
+        None => Box::pin(mounted(&host, connection, request, id.clone())).await,
     };
     own::harden(answer.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {

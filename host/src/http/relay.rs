@@ -395,8 +395,8 @@ mod tests {
 
     #[test]
     fn a_relay_that_waits_is_small() {
-        assert!(size(Relay::next) <= 2048, "{}", size(Relay::next));
-        assert!(size_of::<Relay>() <= 512, "{}", size_of::<Relay>());
+        assert!(size(Relay::next) <= 1024, "{}", size(Relay::next));
+        assert!(size_of::<Relay>() <= 256, "{}", size_of::<Relay>());
     }
 
     #[test]

@@ -73,7 +73,9 @@ pub fn take_relay(call: &mut Call, relay: WitRelay) -> wasmtime::Result<Wanted> 
     let idle = (relay.idle_ms > 0).then(|| Duration::from_millis(relay.idle_ms.into()));
     if idle.is_some_and(|idle| idle < MIN_IDLE) {
         let idle_ms = relay.idle_ms;
-        return Err(wasmtime::Error::msg(format!("the idle-ms of its relay is {idle_ms}; it must be 0 or at least 1000")));
+        return Err(wasmtime::Error::msg(format!(
+            "the idle-ms of its relay is {idle_ms}; it must be 0 or at least 1000"
+        )));
     }
     let (source, behalf) = match relay.source {
         WitSource::Subscription(subscription) => {

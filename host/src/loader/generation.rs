@@ -389,7 +389,9 @@ impl Mounted for Generation {
                         let mut answer = instance.astrid_http_handler().call_handle(&mut *store, &request).await?;
                         let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
                         if wanted.is_some() && !relays {
-                            return Err(wasmtime::Error::msg("it answers with a relay and has no export astrid:http/relay"));
+                            return Err(wasmtime::Error::msg(
+                                "it answers with a relay and has no export astrid:http/relay",
+                            ));
                         }
                         Ok((answer, wanted.transpose()?))
                     })
