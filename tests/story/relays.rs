@@ -1,6 +1,7 @@
 //! Answers that go on after their handler: who gets what, what holds up whom, and every way in which they end.
 
-use astrid_tests::daemon::Daemon;
+use astrid_capsule::archive::Archive;
+use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, Streaming, raw};
 use astrid_tests::{DEADLINE, pack};
 use rustix::process::Signal;
@@ -344,6 +345,32 @@ async fn a_stream_ends_when_the_standing_of_its_principal_changes_and_nobody_els
     let mut of_bob = open(&daemon, &bob, "/live/said").await;
     say(&daemon, &bob, "live.v1.said", &json!(2)).await;
     assert_message(&mut of_bob, &json!(2)).await;
+}
+
+/// `i64.const` of the seconds that a session lasts, and of fewer in as many bytes.
+const EIGHT_HOURS: [u8; 4] = [0x42, 0x80, 0xe1, 0x01];
+const TWENTY_SECONDS: [u8; 4] = [0x42, 0x94, 0x80, 0x00];
+
+#[tokio::test]
+async fn a_stream_ends_with_the_session_through_which_it_was_opened_although_nothing_comes() {
+    let home = Home::new();
+    let Archive { manifest, mut component, .. } = pack::read("identity");
+    let places: Vec<usize> =
+        component.windows(4).enumerate().filter(|(_, bytes)| **bytes == EIGHT_HOURS).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the session's lifetime is no constant any more");
+    for at in places {
+        component[at..at + 4].copy_from_slice(&TWENTY_SECONDS);
+    }
+    pack::write(&home.path().join("distro"), "identity", &manifest, &component);
+    let daemon = home.start();
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let mut stream = open(&daemon, &ada, "/live/said").await;
+    say(&daemon, &ada, "live.v1.said", &json!(1)).await;
+    assert_message(&mut stream, &json!(1)).await;
+    assert_eq!(stream.next().await, Ok(None));
+    daemon.tcp(Request::get("/api/auth/me").bearer(&ada.bearer)).await.refusal(401, "unauthorized");
+    until_measured(&daemon, "astrid_http_relays", |open| open == 0.0).await;
 }
 
 #[tokio::test]

@@ -269,6 +269,18 @@ struct Relay {
 /// The relay may go on no more.
 struct Over;
 
+/// The events of one call: what is there, up to the bounds or the end.
+fn batch(first: Event, mut take: impl FnMut() -> Option<Event>) -> Vec<Event> {
+    let mut bytes = first.bytes();
+    let mut events = vec![first];
+    while events.len() < MAX_EVENTS && bytes < EVENT_BYTES && !matches!(events.last(), Some(Event::End(_))) {
+        let Some(event) = take() else { break };
+        bytes += event.bytes();
+        events.push(event);
+    }
+    events
+}
+
 impl Relay {
     async fn next(mut self: Box<Self>) -> Step {
         if !self.beginning.is_empty() {
@@ -339,14 +351,7 @@ impl Relay {
         let idle = self.wanted.idle.map(|idle| Instant::now() + idle);
         let next = self.wanted.source.clone().next();
         let Some(first) = self.wait(idle, next).await? else { return Ok(vec![Event::Idle]) };
-        let mut bytes = first.bytes();
-        let mut events = vec![first];
-        while events.len() < MAX_EVENTS && bytes < EVENT_BYTES && !matches!(events.last(), Some(Event::End(_))) {
-            let Some(event) = self.wanted.source.take() else { break };
-            bytes += event.bytes();
-            events.push(event);
-        }
-        Ok(events)
+        Ok(batch(first, || self.wanted.source.take()))
     }
 
     /// One call, tried again while there is no room for it. The inner error says why the relay is cut.
@@ -397,6 +402,16 @@ mod tests {
     fn a_relay_that_waits_is_small() {
         assert!(size(Relay::next) <= 1024, "{}", size(Relay::next));
         assert!(size_of::<Relay>() <= 256, "{}", size_of::<Relay>());
+    }
+
+    #[test]
+    fn a_call_gets_what_is_there_up_to_its_bounds_and_nothing_is_taken_behind_the_end() {
+        let piece = |bytes| Event::Piece(vec![0; bytes].into());
+        let mut few = vec![piece(1), piece(1)];
+        assert_eq!(batch(piece(1), || few.pop()).len(), 3);
+        assert_eq!(batch(piece(1), || Some(piece(1))).len(), MAX_EVENTS);
+        assert_eq!(batch(piece(1), || Some(piece(EVENT_BYTES / 4))).len(), 5);
+        assert_eq!(batch(piece(1), || Some(Event::End(None))).len(), 2);
     }
 
     #[test]

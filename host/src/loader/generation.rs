@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
+use astrid_capsule::check::HTTP_RELAY;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Capability, PrincipalId, Topic};
 use bytes::Bytes;
@@ -389,9 +390,8 @@ impl Mounted for Generation {
                         let mut answer = instance.astrid_http_handler().call_handle(&mut *store, &request).await?;
                         let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
                         if wanted.is_some() && !relays {
-                            return Err(wasmtime::Error::msg(
-                                "it answers with a relay and has no export astrid:http/relay",
-                            ));
+                            let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
+                            return Err(wasmtime::Error::msg(why));
                         }
                         Ok((answer, wanted.transpose()?))
                     })
