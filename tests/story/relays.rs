@@ -289,6 +289,26 @@ async fn a_stream_goes_on_in_the_next_version_and_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_version_that_relays_no_more_cuts_the_streams_of_the_one_before() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let (mut idle, mut stream) = (open(&daemon, &ada, "/live/heard").await, open(&daemon, &ada, "/live/said").await);
+    let other = pack::repacked(daemon.home().beside(), "other", "front", |manifest| {
+        manifest.package.name = "live".into();
+        manifest.package.version = "0.2.0".parse().expect("a version");
+        manifest.http.as_mut().expect("a front end").mounts = vec!["/live".into()];
+    });
+    assert_eq!(install(&daemon, &other)["previous_version"], "0.1.0");
+    say(&daemon, &ada, "live.v1.said", &json!(1)).await;
+    assert!(stream.next().await.is_err());
+    until_measured(&daemon, "astrid_http_relays", |open| open == 1.0).await;
+    say(&daemon, &ada, "live.v1.heard", &json!(1)).await;
+    assert!(idle.next().await.is_err());
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
 async fn a_trap_cuts_its_stream_and_no_other() {
     let daemon = Daemon::start();
     install_guests(&daemon, &["live"]);
