@@ -83,6 +83,8 @@ pub const BUS_INTERCEPTOR: &str = "astrid:bus/interceptor";
 pub const HTTP_HANDLER: &str = "astrid:http/handler";
 /// `[http]` calls this in version 0.2.x where there is no [`HTTP_HANDLER`].
 pub const WASI_HTTP_HANDLER: &str = "wasi:http/incoming-handler";
+/// `[http]` may call this for the bytes of answers that go on after their handler.
+pub const HTTP_RELAY: &str = "astrid:http/relay";
 /// Called in the one capsule that is granted [`grant::AUTHENTICATOR`].
 pub const AUTHENTICATOR: &str = "astrid:authority/authenticator";
 /// Called before a version goes live, where it is exported.

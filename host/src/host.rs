@@ -15,7 +15,7 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
-use crate::http::{self, Connections, Mounts};
+use crate::http::{self, Connections, Mounts, Relays};
 use crate::keys::Keys;
 use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
@@ -45,6 +45,7 @@ pub struct Host {
     pub loader: Loader,
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
+    pub relays: Arc<Relays>,
     pub shutdown: Arc<Shutdown>,
     pub started: Instant,
 }
@@ -105,6 +106,7 @@ impl Host {
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),
+            relays: Relays::new(config.http.max_relays),
             config,
             home,
             log,

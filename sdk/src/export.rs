@@ -103,6 +103,51 @@ macro_rules! front_end {
     };
 }
 
+/// Exports `astrid:http/relay`: a function from the context of a [`http::Relay`](crate::http::Relay) and its next events
+/// ([`http::Event`](crate::http::Event), 1 to 64 of them) to [`http::Output`](crate::http::Output). Every call has an
+/// instance of its own, of the version that is live then: what must be known from one to the next is in the context or the
+/// store.
+///
+/// ```
+/// use astrid_sdk::http::{Event, Output};
+///
+/// fn lines(_context: Vec<u8>, events: Vec<Event>) -> Output {
+///     let mut body = Vec::new();
+///     for event in events {
+///         if let Event::Message(message) = event {
+///             body.extend(message.payload);
+///             body.push(b'\n');
+///         }
+///     }
+///     Output::more(body)
+/// }
+///
+/// astrid_sdk::relay! { lines }
+/// ```
+#[macro_export]
+macro_rules! relay {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::relay::exports::astrid::http::relay::Guest for Component {
+                fn relay(
+                    context: ::std::vec::Vec<u8>,
+                    events: ::std::vec::Vec<$crate::http::Event>,
+                ) -> $crate::http::Output {
+                    $function(context, events)
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::relay::export_relay!(Component with_types_in $crate::bindings::relay);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(::std::vec::Vec<u8>, ::std::vec::Vec<$crate::http::Event>) -> $crate::http::Output =
+                <Component as $crate::bindings::relay::exports::astrid::http::relay::Guest>::relay;
+        };
+    };
+}
+
 /// Exports `astrid:authority/authenticator`: a function from [`authority::Presented`](crate::authority::Presented) to
 /// `Option<`[`authority::Identified`](crate::authority::Identified)`>`.
 #[macro_export]

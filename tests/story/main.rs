@@ -14,6 +14,7 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
 //! - [`console`]: the command line
@@ -32,6 +33,7 @@ mod isolation;
 mod measured;
 mod observation;
 mod quotas;
+mod relays;
 mod session;
 mod streams;
 mod surface;

@@ -9,8 +9,9 @@ use std::time::Instant;
 use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::Request;
+use astrid_tests::http::{Request, Streaming};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::observation::{Sample, metrics, sum};
@@ -73,7 +74,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "streamer"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
@@ -90,6 +91,13 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     daemon.tcp(me.clone()).await.expect(200);
     daemon.tcp(me).await.refusal(503, "overloaded");
     seen.scrape(&daemon).await;
+    // The answer of the one ends by itself; the other is open for as long as its client looks.
+    let counting = Request::get("/live/count?to=3").bearer(&ada.bearer);
+    assert_eq!(daemon.tcp(counting).await.status, 200);
+    let socket = TcpStream::connect(daemon.address()).await.expect("a listener");
+    let open = Streaming::open(socket, Request::get("/live/said").bearer(&ada.bearer)).await;
+    seen.until_moved(&daemon, &["astrid_http_relays", "astrid_http_relay_calls_total"]).await;
+    drop(open);
 
     // A handler that takes a second, and more for it than may wait: the sender who holds most is turned away, and loses
     // what is newest when another comes.

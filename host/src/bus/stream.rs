@@ -86,8 +86,8 @@ impl Answer {
         }
     }
 
-    /// What is there now.
-    fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
+    /// What is there now, as [`Self::next`] answers it.
+    pub fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
         let mut state = self.shared.state.lock().expect("no panic under this lock");
         if let Some(piece) = state.pieces.pop_front() {
             state.bytes -= piece.len();

@@ -8,10 +8,10 @@ use wasmtime::component::Resource;
 use super::bindings::handler::astrid::authority::{held, registrar, sessions};
 use super::bindings::handler::astrid::bus::bus::Options;
 use super::bindings::handler::astrid::bus::types::Failure;
-use super::bus::{Answer, Behalf, Subscription};
+use super::bus::{Answer, Subscription};
 use super::store::TransactionOfCall;
 use super::{Call, OfCall};
-use crate::authority::{Change, Identified, Presented, Rejection, Standing};
+use crate::authority::{Behalf, Change, Identified, Presented, Rejection, Standing, Through};
 use crate::bus::Sender;
 use crate::meter::quotas::Quotas;
 
@@ -32,7 +32,11 @@ impl held::Host for Call {
 }
 
 /// A front end's right to speak for a principal, for as long as its call lives.
-pub struct Session(Identified);
+pub struct Session {
+    identified: Identified,
+    /// For what outlives the call.
+    through: Through,
+}
 
 /// What a handle of a session stands for.
 pub type SessionOfCall = OfCall<Session>;
@@ -54,7 +58,9 @@ impl sessions::Host for Call {
                 if let Some(connection) = &self.turn.inbound.connection {
                     connection.set_principal(identified.principal.clone());
                 }
-                Ok(Ok(self.push_of_call(Session(identified))?))
+                let standing = self.host.authority.revision(&identified.principal).unwrap_or(0);
+                let through = Through { expires_at: identified.expires_at, standing };
+                Ok(Ok(self.push_of_call(Session { identified, through })?))
             }
             Err(Rejection::Rejected) => Ok(Err(sessions::Rejection::Rejected)),
             Err(Rejection::Unavailable) => Ok(Err(sessions::Rejection::Unavailable)),
@@ -65,18 +71,18 @@ impl sessions::Host for Call {
 
 impl Call {
     fn speaking_for(&self, session: &Resource<SessionOfCall>) -> wasmtime::Result<Sender> {
-        let Session(identified) = self.of_call(session)?;
+        let Session { identified, .. } = self.of_call(session)?;
         Ok(Sender { principal: identified.principal.clone(), ..self.turn.sender.clone() })
     }
 }
 
 impl sessions::HostSession for Call {
     async fn principal(&mut self, session: Resource<SessionOfCall>) -> wasmtime::Result<String> {
-        Ok(self.of_call(&session)?.0.principal.as_str().into())
+        Ok(self.of_call(&session)?.identified.principal.as_str().into())
     }
 
     async fn expires_at(&mut self, session: Resource<SessionOfCall>) -> wasmtime::Result<u64> {
-        Ok(self.of_call(&session)?.0.expires_at)
+        Ok(self.of_call(&session)?.identified.expires_at)
     }
 
     async fn holds(
@@ -85,7 +91,7 @@ impl sessions::HostSession for Call {
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let Session(identified) = self.of_call(&session)?;
+        let Session { identified, .. } = self.of_call(&session)?;
         Ok(self.host.authority.holds(&identified.principal, &capability, target.as_deref()))
     }
 
@@ -118,8 +124,8 @@ impl sessions::HostSession for Call {
         payload: Vec<u8>,
         options: Options,
     ) -> wasmtime::Result<Resource<OfCall<Answer>>> {
-        let (sender, until) = (self.speaking_for(&session)?, self.of_call(&session)?.0.expires_at);
-        let answer = self.begin_request(sender, Some(until), topic, payload, options);
+        let (sender, through) = (self.speaking_for(&session)?, self.of_call(&session)?.through);
+        let answer = self.begin_request(sender, Some(through), topic, payload, options);
         self.push_of_call(answer)
     }
 
@@ -128,8 +134,8 @@ impl sessions::HostSession for Call {
         session: Resource<SessionOfCall>,
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, Failure>> {
-        let Session(identified) = self.of_call(&session)?;
-        let behalf = Behalf { principal: identified.principal.clone(), until: Some(identified.expires_at) };
+        let Session { identified, through } = self.of_call(&session)?;
+        let behalf = Behalf { principal: identified.principal.clone(), session: Some(*through) };
         self.open_subscription(behalf, &topics)
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use astrid_capsule::PrincipalId;
 use wasmtime::component::Resource;
 
 use super::bindings::handler::astrid::bus::{bus, types};
 use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
 use super::{Call, OfCall};
 use crate::Boxed;
+use crate::authority::{Behalf, Through};
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
@@ -36,14 +36,6 @@ pub struct Subscription {
 pub type AnswerOfCall = OfCall<Answer>;
 pub type CallerOfCall = OfCall<Caller>;
 pub type SubscriptionOfCall = OfCall<Subscription>;
-
-/// Whose a subscription or an answer is.
-#[derive(Clone)]
-pub struct Behalf {
-    pub principal: PrincipalId,
-    /// When the session ends through which it was opened, in seconds since the Unix epoch.
-    pub until: Option<u64>,
-}
 
 impl bus::Host for Call {
     async fn publish(
@@ -159,7 +151,7 @@ impl bus::HostSubscription for Call {
         &mut self,
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
-        let behalf = Behalf { principal: self.turn.sender.principal.clone(), until: None };
+        let behalf = Behalf { principal: self.turn.sender.principal.clone(), session: None };
         self.open_subscription(behalf, &topics)
     }
 
@@ -223,12 +215,12 @@ impl Call {
     pub(super) fn begin_request(
         &self,
         sender: Sender,
-        until: Option<u64>,
+        session: Option<Through>,
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Answer {
-        let behalf = Behalf { principal: sender.principal.clone(), until };
+        let behalf = Behalf { principal: sender.principal.clone(), session };
         if let Err(failure) = self.may_send(&sender, &topic, payload.len()) {
             return Answer { answer: Err(failure), behalf };
         }

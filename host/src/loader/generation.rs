@@ -7,10 +7,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
+use astrid_capsule::check::HTTP_RELAY;
 use astrid_capsule::manifest::{Isolation, Manifest};
 use astrid_capsule::{Capability, PrincipalId, Topic};
 use bytes::Bytes;
-use hyper::Response;
+use hyper::{Method, Response};
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ use crate::bus::stream::Writer;
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
+use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::exports::Exports;
@@ -562,22 +564,64 @@ impl Mounted for Generation {
                 let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
                 let connection = Some(exchange.connection.clone());
                 let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
-                let request = link::http::to_wit(exchange);
+                // A rehearsal shows its beginning.
+                let goes_on = exchange.head.method != Method::HEAD && !rehearsal;
+                let cause = exchange.id.clone();
+                let (request, relays) = (link::http::to_wit(exchange), self.exports.relay.is_some());
                 // Whose call it is, is not known before it has begun.
                 let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                     Box::pin(async move {
                         let export = export.load(&mut *store, &instance)?;
-                        export.astrid_http_handler().call_handle(store, &request).await
+                        let mut answer = export.astrid_http_handler().call_handle(&mut *store, &request).await?;
+                        let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
+                        if wanted.is_some() && !relays {
+                            let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
+                            return Err(wasmtime::Error::msg(why));
+                        }
+                        Ok((answer, wanted.transpose()?))
                     })
                 });
-                let answer = outcome.await?;
+                let (answer, wanted) = outcome.await?;
                 self.figures.ok.increment(1);
-                if let Some((shadow, exchange)) = shadowed {
+                if let Some((shadow, exchange)) = shadowed.filter(|_| wanted.is_none()) {
                     shadow.compare_response(exchange, (answer.status, answer.body.clone().into()));
                 }
-                return link::http::from_wit(answer);
+                let (head, body) = link::http::from_wit(answer)?.into_parts();
+                let body = match wanted.filter(|_| goes_on) {
+                    None => link::http::full(body),
+                    Some(wanted) => {
+                        let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
+                        relay::open(&host, self.id.clone(), cause, body, wanted)?
+                    }
+                };
+                return Ok(Response::from_parts(head, body));
             }
             self.serve_wasi(sender, exchange).await
+        })
+    }
+}
+
+impl Relayed for Generation {
+    fn relay(self: Arc<Self>, call: Relaying) -> Boxed<'static, Result<Output, Failure>> {
+        Box::pin(async move {
+            let Some(export) = self.exports.relay.clone() else { return Err(Failure::NoResponder) };
+            let Relaying { principal, cause, depth, context, events } = call;
+            let lane = Lane::Principal(principal.clone());
+            let deadline = Instant::now() + self.bounds.timeout;
+            // As deep as the messages: what circles through a relay ends as well.
+            let (capsule, cause) = (self.id.clone(), Some(cause));
+            let sender = Sender { principal, capsule, deadline, depth, cause, rehearsal: false };
+            let turn = Turn::new(sender, Inbound::default());
+            let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
+                Box::pin(async move {
+                    let export = export.load(&mut *store, &instance)?;
+                    let events: Vec<_> = events.iter().map(link::http::to_event).collect();
+                    export.astrid_http_relay().call_relay(store, &context, &events).await
+                })
+            });
+            let output = outcome.await?;
+            self.figures.ok.increment(1);
+            Ok(link::http::from_output(output))
         })
     }
 }

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
+use crate::http::relay::Relayed;
 pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
@@ -127,6 +128,15 @@ impl Loader {
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// Whoever gives this capsule's relays their bytes now; none unless a version of it is live.
+    pub fn relayed(&self, id: &str) -> Option<Arc<dyn Relayed>> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        match capsules.get(id)? {
+            (_, State::Live { generation, .. }) => Some(generation.clone()),
+            (_, State::Failed) => None,
+        }
     }
 
     /// The `[env]` of an installed capsule, live or failed.

@@ -71,6 +71,8 @@ pub const SERIES: &[Series] = &[
     gauge("astrid_http_connections", "Open connections"),
     counter("astrid_http_requests_total", "HTTP requests by method and status"),
     histogram("astrid_http_request_seconds", "Time from a request's head to its answer's head"),
+    gauge("astrid_http_relays", "Answers that go on after their handler"),
+    counter("astrid_http_relay_calls_total", "Calls for the bytes of such answers, by capsule and outcome"),
     counter("astrid_authentications_total", "Credentials presented, by outcome"),
     counter("astrid_bus_events_total", "Messages by what happened to them"),
     counter("astrid_bus_requests_total", "Requests on the bus by outcome"),

@@ -41,7 +41,7 @@ pub struct Usage {
 /// behind is what it put into the fakes.
 pub struct Capsule {
     manifest: Arc<Manifest>,
-    linked: InstancePre<State>,
+    pub(crate) linked: InstancePre<State>,
     fakes: Fakes,
     clock: Clock,
     last: Usage,
@@ -315,12 +315,12 @@ impl Capsule {
         self.clock.seconds()
     }
 
-    fn caller(&self, principal: &str) -> Caller {
+    pub(crate) fn caller(&self, principal: &str) -> Caller {
         let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
         Caller { principal: principal.into(), remaining_ms, connection: None, streams: false, everybody: false }
     }
 
-    fn run<T>(
+    pub(crate) fn run<T>(
         &mut self,
         caller: Caller,
         call: impl FnOnce(&mut Store<State>, &Instance) -> wasmtime::Result<T>,
@@ -335,8 +335,8 @@ impl Capsule {
 
 /// One message to a handler or an interceptor, being put together.
 pub struct Call<'a> {
-    capsule: &'a mut Capsule,
-    principal: String,
+    pub(crate) capsule: &'a mut Capsule,
+    pub(crate) principal: String,
     target: Option<String>,
     topic: Option<String>,
     /// Whether whoever calls reads the answer in pieces.

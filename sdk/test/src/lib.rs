@@ -33,6 +33,7 @@ mod find;
 mod http;
 mod keys;
 mod registrar;
+mod relay;
 mod sessions;
 mod store;
 mod stream;
@@ -51,6 +52,7 @@ pub use bindings::astrid::sys::host::{
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
+pub use bindings::exports::astrid::http::relay::{Event, Output};
 pub use capsule::{Call, Capsule, Streamed, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};

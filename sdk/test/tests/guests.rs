@@ -5,7 +5,7 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
+    CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -414,4 +414,18 @@ fn topics_that_no_host_would_open_are_refused_in_its_words() {
         let answer = streamer.handle("reflect", &body).unwrap().unwrap();
         assert!(answer["failure"].as_str().unwrap().contains(why), "{answer}");
     }
+}
+
+#[test]
+fn a_relay_is_asked_for_the_bytes_of_events_and_dies_alone() {
+    let mut live = guest("live");
+    let said = |payload: &str| Event::message("alice", "live.v1.said", payload);
+    let output = live.as_principal("alice").relay(b"", &[said("1"), Event::Idle, Event::End(None)]).unwrap();
+    let text = String::from_utf8(output.body).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!((names, output.last), (vec!["message", "idle", "end"], false));
+    assert!(live.relay(b"last", &[Event::Piece(b"2".to_vec())]).unwrap().last);
+    let died = live.relay(b"trap", &[said("3")]).unwrap_err();
+    assert!(matches!(died, CallError::Trapped(_)), "{died}");
+    assert!(matches!(echo().relay(b"", &[Event::Idle]), Err(CallError::NoExport("astrid:http/relay"))));
 }

@@ -9,6 +9,7 @@
 //! | module | benches |
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
+//! | [`relay`] | answers that go on: idle ones, and events through a hundred |
 //! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
@@ -23,6 +24,7 @@ mod http;
 mod invites;
 mod load;
 mod native;
+mod relay;
 mod report;
 mod usage;
 
@@ -85,12 +87,13 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 9] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
+    ("http.relay", relay::bench),
     ("calls.fresh", calls::fresh),
     ("calls.warm", calls::warm),
     ("invites.durable", invites::bench),
