@@ -55,7 +55,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
             let answer = bus::request_raw(topic, &payload, &Options::default());
             Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
         }
-        Plan::About { .. } | Plan::Me | Plan::Principals { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
+        Plan::About { .. } | Plan::Me | Plan::Listed { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
             Err(Problem::unauthorized())
         }
     }
@@ -79,8 +79,8 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
             let answer = session.request(plan::ME, b"{}", &Options::default()).map_err(own)?;
             respond::me(&answer, session.expires_at())
         }
-        Plan::Principals { payload } => {
-            let answer = principals(session, &payload).map_err(own)?;
+        Plan::Listed { topic, payload } => {
+            let answer = listed(session, topic, &payload).map_err(own)?;
             Ok(respond::answered(200, answer))
         }
         Plan::BusRequest { topic, payload, options } => {
@@ -96,12 +96,12 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
     }
 }
 
-/// Everybody's rows, or, if that is denied, the caller's own: for that the self form of the capability is enough.
-fn principals(session: &Session, payload: &[u8]) -> Result<Vec<u8>, Failure> {
-    match session.request(plan::PRINCIPALS, payload, &Options::default()) {
+/// Everything, or, if that is denied, what is about the caller: for that the self form of the capability is enough.
+fn listed(session: &Session, topic: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+    match session.request(topic, payload, &Options::default()) {
         Err(Failure::Denied(_)) => {
             let options = Options { target: Some(session.principal()), ..Options::default() };
-            session.request(plan::PRINCIPALS, payload, &options)
+            session.request(topic, payload, &options)
         }
         answer => answer,
     }

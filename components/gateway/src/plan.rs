@@ -14,8 +14,6 @@ use crate::uri;
 
 /// Who am I.
 pub const ME: &str = "identity.v1.me";
-/// Everybody's rows, or the target's alone.
-pub const PRINCIPALS: &str = "identity.v1.principal.list";
 
 #[derive(Debug)]
 pub enum Plan {
@@ -33,7 +31,8 @@ pub enum Plan {
         principal: Option<String>,
     },
     Me,
-    Principals {
+    Listed {
+        topic: &'static str,
         payload: Vec<u8>,
     },
     BusRequest {
@@ -64,7 +63,7 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
             payload: joined(arguments, body)?,
         },
         Action::Me => Plan::Me,
-        Action::Principals => Plan::Principals { payload: written(arguments) },
+        Action::Listed(topic) => Plan::Listed { topic, payload: written(arguments) },
         Action::BusRequest => Plan::BusRequest {
             topic: text(&mut arguments, "topic").unwrap_or_default(),
             options: Options { target: text(&mut arguments, "target"), timeout_ms: timeout(&arguments)? },

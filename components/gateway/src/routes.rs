@@ -46,8 +46,8 @@ pub enum Action {
     Change(&'static str, u16),
     /// Who the caller is, with the end of the session.
     Me,
-    /// Everybody's rows, or the caller's own.
-    Principals,
+    /// A list by a request of this topic: everything, or, for whoever may not see that, what is about the caller.
+    Listed(&'static str),
     /// A request of the topic in the path.
     BusRequest,
     /// A publication on the topic in the path.
@@ -69,6 +69,7 @@ const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number
 const LOGS: &[(&str, Value)] =
     &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
 const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
+const CHECK: &[(&str, Value)] = &[("capability", Value::Text)];
 const REMOVE: &[(&str, Value)] = &[("purge", Value::Flag)];
 const REQUEST: &[(&str, Value)] = &[("target", Value::Text), ("timeout_ms", Value::Number)];
 const PUBLISH: &[(&str, Value)] = &[("target", Value::Text)];
@@ -85,8 +86,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 27] = {
-    use Action::{About, BusPublish, BusRequest, Change, Me, Principals, Topic};
+pub const ROUTES: [Route; 42] = {
+    use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -95,7 +96,22 @@ pub const ROUTES: [Route; 27] = {
         route("GET",    "/api/sys/invites",               Bearer, PAGE,    Nothing,       Topic("identity.v1.invite.list", 200)),
         route("POST",   "/api/sys/invites",               Bearer, &[],     Json,          Topic("identity.v1.invite.issue", 200)),
         route("DELETE", "/api/sys/invites/{fingerprint}", Bearer, &[],     Nothing,       Topic("identity.v1.invite.revoke", 204)),
-        route("GET",    "/api/sys/principals",            Bearer, PAGE,    Nothing,       Principals),
+        route("GET",    "/api/sys/principals",            Bearer, PAGE,    Nothing,       Listed("identity.v1.principal.list")),
+        route("POST",   "/api/sys/principals",            Bearer, &[],     Json,          Topic("identity.v1.principal.create", 201)),
+        route("GET",    "/api/sys/principals/{principal}", Bearer, &[],    Nothing,       About("identity.v1.principal.show", 200)),
+        route("PATCH",  "/api/sys/principals/{principal}", Bearer, &[],    Json,          Change("identity.v1.principal.modify", 200)),
+        route("DELETE", "/api/sys/principals/{principal}", Bearer, &[],    Nothing,       Change("identity.v1.principal.delete", 204)),
+        route("POST",   "/api/sys/principals/{principal}/enable",  Bearer, &[], JsonOrNothing, Change("identity.v1.principal.enable", 200)),
+        route("POST",   "/api/sys/principals/{principal}/disable", Bearer, &[], JsonOrNothing, Change("identity.v1.principal.disable", 200)),
+        route("GET",    "/api/sys/principals/{principal}/caps",   Bearer, &[], Nothing,   About("identity.v1.caps.show", 200)),
+        route("POST",   "/api/sys/principals/{principal}/caps",   Bearer, &[], Json,      Change("identity.v1.caps.grant", 200)),
+        route("DELETE", "/api/sys/principals/{principal}/caps",   Bearer, &[], Json,      Change("identity.v1.caps.revoke", 204)),
+        route("GET",    "/api/sys/principals/{principal}/caps/check", Bearer, CHECK, Nothing, About("identity.v1.caps.check", 200)),
+        route("GET",    "/api/sys/groups",                Bearer, PAGE,    Nothing,       Listed("identity.v1.group.list")),
+        route("POST",   "/api/sys/groups",                Bearer, &[],     Json,          Topic("identity.v1.group.create", 201)),
+        route("GET",    "/api/sys/groups/{name}",         Bearer, &[],     Nothing,       Topic("identity.v1.group.show", 200)),
+        route("PATCH",  "/api/sys/groups/{name}",         Bearer, &[],     Json,          Change("identity.v1.group.modify", 200)),
+        route("DELETE", "/api/sys/groups/{name}",         Bearer, &[],     Nothing,       Change("identity.v1.group.delete", 204)),
         route("GET",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Nothing,   About("identity.v1.quota.get", 200)),
         route("PUT",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Json,      Change("identity.v1.quota.set", 200)),
         route("GET",    "/api/sys/principals/{principal}/usage",  Bearer, &[], Nothing,   About("system.v1.usage", 200)),

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use astrid_sdk::authority::{held, registrar};
+use astrid_sdk::authority::registrar;
 use astrid_sdk::{keys, kv, log};
 
 use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
@@ -64,10 +64,6 @@ impl Ports for Imports {
         keys::verify(purpose, bytes, signature).map_err(|error| broken("the key service", error))
     }
 
-    fn holds(&self, capability: &str) -> bool {
-        held::holds(capability, None)
-    }
-
     fn now(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
@@ -109,9 +105,17 @@ impl Transaction for Staged {
         registrar::set_principal(&self.0, &standing).map_err(|error| broken("the registrar", error))
     }
 
+    fn remove_principal(&mut self, principal: &str) -> Result<(), PortError> {
+        registrar::remove_principal(&self.0, principal).map_err(|error| broken("the registrar", error))
+    }
+
     fn set_group(&mut self, name: &str, capabilities: &[&str]) -> Result<(), PortError> {
         let capabilities: Vec<String> = capabilities.iter().map(|&capability| capability.into()).collect();
         registrar::set_group(&self.0, name, &capabilities).map_err(|error| broken("the registrar", error))
+    }
+
+    fn remove_group(&mut self, name: &str) -> Result<(), PortError> {
+        registrar::remove_group(&self.0, name).map_err(|error| broken("the registrar", error))
     }
 
     fn commit(self) -> Result<(), PortError> {

@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
 use crate::bearer;
+use crate::groups;
 use crate::keys::{FINGERPRINT_CHARS, PublicKey};
 use crate::listing;
 use crate::payload::{self, bounded, invalid, stored};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Principal};
 use crate::refusal::Refusal;
+use crate::rights;
 
 /// What every token begins with.
 const PREFIX: &str = "astrid-inv-";
-/// What an issuer must hold to invite into a group that holds everything.
-const GRANTING: &str = "caps:grant";
 /// The random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 /// The length of a token in bytes: the prefix and 43 characters of base64url.
@@ -115,14 +115,16 @@ pub struct IssuedInvite {
 }
 
 /// Makes an invite. Bounds: a defined group, `max_uses` 1 to 10000, `expires_secs` 1 to 2592000 (7 days unless given),
-/// at most 16 entries of metadata with keys of 1 to 64 and values of at most 256 bytes. A group that holds everything wants
-/// an issuer who may grant.
+/// at most 16 entries of metadata with keys of 1 to 64 and values of at most 256 bytes. What the group holds must be the
+/// issuer's to give.
 pub fn issue<P: Ports>(ports: &P, issuer: &str, payload: &[u8]) -> Result<Issued, Refusal> {
     let request: IssueRequest = payload::read(payload)?;
-    principals::check_group(&request.group)?;
-    // Whoever may invite must not become an administrator by inviting oneself.
-    if principals::is_unbounded(&request.group) && !ports.holds(GRANTING) {
-        return Err(Refusal::Denied(format!("an invite to `{}` needs {GRANTING}", request.group)));
+    let mut reading = ports.begin();
+    let held = groups::to_join(&mut reading, &request.group)?;
+    // Whoever may invite must not become more by inviting oneself.
+    if !held.iter().all(rights::is_own) {
+        let giver = principals::rights_in(&mut reading, issuer)?;
+        giver.check_giving(&format!("an invite to `{}`", request.group), &held)?;
     }
     let max_uses = bounded("max_uses", &request.max_uses, 1..=MAX_USES)?;
     let expires_secs = request
@@ -191,7 +193,7 @@ pub struct Row {
 }
 
 /// Live invites after the fingerprint `after`, at most `limit` (1 to 10000, 10000 unless given), fewer if they are
-/// large. Expired ones that it passes are deleted.
+/// large. Expired ones that it passes, and those of an issuer who was deleted, are deleted.
 pub fn list<P: Ports>(ports: &P, payload: &[u8]) -> Result<InviteList, Refusal> {
     let request: listing::Request = payload::read(payload)?;
     let limit = request.limit.map_or(Ok(MAX_ROWS), |limit| bounded("limit", &limit, 1..=MAX_ROWS))?;
@@ -199,10 +201,18 @@ pub fn list<P: Ports>(ports: &P, payload: &[u8]) -> Result<InviteList, Refusal> 
     let after = request.after.map(|after| read_fingerprint("after", &after)).transpose()?;
     let after = after.map(|fingerprint| format!("{fingerprint}~"));
     let now = ports.now();
-    let mut expired = Vec::new();
+    let (mut expired, mut issuers) = (Vec::new(), BTreeMap::new());
     let walked = listing::walk(ports, Bucket::Invites, after, limit as usize, |key, bytes| {
         let invite = Invite::read(key, bytes)?;
-        if !invite.is_live(now) {
+        let issued = match issuers.get(&invite.issued_by) {
+            Some(known) => *known,
+            None => {
+                let known = ports.get(Bucket::Principals, &invite.issued_by)?.is_some();
+                issuers.insert(invite.issued_by.clone(), known);
+                known
+            }
+        };
+        if !invite.is_live(now) || !issued {
             expired.push(key.to_owned());
             return Ok(None);
         }
@@ -220,7 +230,7 @@ pub fn list<P: Ports>(ports: &P, payload: &[u8]) -> Result<InviteList, Refusal> 
     Ok(InviteList { invites: walked.rows, next_after: walked.next_after.map(|key| fingerprint(&key).into()) })
 }
 
-/// Deletes expired invites. Nobody can use them, so whatever fails here is left to the next sweep.
+/// Deletes dead invites. Nobody can use them, so whatever fails here is left to the next sweep.
 fn sweep<P: Ports>(ports: &P, expired: &[String]) {
     for some in expired.chunks(SWEEP) {
         let mut transaction = ports.begin();
@@ -280,7 +290,8 @@ pub struct Redeemed {
 }
 
 /// Spends one use of an invite on a new principal with that key and signs its first bearer. A token that is malformed,
-/// unknown, expired, used up or revoked is denied, and which of these it is remains unsaid. A key that has a principal
+/// unknown, expired, used up or revoked is denied, as one whose issuer is disabled or deleted or whose group is gone; which
+/// of these it is remains unsaid. A key that has a principal
 /// already is a conflict, and no use is spent.
 pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> {
     let not_valid = || Refusal::Denied("the invite is not valid".into());
@@ -294,9 +305,14 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> 
         let now = ports.now();
         let found = transaction.get(Bucket::Invites, &key)?.ok_or_else(not_valid)?;
         let mut invite = Invite::read(&key, &found)?;
-        if !invite.is_live(now) || invite.remaining_uses == 0 {
+        let issuer = principals::load_in(transaction, &invite.issued_by)?;
+        if !invite.is_live(now) || invite.remaining_uses == 0 || issuer.is_none_or(|issuer| !issuer.enabled) {
             return Err(not_valid());
         }
+        groups::to_join(transaction, &invite.group).map_err(|refusal| match refusal {
+            Refusal::Invalid(_) | Refusal::Conflict(_) => not_valid(),
+            other => other,
+        })?;
         if transaction.get(Bucket::Keys, &key_fingerprint)?.is_some() {
             return Err(Refusal::Conflict("the public key belongs to a principal already".into()));
         }
@@ -304,9 +320,9 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> 
         // Signed before the commit: if it fails, no use is spent.
         let session = bearer::issue(ports, &id, now)?;
 
-        let mut principal = Principal::new(&invite.group, now);
+        let mut principal = Principal::new(&[&invite.group], now);
         principal.add_key(public_key, now);
-        principals::save(transaction, &id, &principal)?;
+        principals::save_new(transaction, &id, &principal)?;
         transaction.put(Bucket::Keys, &key_fingerprint, id.as_bytes())?;
         invite.remaining_uses -= 1;
         match invite.remaining_uses {
@@ -430,7 +446,7 @@ mod tests {
             ("max_uses", json!(u64::MAX), "max_uses = 18446744073709551615 must be"),
             ("expires_secs", json!(0), "expires_secs = 0 must be 1 to 2592000"),
             ("expires_secs", json!(2_592_001), "expires_secs = 2592001 must be 1 to 2592000"),
-            ("group", json!("nobody"), "group `nobody` is not defined; there are admin, agent, restricted"),
+            ("group", json!("nobody"), "group `nobody` is not defined"),
             ("uses", json!(1), "unknown field `uses`"),
             ("metadata", json!({"": "x"}), "metadata key `` must be 1 to 64 bytes long"),
             ("metadata", json!({"k".repeat(65): "x"}), "metadata key of 65 bytes must be 1 to 64 bytes long"),
@@ -459,13 +475,53 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_only_invite_invites_nobody_to_everything() {
+    fn whoever_may_only_invite_invites_nobody_to_more_than_they_hold() {
         let fake = fake();
-        fake.hold_nothing();
-        let refused = issue_with(&fake, &json!({"group": "admin", "max_uses": 1})).err().unwrap();
-        assert_eq!(refused, Refusal::Denied("an invite to `admin` needs caps:grant".into()));
+        let group = json!({"name": "ops", "capabilities": ["invite:issue"]});
+        groups::create(&fake, "default", group.to_string().as_bytes()).unwrap();
+        let eve = json!({"name": "eve", "groups": ["ops"]});
+        principals::create(&fake, "default", eve.to_string().as_bytes()).unwrap();
+        let invite = |group: &str| {
+            let request = json!({"group": group, "max_uses": 1}).to_string();
+            issue(&fake, "eve", request.as_bytes()).map(drop)
+        };
+        assert_eq!(invite("admin"), Err(Refusal::Denied("an invite to `admin` needs caps:grant".into())));
         assert!(fake.keys(Bucket::Invites).is_empty());
-        assert!(issue_with(&fake, &json!({"group": "agent", "max_uses": 1})).is_ok());
+        assert_eq!((invite("agent"), invite("ops")), (Ok(()), Ok(())));
+        let more = json!({"name": "ops", "capabilities": ["invite:issue", "capsule:install"]});
+        groups::modify(&fake, "default", more.to_string().as_bytes()).unwrap();
+        assert_eq!(invite("ops"), Ok(()), "being in it, one holds the same");
+    }
+
+    #[test]
+    fn an_invite_is_worth_nothing_while_its_issuer_is_disabled_and_once_it_is_deleted() {
+        let fake = fake();
+        principals::create(&fake, "default", br#"{"name":"eve","groups":["admin"]}"#).unwrap();
+        let request = json!({"group": "agent", "max_uses": 9}).to_string();
+        let token = issue(&fake, "eve", request.as_bytes()).unwrap().invite.token;
+        redeem_with(&fake, &token, 1).unwrap();
+        let eve = br#"{"principal":"eve"}"#;
+        principals::disable(&fake, eve).unwrap();
+        not_valid(redeem_with(&fake, &token, 2));
+        principals::enable(&fake, eve).unwrap();
+        redeem_with(&fake, &token, 2).unwrap();
+        principals::delete(&fake, eve).unwrap();
+        not_valid(redeem_with(&fake, &token, 3));
+        assert_eq!(listed(&fake, &json!({})), json!({"invites": []}));
+        assert!(fake.keys(Bucket::Invites).is_empty(), "the list sweeps it");
+    }
+
+    #[test]
+    fn an_invite_to_a_group_that_is_gone_is_not_valid() {
+        let fake = fake();
+        groups::create(&fake, "default", br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
+        let token = issue_with(&fake, &json!({"group": "ops", "max_uses": 9})).unwrap().token;
+        let made = redeem_with(&fake, &token, 1).unwrap().principal;
+        assert!(matches!(groups::delete(&fake, br#"{"name":"ops"}"#), Err(Refusal::Conflict(_))));
+        let leave = json!({"principal": made, "remove_groups": ["ops"]});
+        principals::modify(&fake, "default", leave.to_string().as_bytes()).unwrap();
+        groups::delete(&fake, br#"{"name":"ops"}"#).unwrap();
+        not_valid(redeem_with(&fake, &token, 2));
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Who somebody is and what they hold: principals, built-in groups, invites and bearers.
+//! Who somebody is and what they hold: principals, groups, grants, invites and bearers.
 //!
 //! This file is the table of contents: which handler is which function. The host has checked what a binding requires
 //! before it calls one.
 //!
-//! - [`principals`]: records, groups, the bootstrap principal, ids for new ones
+//! - [`principals`]: records and what changes them, the bootstrap principal, ids for new ones
+//! - [`groups`], [`caps`]: names for sets of capabilities; grants and revokes of single principals
+//! - [`rights`]: the order in which it is decided what somebody holds, and what they may give
 //! - [`invites`]: issue, list, revoke, redeem
 //! - [`quotas`]: what a principal may use
 //! - [`bearer`]: signing bearers and telling whose a credential is
@@ -12,6 +14,8 @@
 //!   never sees it
 
 pub mod bearer;
+pub mod caps;
+pub mod groups;
 mod imports;
 pub mod invites;
 pub mod keys;
@@ -21,6 +25,7 @@ pub mod ports;
 pub mod principals;
 pub mod quotas;
 pub mod refusal;
+pub mod rights;
 #[cfg(test)]
 mod testing;
 
@@ -35,7 +40,22 @@ handlers! {
     "invite-list" => invite_list,
     "invite-revoke" => invite_revoke,
     "invite-redeem" => invite_redeem,
+    "principal-create" => principal_create,
     "principal-list" => principal_list,
+    "principal-show" => principal_show,
+    "principal-modify" => principal_modify,
+    "principal-enable" => principal_enable,
+    "principal-disable" => principal_disable,
+    "principal-delete" => principal_delete,
+    "group-create" => group_create,
+    "group-list" => group_list,
+    "group-show" => group_show,
+    "group-modify" => group_modify,
+    "group-delete" => group_delete,
+    "caps-grant" => caps_grant,
+    "caps-revoke" => caps_revoke,
+    "caps-show" => caps_show,
+    "caps-check" => caps_check,
     "me" => me,
     "quota-get" => quota_get,
     "quota-set" => quota_set,
@@ -59,8 +79,68 @@ fn invite_redeem(message: Message) -> Answer {
     answer(invites::redeem(&Imports, &message.payload))
 }
 
+fn principal_create(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(principals::create(&Imports, &message.principal, &message.payload)))
+}
+
 fn principal_list(message: Message) -> Answer {
     answer(principals::list(&Imports, message.target.as_deref(), &message.payload))
+}
+
+fn principal_show(message: Message) -> Answer {
+    answer(principals::show(&Imports, about(&message), &message.payload))
+}
+
+fn principal_modify(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(principals::modify(&Imports, &message.principal, &message.payload)))
+}
+
+fn principal_enable(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(principals::enable(&Imports, &message.payload)))
+}
+
+fn principal_disable(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(principals::disable(&Imports, &message.payload)))
+}
+
+fn principal_delete(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(principals::delete(&Imports, &message.payload)))
+}
+
+fn group_create(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(groups::create(&Imports, &message.principal, &message.payload)))
+}
+
+fn group_list(message: Message) -> Answer {
+    answer(groups::list(&Imports, message.target.as_deref(), &message.payload))
+}
+
+fn group_show(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(groups::show(&Imports, &message.payload)))
+}
+
+fn group_modify(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(groups::modify(&Imports, &message.principal, &message.payload)))
+}
+
+fn group_delete(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(groups::delete(&Imports, &message.payload)))
+}
+
+fn caps_grant(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(caps::grant(&Imports, &message.payload)))
+}
+
+fn caps_revoke(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(caps::revoke(&Imports, &message.payload)))
+}
+
+fn caps_show(message: Message) -> Answer {
+    answer(caps::show(&Imports, about(&message), &message.payload))
+}
+
+fn caps_check(message: Message) -> Answer {
+    answer(caps::check(&Imports, about(&message), &message.payload))
 }
 
 fn me(message: Message) -> Answer {
@@ -68,8 +148,7 @@ fn me(message: Message) -> Answer {
 }
 
 fn quota_get(message: Message) -> Answer {
-    let principal = message.target.as_deref().unwrap_or(&message.principal);
-    answer(quotas::get(&Imports, principal, &message.payload))
+    answer(quotas::get(&Imports, about(&message), &message.payload))
 }
 
 fn quota_set(message: Message) -> Answer {
@@ -89,6 +168,20 @@ fn authenticate(presented: Presented) -> Option<Identified> {
         Ok(identified) => identified.map(|who| Identified { principal: who.principal, expires_at: who.expires_at }),
         // None would say that the credential is bad. A trap says that it could not be judged.
         Err(refusal) => panic!("{}", refusal.reason()),
+    }
+}
+
+/// Whom a message is about.
+fn about(message: &Message) -> &str {
+    message.target.as_deref().unwrap_or(&message.principal)
+}
+
+/// Refuses a target where the payload names who is meant: about oneself the `self:` form of a capability could be enough,
+/// and nobody raises themselves with that.
+fn untargeted(message: &Message) -> Result<(), Refusal> {
+    match message.target {
+        Some(_) => Err(Refusal::invalid("this takes no target; the payload names what is meant")),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
+use astrid_capsule::PrincipalId;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -56,6 +57,17 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
     }
 
     deserializer.deserialize_map(Object(PhantomData))
+}
+
+/// Tells null from a field that is not there, which is none.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// A principal's id in a field of a request.
+pub fn principal(field: &str, text: &str) -> Result<(), Refusal> {
+    let grammar = "a principal id: 1 to 64 of A-Z a-z 0-9 _ -";
+    PrincipalId::parse(text).map(drop).map_err(|_| invalid(format!("{field} {}", shown(text)), grammar))
 }
 
 /// Reads a record that this component wrote. `what` names it in the refusal.

@@ -16,6 +16,12 @@ pub enum Bucket {
     Invites,
     /// Fingerprint of a public key to the id of its principal, as it is.
     Keys,
+    /// Name of a group that is not built in to what it is.
+    Groups,
+    /// `group/principal` to nothing: who is in which of these groups.
+    Members,
+    /// Id of a deleted principal to when that was.
+    Gone,
 }
 
 impl Bucket {
@@ -25,6 +31,9 @@ impl Bucket {
             Self::Principals => "principals",
             Self::Invites => "invites",
             Self::Keys => "keys",
+            Self::Groups => "groups",
+            Self::Members => "members",
+            Self::Gone => "gone",
         }
     }
 }
@@ -88,9 +97,6 @@ pub trait Ports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError>;
 
-    /// Whether the caller of this call holds a capability, as the host enforces it.
-    fn holds(&self, capability: &str) -> bool;
-
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64;
 
@@ -109,8 +115,14 @@ pub trait Transaction {
     /// In force everywhere when `commit` returns.
     fn set_principal(&mut self, standing: Standing<'_>) -> Result<(), PortError>;
 
+    /// Nobody of that id is known when `commit` returns.
+    fn remove_principal(&mut self, principal: &str) -> Result<(), PortError>;
+
     /// In force everywhere when `commit` returns.
     fn set_group(&mut self, name: &str, capabilities: &[&str]) -> Result<(), PortError>;
+
+    /// Whoever is in it holds nothing by it when `commit` returns.
+    fn remove_group(&mut self, name: &str) -> Result<(), PortError>;
 
     /// Durable when it returns.
     fn commit(self) -> Result<(), PortError>;

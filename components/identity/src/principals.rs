@@ -1,28 +1,24 @@
-//! Principals and groups: the records, what the host is told of them, and the one principal that is there from the
-//! start.
+//! Principals: the records, what the host is told of them, the verbs that change them, and the one that is there from
+//! the start.
 //!
-//! A record and the standing that the host enforces are written in one transaction, so they never differ. Knows nothing
-//! of how a principal proves who it is.
+//! A record and the standing that the host enforces are written in one transaction, so they never differ. An id is given
+//! once: what capsules keep for a deleted principal must not become somebody else's. Knows nothing of how a principal
+//! proves who it is.
 
-use std::collections::BTreeSet;
-
-use astrid_capsule::PrincipalId;
 use astrid_capsule::principal::ANONYMOUS;
 use serde::{Deserialize, Serialize};
 
+use crate::groups;
 use crate::keys::PublicKey;
 use crate::listing;
 use crate::payload::{self, bounded, invalid, stored};
 use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
+use crate::rights::Rights;
 
-/// The bootstrap principal, in group [`ADMIN`].
+/// The bootstrap principal, in group [`groups::ADMIN`]. It can be neither deleted nor disabled nor stripped.
 pub const DEFAULT: &str = "default";
-/// The group that holds everything.
-pub const ADMIN: &str = "admin";
-/// The built-in groups and what they hold. They can't be redefined.
-pub const GROUPS: [(&str, &[&str]); 3] = [(ADMIN, &["*"]), ("agent", &["self:*"]), ("restricted", &[])];
 
 /// The longest display name, in bytes.
 const MAX_DISPLAY_NAME: usize = 256;
@@ -34,6 +30,8 @@ const RESERVED: [&str; 4] = [ANONYMOUS, DEFAULT, "host", "system"];
 const SUFFIXES: usize = 8;
 /// The most rows of one list.
 const MAX_ROWS: u32 = 1_000;
+/// The most groups of one principal.
+const MAX_GROUPS: usize = 64;
 
 /// A principal as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,11 +60,11 @@ pub struct Key {
 }
 
 impl Principal {
-    /// An enabled one in one group, without keys.
-    pub fn new(group: &str, now: u64) -> Self {
+    /// An enabled one in these groups, with nothing else.
+    pub fn new(groups: &[&str], now: u64) -> Self {
         Self {
             enabled: true,
-            groups: vec![group.into()],
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
             grants: Vec::new(),
             revokes: Vec::new(),
             created_at: now,
@@ -81,27 +79,34 @@ impl Principal {
         self.keys.push(Key { fingerprint: key.fingerprint(), public_key: key.to_hex(), added_at: now });
     }
 
-    /// Grants and what the groups hold, without what is revoked literally, sorted.
-    pub fn capabilities(&self) -> Vec<String> {
-        let of_groups = GROUPS.iter().filter(|(name, _)| self.groups.iter().any(|group| group == name));
-        let held = of_groups.flat_map(|(_, held)| held.iter().copied()).chain(self.grants.iter().map(String::as_str));
-        let held: BTreeSet<&str> = held.filter(|held| !self.revokes.iter().any(|revoked| revoked == held)).collect();
-        held.into_iter().map(str::to_owned).collect()
+    /// What its record and its groups give it.
+    pub fn rights(&self, transaction: &mut impl Transaction) -> Result<Rights, Refusal> {
+        let mut defined = Vec::new();
+        for name in &self.groups {
+            if let Some(held) = groups::held_by(transaction, name)? {
+                defined.push((name.clone(), held));
+            }
+        }
+        Ok(Rights {
+            enabled: self.enabled,
+            revokes: groups::parse_stored(&self.revokes)?,
+            grants: groups::parse_stored(&self.grants)?,
+            groups: defined,
+        })
     }
 }
 
-/// Refuses a group that is not defined.
-pub fn check_group(group: &str) -> Result<(), Refusal> {
-    if GROUPS.iter().any(|(name, _)| *name == group) {
-        return Ok(());
+/// What somebody may do and give; nothing if there is no such principal.
+pub fn rights_in(transaction: &mut impl Transaction, id: &str) -> Result<Rights, Refusal> {
+    match load_in(transaction, id)? {
+        Some(principal) => principal.rights(transaction),
+        None => Ok(Rights::default()),
     }
-    let names: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
-    Err(Refusal::Invalid(format!("group {} is not defined; there are {}", payload::shown(group), names.join(", "))))
 }
 
-/// Whether whoever is in the group may do everything.
-pub fn is_unbounded(group: &str) -> bool {
-    GROUPS.iter().any(|(name, capabilities)| *name == group && capabilities.contains(&"*"))
+/// There is nobody of that id.
+pub fn unknown(id: &str) -> Refusal {
+    Refusal::NotFound(format!("no principal `{id}`"))
 }
 
 /// Reads a principal.
@@ -109,9 +114,14 @@ pub fn load<P: Ports>(ports: &P, id: &str) -> Result<Option<Principal>, Refusal>
     ports.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
 }
 
-/// Reads the record of a principal that a transaction is about to change.
+/// Reads the record of a principal in a transaction that depends on it.
 pub fn load_in(transaction: &mut impl Transaction, id: &str) -> Result<Option<Principal>, Refusal> {
     transaction.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
+}
+
+/// Reads the record of a principal that must be there.
+pub fn existing(transaction: &mut impl Transaction, id: &str) -> Result<Principal, Refusal> {
+    load_in(transaction, id)?.ok_or_else(|| unknown(id))
 }
 
 fn read(id: &str, bytes: &[u8]) -> Result<Principal, Refusal> {
@@ -125,6 +135,14 @@ pub fn save(transaction: &mut impl Transaction, id: &str, principal: &Principal)
     publish(transaction, id, principal)
 }
 
+/// Stages somebody who was not there: record, standing and a place in each group.
+pub fn save_new(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
+    for group in &principal.groups {
+        groups::enter(transaction, group, id)?;
+    }
+    save(transaction, id, principal)
+}
+
 fn publish(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
     let Principal { enabled, groups, grants, revokes, quotas, .. } = principal;
     let standing = Standing { principal: id, enabled: *enabled, groups, grants, revokes, quotas: *quotas };
@@ -135,14 +153,14 @@ fn publish(transaction: &mut impl Transaction, id: &str, principal: &Principal) 
 /// Safe to repeat; looks at no other principal.
 pub fn bootstrap<P: Ports>(ports: &P) -> Result<(), Refusal> {
     transact(ports, |transaction| {
-        for (name, capabilities) in GROUPS {
+        for (name, capabilities) in groups::BUILT_IN {
             transaction.set_group(name, capabilities)?;
         }
         let found = load_in(transaction, DEFAULT)?;
-        let mut principal = found.clone().unwrap_or_else(|| Principal::new(ADMIN, ports.now()));
+        let mut principal = found.clone().unwrap_or_else(|| Principal::new(&[groups::ADMIN], ports.now()));
         principal.enabled = true;
-        if !principal.groups.iter().any(|group| group == ADMIN) {
-            principal.groups.push(ADMIN.into());
+        if !principal.groups.iter().any(|group| group == groups::ADMIN) {
+            principal.groups.push(groups::ADMIN.into());
         }
         if found.as_ref() == Some(&principal) {
             return publish(transaction, DEFAULT, &principal);
@@ -171,20 +189,229 @@ pub fn slug(display_name: Option<&str>) -> Result<String, Refusal> {
     Ok(if slug.is_empty() { "agent".into() } else { slug.into() })
 }
 
-/// `slug` itself if it is free, else with a random suffix. Free at the commit as well, or the commit is a conflict.
+/// Whether nobody has the id and nobody had it. Still so at the commit, or the commit is a conflict.
+fn is_free(transaction: &mut impl Transaction, id: &str) -> Result<bool, Refusal> {
+    Ok(transaction.get(Bucket::Principals, id)?.is_none() && transaction.get(Bucket::Gone, id)?.is_none())
+}
+
+/// `slug` itself if it is free, else with a random suffix.
 pub fn free_id<P: Ports>(ports: &P, transaction: &mut P::Transaction, slug: &str) -> Result<String, Refusal> {
-    if !RESERVED.contains(&slug) && transaction.get(Bucket::Principals, slug)?.is_none() {
+    if !RESERVED.contains(&slug) && is_free(transaction, slug)? {
         return Ok(slug.into());
     }
     for _ in 0..SUFFIXES {
         let mut suffix = [0; 4];
         ports.random(&mut suffix)?;
         let id = format!("{slug}-{}", hex::encode(suffix));
-        if transaction.get(Bucket::Principals, &id)?.is_none() {
+        if is_free(transaction, &id)? {
             return Ok(id);
         }
     }
     Err(Refusal::Unavailable("no free principal id was found; try again".into()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateRequest {
+    name: String,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    grants: Vec<String>,
+}
+
+/// Makes a principal that has what is named and nothing else, no key either: it gets one by a pair token. Without groups it
+/// is in [`groups::AGENT`]. What its groups hold and what is granted must be the caller's to give. An id that somebody has
+/// or had is a conflict.
+pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, Refusal> {
+    let CreateRequest { name: id, groups: named, grants } = payload::read(payload)?;
+    payload::principal("name", &id)?;
+    if id != DEFAULT && RESERVED.contains(&id.as_str()) {
+        return Err(Refusal::Invalid(format!("name `{id}` is reserved")));
+    }
+    let named = if named.is_empty() { vec![groups::AGENT.to_owned()] } else { unique(named) };
+    check_count(&named)?;
+    let grants = groups::capabilities("grants", &grants)?;
+    groups::check_unbounded("grants", &grants, false)?;
+    transact(ports, |transaction| {
+        let giver = rights_in(transaction, caller)?;
+        giver.check_giving("granting more than the caller holds", &grants)?;
+        for group in &named {
+            let held = groups::to_join(transaction, group)?;
+            giver.check_giving(&format!("a principal in `{group}`"), &held)?;
+        }
+        if transaction.get(Bucket::Principals, &id)?.is_some() {
+            return Err(Refusal::Conflict(format!("there is a principal `{id}` already")));
+        }
+        if !is_free(transaction, &id)? {
+            return Err(Refusal::Conflict(format!("`{id}` was deleted, and an id is given only once")));
+        }
+        let names: Vec<&str> = named.iter().map(String::as_str).collect();
+        let mut principal = Principal::new(&names, ports.now());
+        principal.grants = grants.iter().map(|grant| grant.as_str().to_owned()).collect();
+        save_new(transaction, &id, &principal)?;
+        Ok(Row::new(&id, principal))
+    })
+}
+
+/// Each once, in the order in which they first come.
+fn unique(names: Vec<String>) -> Vec<String> {
+    let mut unique: Vec<String> = Vec::new();
+    for name in names {
+        if !unique.contains(&name) {
+            unique.push(name);
+        }
+    }
+    unique
+}
+
+fn check_count(names: &[String]) -> Result<(), Refusal> {
+    match names.len() {
+        count if count > MAX_GROUPS => Err(invalid("groups", format!("at most {MAX_GROUPS}; there are {count}"))),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModifyRequest {
+    principal: String,
+    #[serde(default)]
+    add_groups: Vec<String>,
+    #[serde(default)]
+    remove_groups: Vec<String>,
+}
+
+/// The answer to `principal.modify`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Modified {
+    pub principal: String,
+    pub groups: Vec<String>,
+    /// Whether it was in other groups before.
+    pub changed: bool,
+}
+
+/// Puts a principal into groups and takes it out of others; in force when this returns. What the groups that it joins
+/// hold must be the caller's to give.
+pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Modified, Refusal> {
+    let ModifyRequest { principal: id, add_groups, remove_groups } = payload::read(payload)?;
+    payload::principal("principal", &id)?;
+    if let Some(both) = add_groups.iter().find(|added| remove_groups.contains(added)) {
+        return Err(Refusal::Invalid(format!("group {} stands in both lists", payload::shown(both))));
+    }
+    if id == DEFAULT && remove_groups.iter().any(|group| group == groups::ADMIN) {
+        return Err(protected("leaves `admin`"));
+    }
+    transact(ports, |transaction| {
+        let mut principal = existing(transaction, &id)?;
+        let before = principal.groups.clone();
+        let giver = rights_in(transaction, caller)?;
+        for group in &add_groups {
+            let held = groups::to_join(transaction, group)?;
+            if !principal.groups.contains(group) {
+                giver.check_giving(&format!("a place in `{group}`"), &held)?;
+                groups::enter(transaction, group, &id)?;
+                principal.groups.push(group.clone());
+            }
+        }
+        for group in &remove_groups {
+            if principal.groups.contains(group) {
+                groups::leave(transaction, group, &id)?;
+                principal.groups.retain(|name| name != group);
+            }
+        }
+        check_count(&principal.groups)?;
+        let changed = principal.groups != before;
+        if changed {
+            save(transaction, &id, &principal)?;
+        }
+        Ok(Modified { principal: id.clone(), groups: principal.groups, changed })
+    })
+}
+
+/// What nobody may do to [`DEFAULT`].
+pub fn protected(what: &str) -> Refusal {
+    Refusal::Denied(format!("`{DEFAULT}` never {what}"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameRequest {
+    principal: String,
+}
+
+/// The answer to `principal.enable` and `principal.disable`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Enabled {
+    pub principal: String,
+    pub enabled: bool,
+    /// Whether it was otherwise before.
+    pub changed: bool,
+}
+
+/// Lets a principal in again, with what it had. Its sessions of before stay ended.
+pub fn enable<P: Ports>(ports: &P, payload: &[u8]) -> Result<Enabled, Refusal> {
+    set_enabled(ports, payload, true)
+}
+
+/// Denies a principal everything and ends its sessions, from the next request on.
+pub fn disable<P: Ports>(ports: &P, payload: &[u8]) -> Result<Enabled, Refusal> {
+    set_enabled(ports, payload, false)
+}
+
+fn set_enabled<P: Ports>(ports: &P, payload: &[u8], enabled: bool) -> Result<Enabled, Refusal> {
+    let NameRequest { principal: id } = payload::read(payload)?;
+    payload::principal("principal", &id)?;
+    if id == DEFAULT && !enabled {
+        return Err(protected("is disabled"));
+    }
+    transact(ports, |transaction| {
+        let mut principal = existing(transaction, &id)?;
+        let changed = principal.enabled != enabled;
+        if changed {
+            principal.enabled = enabled;
+            if !enabled {
+                principal.revoked_at = Some(ports.now());
+            }
+            save(transaction, &id, &principal)?;
+        }
+        Ok(Enabled { principal: id.clone(), enabled, changed })
+    })
+}
+
+/// The answer to `principal.delete`: an empty object.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Deleted {}
+
+/// What is left of a deleted principal: that its id is not given again.
+#[derive(Serialize)]
+struct Gone {
+    /// Seconds since the Unix epoch.
+    deleted_at: u64,
+}
+
+/// Deletes a principal with its keys; its sessions, open pair tokens and invites end with it.
+pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
+    let NameRequest { principal: id } = payload::read(payload)?;
+    payload::principal("principal", &id)?;
+    if id == DEFAULT {
+        return Err(protected("is deleted"));
+    }
+    transact(ports, |transaction| {
+        let principal = existing(transaction, &id)?;
+        for key in &principal.keys {
+            transaction.delete(Bucket::Keys, &key.fingerprint)?;
+        }
+        for group in &principal.groups {
+            groups::leave(transaction, group, &id)?;
+        }
+        let gone = Gone { deleted_at: ports.now() };
+        let gone = serde_json::to_vec(&gone).map_err(|error| Refusal::Internal(error.to_string()))?;
+        transaction.put(Bucket::Gone, &id, &gone)?;
+        transaction.delete(Bucket::Principals, &id)?;
+        transaction.remove_principal(&id)?;
+        Ok(Deleted {})
+    })
 }
 
 /// The answer to `principal.list`.
@@ -220,10 +447,10 @@ pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result
     let request: listing::Request = payload::read(payload)?;
     let limit = request.limit.map_or(Ok(MAX_ROWS), |limit| bounded("limit", &limit, 1..=MAX_ROWS))?;
     if let Some(after) = &request.after {
-        PrincipalId::parse(after).map_err(|_| invalid(format!("after {}", payload::shown(after)), "a principal id"))?;
+        payload::principal("after", after)?;
     }
     if let Some(target) = target {
-        let found = load(ports, target)?.ok_or_else(|| Refusal::NotFound(format!("no principal `{target}`")))?;
+        let found = load(ports, target)?.ok_or_else(|| unknown(target))?;
         let after = request.after.is_none_or(|after| *target > *after);
         let principals = after.then(|| Row::new(target, found)).into_iter().collect();
         return Ok(PrincipalList { principals, next_after: None });
@@ -236,7 +463,13 @@ pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MeRequest {}
+struct EmptyRequest {}
+
+/// One principal.
+pub fn show<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusal> {
+    let EmptyRequest {} = payload::read(payload)?;
+    load(ports, id)?.map(|principal| Row::new(id, principal)).ok_or_else(|| unknown(id))
+}
 
 /// The answer to `me`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -249,10 +482,10 @@ pub struct Me {
 
 /// Who the caller is. `anonymous` is nobody, which is denied.
 pub fn me<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Me, Refusal> {
-    let MeRequest {} = payload::read(payload)?;
+    let EmptyRequest {} = payload::read(payload)?;
     let found = if caller == ANONYMOUS { None } else { load(ports, caller)? };
     let principal = found.ok_or_else(|| Refusal::Denied("the caller is not a known principal".into()))?;
-    let capabilities = principal.capabilities();
+    let capabilities = principal.rights(&mut ports.begin())?.held();
     Ok(Me { principal: caller.into(), groups: principal.groups, capabilities })
 }
 
@@ -305,7 +538,7 @@ mod tests {
 
     #[test]
     fn every_capability_of_a_built_in_group_fits_the_grammar() {
-        for capability in GROUPS.iter().flat_map(|(_, capabilities)| *capabilities) {
+        for capability in groups::BUILT_IN.iter().flat_map(|(_, capabilities)| *capabilities) {
             Capability::parse(capability).unwrap();
         }
     }
@@ -388,7 +621,7 @@ mod tests {
         for (request, want) in [
             (json!({"limit": 0}), "limit = 0 must be 1 to 1000"),
             (json!({"limit": 1_001}), "limit = 1001 must be 1 to 1000"),
-            (json!({"after": "a b"}), "after `a b` must be a principal id"),
+            (json!({"after": "a b"}), "after `a b` must be a principal id: 1 to 64 of"),
             (json!({"before": "a"}), "unknown field `before`"),
         ] {
             match list(&fake(), None, request.to_string().as_bytes()) {
@@ -401,7 +634,7 @@ mod tests {
     #[test]
     fn me_is_the_callers_groups_and_capabilities() {
         let fake = fake();
-        add(&fake, "eve", &["restricted", "agent", "gone"], &["z:y", "a:b", "a:b", "c:d"], &["c:d", "*"]);
+        add(&fake, "eve", &["restricted", "agent", "gone"], &["z:y", "a:b", "a:b", "c:d"], &["c:*"]);
         assert_eq!(
             serde_json::to_value(me(&fake, "eve", b"{}").unwrap()).unwrap(),
             json!({"principal": "eve", "groups": ["restricted", "agent", "gone"], "capabilities": ["a:b", "self:*", "z:y"]})
@@ -417,5 +650,167 @@ mod tests {
             assert!(matches!(me(&fake, nobody, b"{}"), Err(Refusal::Denied(_))), "{nobody}");
         }
         assert!(matches!(me(&fake, DEFAULT, br#"{"principal":"eve"}"#), Err(Refusal::Invalid(_))));
+    }
+
+    fn made(fake: &Fake, request: &Value) -> Result<Row, Refusal> {
+        create(fake, DEFAULT, request.to_string().as_bytes())
+    }
+
+    fn of(id: &str) -> Vec<u8> {
+        json!({ "principal": id }).to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_new_principal_has_what_was_named_and_inherits_nothing_of_its_maker() {
+        let fake = fake();
+        let row = made(&fake, &json!({"name": "Bo_1-x"})).unwrap();
+        assert_eq!((row.groups, row.grants, row.revokes), (vec!["agent".to_owned()], vec![], vec![]));
+        let told = fake.told()["Bo_1-x"].clone();
+        assert!(told.enabled && told.grants.is_empty() && told.groups == ["agent"]);
+        assert_eq!(told.quotas, Quotas::default());
+        let both =
+            made(&fake, &json!({"name": "al", "groups": ["restricted", "agent", "agent"], "grants": ["b:c", "a"]}));
+        let both = both.unwrap();
+        assert_eq!(
+            (both.groups, both.grants),
+            (vec!["restricted".into(), "agent".into()], vec!["a".into(), "b:c".into()])
+        );
+    }
+
+    #[test]
+    fn an_id_that_does_not_fit_is_reserved_or_taken_is_refused_each_in_its_way() {
+        let fake = fake();
+        let code = |request: Value| match made(&fake, &request) {
+            Ok(_) => "made",
+            Err(Refusal::Invalid(_)) => "invalid",
+            Err(Refusal::Conflict(_)) => "conflict",
+            Err(other) => panic!("{other:?}"),
+        };
+        let name = |name: &str| code(json!({ "name": name }));
+        for bad in ["", "a b", "a/b", "ä", &"a".repeat(65), "anonymous", "host", "system", "a:b", ".."] {
+            assert_eq!(name(bad), "invalid", "{bad}");
+        }
+        assert_eq!((name(&"a".repeat(64)), name(&"a".repeat(64)), name(DEFAULT)), ("made", "conflict", "conflict"));
+        for wrong in [
+            json!({"name": "x", "groups": ["nobody"]}),
+            json!({"name": "x", "grants": ["a::b"]}),
+            json!({"name": "x", "grants": ["*"]}),
+            json!({"name": "x", "role": "admin"}),
+            json!({"name": "x", "groups": "agent"}),
+            json!({"groups": []}),
+        ] {
+            assert_eq!(code(wrong.clone()), "invalid", "{wrong}");
+        }
+        assert_eq!(fake.keys(Bucket::Principals).len(), 2);
+    }
+
+    #[test]
+    fn whoever_makes_and_places_principals_makes_nobody_mightier_than_they_are() {
+        let fake = fake();
+        groups::create(&fake, DEFAULT, br#"{"name":"hr","capabilities":["agent:create","agent:modify"]}"#).unwrap();
+        made(&fake, &json!({"name": "hr1", "groups": ["hr"]})).unwrap();
+        let by_hr = |request: Value| create(&fake, "hr1", request.to_string().as_bytes()).map(drop);
+        let denied = |result: Result<(), Refusal>| assert!(matches!(result, Err(Refusal::Denied(_))), "{result:?}");
+        denied(by_hr(json!({"name": "x", "groups": ["admin"]})));
+        denied(by_hr(json!({"name": "x", "grants": ["capsule:install"]})));
+        by_hr(json!({"name": "x", "groups": ["hr", "agent"], "grants": ["agent:create", "self:*"]})).unwrap();
+        let place = |id: &str, group: &str| {
+            let request = json!({"principal": id, "add_groups": [group]}).to_string();
+            modify(&fake, "hr1", request.as_bytes()).map(drop)
+        };
+        denied(place("hr1", "admin"));
+        denied(place("x", "admin"));
+        place("x", "restricted").unwrap();
+        assert!(!fake.told()["hr1"].groups.contains(&"admin".into()));
+    }
+
+    #[test]
+    fn groups_are_left_and_joined_in_one_change_that_says_whether_there_was_any() {
+        let fake = fake();
+        groups::create(&fake, DEFAULT, br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
+        made(&fake, &json!({"name": "bo"})).unwrap();
+        let change = |request: Value| modify(&fake, DEFAULT, request.to_string().as_bytes());
+        let moved =
+            change(json!({"principal": "bo", "add_groups": ["ops"], "remove_groups": ["agent", "none"]})).unwrap();
+        assert_eq!((moved.groups, moved.changed), (vec!["ops".to_owned()], true));
+        assert_eq!(
+            (&fake.told()["bo"].groups[..], fake.keys(Bucket::Members)),
+            (&["ops".into()][..], vec!["ops/bo".into()])
+        );
+        assert!(!change(json!({"principal": "bo", "add_groups": ["ops"]})).unwrap().changed);
+        assert!(!change(json!({"principal": "bo"})).unwrap().changed);
+        assert!(change(json!({"principal": "bo", "remove_groups": ["ops"]})).unwrap().changed);
+        assert!(fake.keys(Bucket::Members).is_empty());
+        let invalid = |request: Value| assert!(matches!(change(request), Err(Refusal::Invalid(_))));
+        invalid(json!({"principal": "bo", "add_groups": ["none"]}));
+        invalid(json!({"principal": "bo", "add_groups": ["ops"], "remove_groups": ["ops"]}));
+        invalid(json!({"principal": "b o"}));
+        assert!(matches!(change(json!({"principal": "none"})), Err(Refusal::NotFound(_))));
+    }
+
+    #[test]
+    fn default_is_never_deleted_disabled_or_stripped() {
+        let fake = fake();
+        let before = (fake.text(), fake.told());
+        let strip = json!({"principal": DEFAULT, "remove_groups": ["admin"]}).to_string();
+        let revoke = json!({"principal": DEFAULT, "capabilities": ["agent:list"]}).to_string();
+        let refused = [
+            delete(&fake, &of(DEFAULT)).map(drop),
+            disable(&fake, &of(DEFAULT)).map(drop),
+            modify(&fake, DEFAULT, strip.as_bytes()).map(drop),
+            crate::caps::revoke(&fake, revoke.as_bytes()).map(drop),
+        ];
+        assert!(refused.iter().all(|result| matches!(result, Err(Refusal::Denied(_)))), "{refused:?}");
+        assert_eq!((fake.text(), fake.told()), before);
+        assert!(!enable(&fake, &of(DEFAULT)).unwrap().changed);
+    }
+
+    #[test]
+    fn disabling_ends_what_was_issued_and_enabling_gives_back_all_else() {
+        let fake = fake();
+        made(&fake, &json!({"name": "bo", "grants": ["a:b"]})).unwrap();
+        fake.set_now(NOW + 5);
+        assert!(disable(&fake, &of("bo")).unwrap().changed && !disable(&fake, &of("bo")).unwrap().changed);
+        assert!(!fake.told()["bo"].enabled);
+        assert!(enable(&fake, &of("bo")).unwrap().changed);
+        let told = fake.told()["bo"].clone();
+        assert!(told.enabled && told.grants == ["a:b"]);
+        assert_eq!(fake.value(Bucket::Principals, "bo").unwrap()["revoked_at"], NOW + 5);
+        assert!(matches!(disable(&fake, &of("none")), Err(Refusal::NotFound(_))));
+    }
+
+    #[test]
+    fn a_deleted_principal_leaves_nothing_but_an_id_that_is_not_given_again() {
+        let fake = fake();
+        groups::create(&fake, DEFAULT, br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
+        made(&fake, &json!({"name": "bo", "groups": ["ops"]})).unwrap();
+        let mut record = fake.value(Bucket::Principals, "bo").unwrap();
+        record["keys"] = json!([{"fingerprint": "f", "public_key": "k", "added_at": NOW}]);
+        fake.set(Bucket::Principals, "bo", &record);
+        fake.set(Bucket::Keys, "f", &json!("bo"));
+        delete(&fake, &of("bo")).unwrap();
+        assert!(!fake.told().contains_key("bo"));
+        assert!([Bucket::Keys, Bucket::Members].into_iter().all(|bucket| fake.keys(bucket).is_empty()));
+        assert_eq!(fake.keys(Bucket::Principals), [DEFAULT]);
+        assert!(matches!(delete(&fake, &of("bo")), Err(Refusal::NotFound(_))));
+        assert!(matches!(made(&fake, &json!({"name": "bo"})), Err(Refusal::Conflict(_))));
+        let mut transaction = fake.begin();
+        assert_ne!(free_id(&fake, &mut transaction, "bo").unwrap(), "bo");
+        assert!(matches!(show(&fake, "bo", b""), Err(Refusal::NotFound(_))));
+    }
+
+    #[test]
+    fn a_read_costs_the_same_however_many_there_are() {
+        let fake = fake();
+        let cost = || {
+            fake.calls();
+            list(&fake, None, br#"{"after":"d","limit":10}"#).unwrap();
+            show(&fake, DEFAULT, b"").unwrap();
+            list(&fake, Some(DEFAULT), b"").unwrap();
+            fake.calls()
+        };
+        let few = cost();
+        (0..5_000).for_each(|n| add(&fake, &format!("p{n:05}"), &["agent"], &[], &[]));
+        assert_eq!(cost(), few);
     }
 }

@@ -1,11 +1,10 @@
 //! What a principal may use: the numbers in its record, read and changed. The host enforces them, and has a default for
 //! each that is not set; its bounds are the host's, checked here so that a request hears of them by name.
 
-use astrid_capsule::PrincipalId;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::payload::{self, invalid};
+use crate::payload::{self, given, invalid};
 use crate::ports::{Ports, transact};
 use crate::principals;
 use crate::refusal::Refusal;
@@ -72,11 +71,6 @@ struct Update {
     max_concurrent_calls: Option<Option<Number>>,
 }
 
-/// Tells null from a field that is not there.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Number>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
 impl Update {
     fn apply(&self, quotas: &mut Quotas) -> Result<(), Refusal> {
         adopt("max_memory_bytes", &self.max_memory_bytes, u64::MAX, &mut quotas.max_memory_bytes)?;
@@ -102,14 +96,10 @@ fn adopt(field: &str, update: &Option<Option<Number>>, most: u64, quota: &mut Op
     Ok(())
 }
 
-fn unknown(id: &str) -> Refusal {
-    Refusal::NotFound(format!("no principal `{id}`"))
-}
-
 /// The quotas of a principal that exists.
 pub fn get<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Answer, Refusal> {
     let GetRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| unknown(id))?;
+    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
     Ok(Answer { principal: id.into(), quotas: principal.quotas })
 }
 
@@ -121,9 +111,9 @@ pub fn set<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result<
         return Err(Refusal::Invalid("a change of quotas has no target; the payload names the principal".into()));
     }
     let SetRequest { principal: id, quotas: update } = payload::read(payload)?;
-    PrincipalId::parse(&id).map_err(|_| invalid(format!("principal {}", payload::shown(&id)), "a principal id"))?;
+    payload::principal("principal", &id)?;
     transact(ports, |transaction| {
-        let mut principal = principals::load_in(transaction, &id)?.ok_or_else(|| unknown(&id))?;
+        let mut principal = principals::load_in(transaction, &id)?.ok_or_else(|| principals::unknown(&id))?;
         update.apply(&mut principal.quotas)?;
         principals::save(transaction, &id, &principal)?;
         Ok(Answer { principal: id.clone(), quotas: principal.quotas })

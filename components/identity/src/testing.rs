@@ -51,7 +51,6 @@ struct Shared {
     random: AtomicU64,
     fixed_random: AtomicU32,
     forced_conflicts: AtomicU32,
-    held: Mutex<Vec<String>>,
     away: AtomicU32,
     before_commit: Mutex<Option<Hook>>,
 }
@@ -66,7 +65,6 @@ impl Fake {
             random: 0.into(),
             fixed_random: 0.into(),
             forced_conflicts: 0.into(),
-            held: Mutex::new(vec!["caps:grant".into()]),
             away: 0.into(),
             before_commit: Mutex::default(),
         }))
@@ -90,11 +88,6 @@ impl Fake {
     }
 
     /// The next commits, so many, are conflicts.
-    /// From now on the caller holds nothing. At first it is an administrator.
-    pub(crate) fn hold_nothing(&self) {
-        self.0.held.lock().unwrap().clear();
-    }
-
     pub(crate) fn force_conflicts(&self, times: u32) {
         self.0.forced_conflicts.store(times, SeqCst);
     }
@@ -209,10 +202,6 @@ impl Ports for Fake {
         Ok(signature(purpose, bytes) == signed)
     }
 
-    fn holds(&self, capability: &str) -> bool {
-        self.0.held.lock().unwrap().iter().any(|held| held == capability)
-    }
-
     fn now(&self) -> u64 {
         self.0.now.load(SeqCst)
     }
@@ -230,8 +219,8 @@ pub(crate) struct FakeTransaction {
     fake: Fake,
     read: Vec<((Bucket, String), Option<u64>)>,
     written: BTreeMap<(Bucket, String), Option<Vec<u8>>>,
-    principals: Vec<(String, Told)>,
-    groups: Vec<(String, Vec<String>)>,
+    principals: Vec<(String, Option<Told>)>,
+    groups: Vec<(String, Option<Vec<String>>)>,
 }
 
 impl Transaction for FakeTransaction {
@@ -263,12 +252,22 @@ impl Transaction for FakeTransaction {
             revokes: standing.revokes.into(),
             quotas: standing.quotas,
         };
-        self.principals.push((standing.principal.into(), told));
+        self.principals.push((standing.principal.into(), Some(told)));
         Ok(())
     }
 
     fn set_group(&mut self, name: &str, capabilities: &[&str]) -> Result<(), PortError> {
-        self.groups.push((name.into(), capabilities.iter().map(|&c| c.to_owned()).collect()));
+        self.groups.push((name.into(), Some(capabilities.iter().map(|&c| c.to_owned()).collect())));
+        Ok(())
+    }
+
+    fn remove_principal(&mut self, principal: &str) -> Result<(), PortError> {
+        self.principals.push((principal.into(), None));
+        Ok(())
+    }
+
+    fn remove_group(&mut self, name: &str) -> Result<(), PortError> {
+        self.groups.push((name.into(), None));
         Ok(())
     }
 
@@ -289,8 +288,18 @@ impl Transaction for FakeTransaction {
                 None => drop(tables.entries.remove(&key)),
             }
         }
-        tables.principals.extend(self.principals);
-        tables.groups.extend(self.groups);
+        for (id, told) in self.principals {
+            match told {
+                Some(told) => drop(tables.principals.insert(id, told)),
+                None => drop(tables.principals.remove(&id)),
+            }
+        }
+        for (name, told) in self.groups {
+            match told {
+                Some(told) => drop(tables.groups.insert(name, told)),
+                None => drop(tables.groups.remove(&name)),
+            }
+        }
         Ok(())
     }
 }
