@@ -80,7 +80,43 @@ fn routes() -> Vec<Route> {
     let invite = json!({ "group": "agent", "max_uses": 1 });
     let redeem = json!({ "token": "t", "public_key": "k" });
     let install = json!({ "source": "/srv/a.capsule" });
+    let person = json!({ "name": "bob", "groups": ["ops"] });
+    let (bob, bobs) = ("/api/sys/principals/bob", "/api/sys/principals/bob/caps");
+    let named = json!({ "principal": "bob" });
+    let moved = json!({ "add_groups": ["ops"] });
+    let moving = json!({ "principal": "bob", "add_groups": ["ops"] });
+    let held = json!({ "capabilities": ["a:b"] });
+    let holding = json!({ "principal": "bob", "capabilities": ["a:b"] });
+    let group = json!({ "name": "ops", "capabilities": ["a:b"] });
+    let ops = json!({ "name": "ops" });
+    let described = json!({ "description": null });
+    let describing = json!({ "name": "ops", "description": null });
     vec![
+        route("POST", "/api/sys/principals", Some(person.clone()), "identity.v1.principal.create", person, 201),
+        about(bob, "identity.v1.principal.show"),
+        route("PATCH", bob, Some(moved), "identity.v1.principal.modify", moving, 200),
+        route("DELETE", bob, None, "identity.v1.principal.delete", named.clone(), 204),
+        route(
+            "POST",
+            "/api/sys/principals/bob/enable",
+            Some(json!({})),
+            "identity.v1.principal.enable",
+            named.clone(),
+            200,
+        ),
+        route("POST", "/api/sys/principals/bob/disable", None, "identity.v1.principal.disable", named, 200),
+        about(bobs, "identity.v1.caps.show"),
+        route("POST", bobs, Some(held.clone()), "identity.v1.caps.grant", holding.clone(), 200),
+        route("DELETE", bobs, Some(held), "identity.v1.caps.revoke", holding, 204),
+        Route {
+            payload: json!({ "capability": "a:b" }),
+            ..about("/api/sys/principals/bob/caps/check?capability=a%3Ab", "identity.v1.caps.check")
+        },
+        route("GET", "/api/sys/groups", None, "identity.v1.group.list", json!({}), 200),
+        route("POST", "/api/sys/groups", Some(group.clone()), "identity.v1.group.create", group, 201),
+        route("GET", "/api/sys/groups/ops", None, "identity.v1.group.show", ops.clone(), 200),
+        route("PATCH", "/api/sys/groups/ops", Some(described), "identity.v1.group.modify", describing, 200),
+        route("DELETE", "/api/sys/groups/ops", None, "identity.v1.group.delete", ops, 204),
         route("POST", "/api/auth/redeem", Some(redeem.clone()), "identity.v1.invite.redeem", redeem, 200),
         route("GET", "/api/sys/invites", None, "identity.v1.invite.list", json!({}), 200),
         route("POST", "/api/sys/invites", Some(invite.clone()), "identity.v1.invite.issue", invite, 200),

@@ -9,8 +9,30 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 8] =
-    ["invite-issue", "invite-list", "invite-revoke", "invite-redeem", "principal-list", "me", "quota-get", "quota-set"];
+const HANDLERS: [&str; 22] = [
+    "invite-issue",
+    "invite-list",
+    "invite-revoke",
+    "invite-redeem",
+    "principal-create",
+    "principal-list",
+    "principal-modify",
+    "principal-enable",
+    "principal-disable",
+    "principal-delete",
+    "group-create",
+    "group-list",
+    "group-show",
+    "group-modify",
+    "group-delete",
+    "caps-grant",
+    "caps-revoke",
+    "caps-show",
+    "caps-check",
+    "me",
+    "quota-get",
+    "quota-set",
+];
 
 /// After its first start.
 fn identity() -> Capsule {
@@ -672,6 +694,13 @@ fn an_unknown_field_is_refused_by_its_name_on_every_topic() {
             "invite-issue" => json!({ "group": "agent", "max_uses": 1 }),
             "invite-revoke" => json!({ "token": token }),
             "invite-redeem" => json!({ "token": token, "public_key": public_key(0) }),
+            "principal-create" | "group-show" | "group-modify" | "group-delete" => json!({ "name": "bo" }),
+            "group-create" => json!({ "name": "bo", "capabilities": [] }),
+            "principal-modify" | "principal-enable" | "principal-disable" | "principal-delete" => {
+                json!({ "principal": "bo" })
+            }
+            "caps-grant" | "caps-revoke" => json!({ "principal": "bo", "capabilities": ["a"] }),
+            "caps-check" => json!({ "capability": "a" }),
             _ => json!({}),
         };
         payload["surprise"] = json!(1);
@@ -744,5 +773,78 @@ fn no_token_and_no_bearer_is_ever_written_down() {
         assert!(!said.contains(secret.as_str()), "{secret} stands in: {said}");
         // What it is without its beginning, which is the same for all.
         assert!(!said.contains(&secret[secret.len() - 30..]), "the end of {secret} stands in: {said}");
+    }
+}
+
+mod principals_and_groups {
+    use super::*;
+
+    fn code(result: Result<Value, Refusal>) -> Option<RefusalCode> {
+        result.err().map(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_principal_lives_from_create_to_delete_and_the_host_is_told_at_each_step() {
+        let mut identity = identity();
+        let group = json!({ "name": "ops", "capabilities": ["invite:issue"] });
+        ask(&mut identity, "group-create", group).unwrap();
+        assert_eq!(identity.registrar().group("ops"), Some(&["invite:issue".to_owned()][..]));
+        let row = ask(&mut identity, "principal-create", json!({ "name": "bo", "groups": ["ops"] })).unwrap();
+        let want = json!({ "principal": "bo", "enabled": true, "groups": ["ops"], "grants": [], "revokes": [] });
+        assert_eq!(row, want);
+        let shown = identity.as_principal("default").with_target("bo").handle("principal-show", json!({})).unwrap();
+        assert_eq!(shown, Ok(want));
+        let modify = json!({ "principal": "bo", "add_groups": ["agent"] });
+        let modified = ask(&mut identity, "principal-modify", modify).unwrap();
+        assert_eq!(modified, json!({ "principal": "bo", "groups": ["ops", "agent"], "changed": true }));
+        assert_eq!(identity.standing("bo").unwrap().groups, ["ops", "agent"]);
+        let grant = json!({ "principal": "bo", "capabilities": ["system:status"] });
+        let granted = ask(&mut identity, "caps-grant", grant.clone()).unwrap();
+        assert_eq!(granted["capabilities"], json!(["invite:issue", "self:*", "system:status"]));
+        assert_eq!(ask(&mut identity, "caps-revoke", grant), Ok(json!({})));
+        let standing = identity.standing("bo").unwrap();
+        assert!(standing.grants.is_empty() && standing.revokes == ["system:status"]);
+        let check = identity.as_principal("default").with_target("bo");
+        let check = check.handle("caps-check", json!({ "capability": "invite:issue" })).unwrap().unwrap();
+        assert_eq!((&check["rule"], &check["group"]), (&json!("group"), &json!("ops")));
+        let delete = json!({ "name": "ops" });
+        assert_eq!(code(ask(&mut identity, "group-delete", delete.clone())), Some(RefusalCode::Conflict));
+        assert_eq!(ask(&mut identity, "principal-delete", json!({ "principal": "bo" })), Ok(json!({})));
+        assert!(identity.standing("bo").is_none());
+        assert_eq!(ask(&mut identity, "group-delete", delete), Ok(json!({})));
+        assert!(identity.registrar().group("ops").is_none());
+        assert_eq!(code(ask(&mut identity, "principal-create", json!({ "name": "bo" }))), Some(RefusalCode::Conflict));
+    }
+
+    #[test]
+    fn disabling_and_deleting_end_bearers_and_enabling_brings_none_back() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        let first = text(&redeem_named(&mut identity, &token, 0, "bo").unwrap()["session_token"]);
+        let bo = json!({ "principal": "bo" });
+        ask(&mut identity, "principal-disable", bo.clone()).unwrap();
+        assert_eq!(bearer(&mut identity, &first), None);
+        ask(&mut identity, "principal-enable", bo).unwrap();
+        assert_eq!(bearer(&mut identity, &first), None);
+        let second = text(&redeem_named(&mut identity, &token, 1, "al").unwrap()["session_token"]);
+        assert!(bearer(&mut identity, &second).is_some());
+        ask(&mut identity, "principal-delete", json!({ "principal": "al" })).unwrap();
+        assert_eq!(bearer(&mut identity, &second), None);
+        let token = issue(&mut identity, "agent", 1);
+        assert!(redeem(&mut identity, &token, 1).is_ok(), "its key is free again");
+    }
+
+    #[test]
+    fn what_changes_somebody_takes_no_target_so_that_no_self_form_reaches_it() {
+        let mut identity = identity();
+        for handler in HANDLERS {
+            let free = ["invite-", "principal-list", "group-list", "caps-show", "caps-check", "me", "quota-get"];
+            if free.iter().any(|prefix| handler.starts_with(prefix)) {
+                continue;
+            }
+            let payload = json!({ "principal": "default", "quotas": {} });
+            let answer = identity.as_principal("default").with_target("default").handle(handler, payload).unwrap();
+            assert_eq!(code(answer), Some(RefusalCode::Invalid), "{handler}");
+        }
     }
 }

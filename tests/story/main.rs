@@ -13,6 +13,7 @@
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
+//! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
@@ -32,6 +33,7 @@ mod interceptors;
 mod isolation;
 mod measured;
 mod observation;
+mod people;
 mod quotas;
 mod relays;
 mod session;

@@ -143,3 +143,32 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
 }
+
+/// The values of `key = …` lines of a manifest's sections with this header; lists give each of their texts.
+fn declared(manifest: &str, header: &str, key: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for section in manifest.split("\n[").filter(|section| section.starts_with(&header[1..])) {
+        for line in section.lines().filter(|line| line.split('=').next().is_some_and(|name| name.trim() == key)) {
+            found.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_capability_that_is_required_is_declared_and_every_one_that_is_declared_is_needed() {
+    let manifests: Vec<String> = files("components", "Capsule.toml").iter().map(|path| text(path)).collect();
+    let all = |header, key| manifests.iter().flat_map(|m| declared(m, header, key)).collect::<BTreeSet<_>>();
+    let (required, offered) = (all("[[subscribe]]", "requires"), all("[[capability]]", "id"));
+    let undeclared: Vec<_> = required.difference(&offered).collect();
+    assert!(undeclared.is_empty(), "required and declared nowhere: {undeclared:?}");
+    // What no binding requires is asked for in code: by a front end that names a topic, or by the host's ledger.
+    let code: String = ["components/gateway/src", "host/src/meter", "host/src/link"]
+        .iter()
+        .flat_map(|folder| files(folder, ".rs"))
+        .map(|path| text(&path))
+        .collect();
+    let idle: Vec<_> = offered.difference(&required).filter(|id| !code.contains(&format!("\"{id}\""))).collect();
+    assert!(idle.is_empty(), "declared and needed for nothing: {idle:?}");
+    assert!(required.len() > 20, "the manifests' format has changed");
+}

@@ -109,13 +109,14 @@ pub fn held_by(transaction: &mut impl Transaction, name: &str) -> Result<Option<
 /// What a group holds that somebody is about to join; one that is not defined is invalid, one that is about to be deleted a
 /// conflict.
 pub fn to_join(transaction: &mut impl Transaction, name: &str) -> Result<Vec<Capability>, Refusal> {
+    let undefined = || Refusal::Invalid(format!("group {} is not defined", payload::shown(name)));
+    read_name(name).map_err(|_| undefined())?;
     if built_in(name).is_none()
         && let Some(bytes) = transaction.get(Bucket::Groups, name)?
         && Group::read(name, &bytes)?.closing.is_some()
     {
         return Err(Refusal::Conflict(format!("group {} is being deleted", payload::shown(name))));
     }
-    let undefined = || Refusal::Invalid(format!("group {} is not defined", payload::shown(name)));
     held_by(transaction, name)?.ok_or_else(undefined)
 }
 

@@ -148,6 +148,15 @@ impl Client {
         self.call(what, Method::PUT, path, Some(json)).await
     }
 
+    pub(super) async fn patch(&self, what: &str, path: &str, json: String) -> Result<Answer, Failure> {
+        self.call(what, Method::PATCH, path, Some(json)).await
+    }
+
+    /// A DELETE with a body.
+    pub(super) async fn delete_with(&self, what: &str, path: &str, json: String) -> Result<Answer, Failure> {
+        self.call(what, Method::DELETE, path, Some(json)).await
+    }
+
     pub(super) async fn delete(&self, what: &str, path: &str) -> Result<Answer, Failure> {
         self.call(what, Method::DELETE, path, None).await
     }
@@ -282,7 +291,9 @@ impl Client {
         let (reason, next) = if self.authorization.is_some() {
             (
                 "the bearer was not accepted: it may have expired or been revoked, or another host made it".to_owned(),
-                "redeem an invite for a new one: `astrid invite redeem TOKEN`".to_owned(),
+                "redeem an invite for a new one, `astrid invite redeem TOKEN`; if `astrid agent current` names who it was, \
+                 `astrid agent switch default` speaks as the host's owner again"
+                    .to_owned(),
             )
         } else if self.is_remote() {
             (

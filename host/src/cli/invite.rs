@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
 use super::keystore::{KeyName, Keystore};
+use super::sessions::{self, Session};
 use super::{Context, table, text, time};
 
 /// The bytes of BLAKE3 that name a token.
@@ -253,11 +254,19 @@ async fn redeem(
             "conflict" => f.next(format!("redeem it with another key pair: --key NAME (not `{key}`)")),
             _ => f,
         })?;
+    let redeemed: Redeemed = answer.read()?;
+    if !context.client.is_remote() {
+        let session = Session {
+            bearer: redeemed.session_token.clone(),
+            expires_at_epoch: redeemed.session_expires_at_epoch,
+            key: key.to_string(),
+        };
+        sessions::update(&context.home, |r| drop(r.sessions.insert(redeemed.principal.clone(), session)))?;
+    }
     if context.console.json && !raw {
         context.console.document(&answer.body)?;
         return Ok(Exit::Done);
     }
-    let redeemed: Redeemed = answer.read()?;
     if raw {
         context.console.print(&text::shown(&redeemed.session_token))?;
         return Ok(Exit::Done);

@@ -6,7 +6,9 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 used wrongly.
 
+mod agent;
 mod bus;
+mod caps;
 mod capsule;
 mod client;
 mod config;
@@ -15,12 +17,14 @@ mod daemon;
 mod doctor;
 mod env;
 mod failure;
+mod group;
 mod invite;
 mod json;
 mod keypair;
 mod keystore;
 mod logs;
 mod quota;
+mod sessions;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -69,7 +73,7 @@ struct Global {
     /// Call http://HOST:PORT instead of the home's socket
     #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
     url: Option<TcpAddress>,
-    /// Speak as the principal of this bearer [with --url, default: $ASTRID_BEARER]
+    /// Speak as the principal of this bearer [default: with --url $ASTRID_BEARER, else what `agent switch` says]
     #[arg(long, global = true, value_name = "TOKEN")]
     bearer: Option<String>,
 }
@@ -82,6 +86,17 @@ enum Verb {
     Stop,
     /// Check the home, the host and this machine; say what to do about each fault
     Doctor,
+    /// Show who the host takes this command line for
+    Who,
+    /// Make, list and change principals; choose as which of them to speak
+    #[command(subcommand)]
+    Agent(agent::Verb),
+    /// Make, list and change groups
+    #[command(subcommand)]
+    Group(group::Verb),
+    /// Show, grant, revoke and explain what a principal holds
+    #[command(subcommand)]
+    Caps(caps::Verb),
     /// Issue, list, revoke and redeem invites
     #[command(subcommand)]
     Invite(invite::Verb),
@@ -162,6 +177,10 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Status => daemon::status(context).await,
         Verb::Stop => daemon::stop(context).await,
         Verb::Doctor => doctor::run(context).await,
+        Verb::Who => agent::who(context).await,
+        Verb::Agent(verb) => verb.run(context).await,
+        Verb::Group(verb) => verb.run(context).await,
+        Verb::Caps(verb) => verb.run(context).await,
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
         Verb::Config(verb) => verb.run(context).await,
@@ -184,7 +203,11 @@ fn resolve(global: Global, bearer: Option<String>) -> Result<(Home, Client, Stri
     }
     let home = Home::resolve(global.home).map_err(|e| Failure::failed("home", e.to_string()))?;
     // On the socket the connection says who is calling; a variable that was set for another host must not.
-    let bearer = global.bearer.or(bearer.filter(|b| global.url.is_some() && !b.is_empty()));
+    let bearer = match (global.bearer, &global.url) {
+        (Some(bearer), _) => Some(bearer),
+        (None, Some(_)) => bearer.filter(|b| !b.is_empty()),
+        (None, None) => sessions::load(&home)?.bearer().map(str::to_owned),
+    };
     let client = Client::new(home.clone(), global.url, bearer, Duration::from_secs(global.timeout))?;
     Ok((home, client, command))
 }
