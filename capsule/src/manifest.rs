@@ -377,6 +377,17 @@ pub mod grant {
     /// `keys:<purpose>`: sign and verify with that purpose's key.
     pub const KEYS: &str = "keys";
 
+    /// The purpose whose grant a key needs: of `purpose` itself, and of `purpose.N`, its generation N (1 to 2^32 - 1, no
+    /// leading zero). A purpose is 1 to 64 of `[a-z0-9-]`. None if it is neither.
+    pub fn key_purpose(key: &str) -> Option<&str> {
+        let (purpose, generation) = key.split_once('.').map_or((key, None), |(purpose, n)| (purpose, Some(n)));
+        let fits = (1..=64).contains(&purpose.len())
+            && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let numbered = generation
+            .is_none_or(|n| n.bytes().all(|b| b.is_ascii_digit()) && !n.starts_with('0') && n.parse::<u32>().is_ok());
+        (fits && numbered).then_some(purpose)
+    }
+
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
     pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
 }
@@ -521,11 +532,10 @@ impl Manifest {
         }
         for asked in &self.asks {
             let text = asked.as_str();
-            let purpose =
-                text.strip_prefix(grant::KEYS).and_then(|rest| rest.strip_prefix(':')).is_some_and(|purpose| {
-                    (1..=64).contains(&purpose.len())
-                        && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-                });
+            let purpose = text
+                .strip_prefix(grant::KEYS)
+                .and_then(|rest| rest.strip_prefix(':'))
+                .is_some_and(|purpose| grant::key_purpose(purpose) == Some(purpose));
             if !grant::FIXED.contains(&text) && !purpose {
                 return fail(format!(
                     "asks `{}`, which no host offers; there are {} and keys:<purpose> (1 to 64 of a-z 0-9 -)",

@@ -80,6 +80,7 @@ fn routes() -> Vec<Route> {
     let invite = json!({ "group": "agent", "max_uses": 1 });
     let redeem = json!({ "token": "t", "public_key": "k" });
     let install = json!({ "source": "/srv/a.capsule" });
+    let (token, rotate) = (json!({ "token": "alice-token" }), json!({ "now": true }));
     let person = json!({ "name": "bob", "groups": ["ops"] });
     let (bob, bobs) = ("/api/sys/principals/bob", "/api/sys/principals/bob/caps");
     let named = json!({ "principal": "bob" });
@@ -92,6 +93,9 @@ fn routes() -> Vec<Route> {
     let described = json!({ "description": null });
     let describing = json!({ "name": "ops", "description": null });
     vec![
+        route("POST", "/api/auth/refresh", None, "identity.v1.session.refresh", token.clone(), 200),
+        route("DELETE", "/api/auth/session", None, "identity.v1.session.end", token, 204),
+        route("POST", "/api/sys/sessions/rotate", Some(rotate.clone()), "identity.v1.session.rotate", rotate, 200),
         route("POST", "/api/sys/principals", Some(person.clone()), "identity.v1.principal.create", person, 201),
         about(bob, "identity.v1.principal.show"),
         route("PATCH", bob, Some(moved), "identity.v1.principal.modify", moving, 200),

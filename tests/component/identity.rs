@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 22] = [
+const HANDLERS: [&str; 25] = [
     "invite-issue",
     "invite-list",
     "invite-revoke",
@@ -30,6 +30,9 @@ const HANDLERS: [&str; 22] = [
     "caps-show",
     "caps-check",
     "me",
+    "session-refresh",
+    "session-end",
+    "session-rotate",
     "quota-get",
     "quota-set",
 ];
@@ -701,6 +704,7 @@ fn an_unknown_field_is_refused_by_its_name_on_every_topic() {
             }
             "caps-grant" | "caps-revoke" => json!({ "principal": "bo", "capabilities": ["a"] }),
             "caps-check" => json!({ "capability": "a" }),
+            "session-refresh" | "session-end" => json!({ "token": "x" }),
             _ => json!({}),
         };
         payload["surprise"] = json!(1);
@@ -838,7 +842,8 @@ mod principals_and_groups {
     fn what_changes_somebody_takes_no_target_so_that_no_self_form_reaches_it() {
         let mut identity = identity();
         for handler in HANDLERS {
-            let free = ["invite-", "principal-list", "group-list", "caps-show", "caps-check", "me", "quota-get"];
+            let free =
+                ["invite-", "principal-list", "group-list", "caps-show", "caps-check", "me", "quota-get", "session-"];
             if free.iter().any(|prefix| handler.starts_with(prefix)) {
                 continue;
             }
@@ -846,5 +851,35 @@ mod principals_and_groups {
             let answer = identity.as_principal("default").with_target("default").handle(handler, payload).unwrap();
             assert_eq!(code(answer), Some(RefusalCode::Invalid), "{handler}");
         }
+    }
+}
+
+mod sessions {
+    use super::*;
+
+    #[test]
+    fn a_bearer_is_renewed_ended_and_outlives_a_change_of_keys_unless_it_shall_not() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let first = text(&redeem_named(&mut identity, &token, 0, "bo").unwrap()["session_token"]);
+        identity.advance(60);
+        let with = |token: &str| json!({ "token": token });
+        let renewed = ask_as(&mut identity, "bo", "session-refresh", with(&first)).unwrap();
+        assert_eq!(renewed["session_expires_at_epoch"], identity.time() + SESSION);
+        let second = text(&renewed["session_token"]);
+        assert_eq!(ask_as(&mut identity, "bo", "session-end", with(&first)), Ok(json!({})));
+        assert_eq!(bearer(&mut identity, &first), None);
+        assert!(bearer(&mut identity, &second).is_some());
+        let rotated = ask(&mut identity, "session-rotate", json!({})).unwrap();
+        assert_eq!(rotated, json!({ "generation": 1, "ended": false }));
+        identity.advance(60);
+        let third = text(&ask_as(&mut identity, "bo", "session-refresh", with(&second)).unwrap()["session_token"]);
+        let (issued, expires) = (identity.time(), identity.time() + SESSION);
+        assert_eq!(third, forged(&identity, "session.1", "bo", issued, expires));
+        assert!(bearer(&mut identity, &second).is_some() && bearer(&mut identity, &third).is_some());
+        ask(&mut identity, "session-rotate", json!({ "now": true })).unwrap();
+        assert!(bearer(&mut identity, &second).is_none() && bearer(&mut identity, &third).is_none());
+        let stranger = ask_as(&mut identity, "default", "session-refresh", with(&third)).unwrap_err();
+        assert_eq!(stranger.code, RefusalCode::Denied);
     }
 }

@@ -258,3 +258,42 @@ async fn the_command_line_makes_places_explains_and_deletes_and_speaks_as_whoeve
     daemon.astrid(&["agent", "switch", "default"]).out();
     daemon.astrid(&["agent", "create", "eve"]).out();
 }
+
+#[tokio::test]
+async fn a_session_is_renewed_ended_by_its_owner_and_by_a_change_of_keys_on_an_open_connection_and_for_good() {
+    let home = Home::new();
+    let daemon = home.start();
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    let me = |bearer: &str| Request::get("/api/auth/me").bearer(bearer);
+    let mut open = daemon.connect().await;
+    open.send(me(&ada.bearer)).await.unwrap().expect(200);
+    let first = daemon.tcp(Request::new("POST", "/api/auth/refresh").bearer(&ada.bearer)).await.expect(200);
+    assert_eq!(first["principal"], "ada");
+    let other = join(&daemon, "admin", "root", 2).await;
+    daemon.unix(Request::new("POST", "/api/auth/refresh")).await.refusal(400, "bad_request");
+    daemon.tcp(Request::new("POST", "/api/auth/refresh")).await.refusal(401, "unauthorized");
+
+    let end = Request::delete("/api/auth/session").bearer(&ada.bearer);
+    assert_eq!(open.send(end).await.unwrap().status, 204);
+    open.send(me(&ada.bearer)).await.unwrap().refusal(401, "unauthorized");
+
+    let rotate = |now: bool| Request::post("/api/sys/sessions/rotate", &json!({ "now": now }));
+    daemon.tcp(rotate(true).bearer(&ada.bearer)).await.refusal(401, "unauthorized");
+    let rotated = ask(&daemon, &other, rotate(false)).await.expect(200);
+    assert_eq!(rotated, json!({ "generation": 1, "ended": false }));
+    open.send(me(&other.bearer)).await.unwrap().expect(200);
+    let bob = join(&daemon, "agent", "bob", 3).await;
+    open.send(me(&bob.bearer)).await.unwrap().expect(200);
+    let out = daemon.astrid(&["key", "rotate", "--now"]);
+    assert!(out.out().contains("have ended"), "{out:?}");
+    for bearer in [&other.bearer, &bob.bearer] {
+        open.send(me(bearer)).await.unwrap().refusal(401, "unauthorized");
+    }
+    let cyd = join(&daemon, "agent", "cyd", 4).await;
+    daemon.stop();
+    let daemon = home.start();
+    daemon.tcp(me(&cyd.bearer)).await.expect(200);
+    for bearer in [&ada.bearer, &other.bearer, &bob.bearer] {
+        daemon.tcp(me(bearer)).await.refusal(401, "unauthorized");
+    }
+}

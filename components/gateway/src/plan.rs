@@ -4,10 +4,12 @@
 //! A body goes on unparsed, after it was checked to be one JSON value nested within serde_json's bound (128): what its
 //! fields mean is the handler's business.
 
+use astrid_sdk::authority::Credential;
 use astrid_sdk::bus::Options;
 use astrid_sdk::http::Request;
 use serde_json::{Map, Value as Json};
 
+use crate::credential;
 use crate::errors::Problem;
 use crate::routes::{Action, Body, Matched, Value};
 use crate::uri;
@@ -62,6 +64,13 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
             principal: text(&mut arguments, "principal"),
             payload: joined(arguments, body)?,
         },
+        Action::Presented(topic, success) => {
+            let Some(Credential::Bearer(token)) = credential::of(request) else {
+                return Err(Problem::bad_request("this is about a bearer, and the request has none"));
+            };
+            arguments.insert("token".into(), token.into());
+            Plan::Request { topic, payload: joined(arguments, body)?, success }
+        }
         Action::Me => Plan::Me,
         Action::Listed(topic) => Plan::Listed { topic, payload: written(arguments) },
         Action::BusRequest => Plan::BusRequest {

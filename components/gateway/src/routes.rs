@@ -44,6 +44,8 @@ pub enum Action {
     /// As `Topic`, with the path's parameters as fields of the payload in front of those of the body. Without a target:
     /// about oneself, the `self:` form of what it requires is not enough.
     Change(&'static str, u16),
+    /// As `Topic`, with the bearer that the request came with as the field `token`; 400 without one.
+    Presented(&'static str, u16),
     /// Who the caller is, with the end of the session.
     Me,
     /// A list by a request of this topic: everything, or, for whoever may not see that, what is about the caller.
@@ -86,13 +88,16 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 42] = {
-    use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Topic};
+pub const ROUTES: [Route; 45] = {
+    use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
         route("POST",   "/api/auth/redeem",               Public, &[],     Json,          Topic("identity.v1.invite.redeem", 200)),
         route("GET",    "/api/auth/me",                   Bearer, &[],     Nothing,       Me),
+        route("POST",   "/api/auth/refresh",              Bearer, &[],     JsonOrNothing, Presented("identity.v1.session.refresh", 200)),
+        route("DELETE", "/api/auth/session",              Bearer, &[],     Nothing,       Presented("identity.v1.session.end", 204)),
+        route("POST",   "/api/sys/sessions/rotate",       Bearer, &[],     JsonOrNothing, Topic("identity.v1.session.rotate", 200)),
         route("GET",    "/api/sys/invites",               Bearer, PAGE,    Nothing,       Topic("identity.v1.invite.list", 200)),
         route("POST",   "/api/sys/invites",               Bearer, &[],     Json,          Topic("identity.v1.invite.issue", 200)),
         route("DELETE", "/api/sys/invites/{fingerprint}", Bearer, &[],     Nothing,       Topic("identity.v1.invite.revoke", 204)),

@@ -1,15 +1,17 @@
 //! Bearers, version 2: `b64url(principal) "." b64url(iat) "." b64url(exp) "." hex(sig)`, unpadded base64, ed25519 with
 //! the key of purpose `session` over the ASCII text `principal:iat:exp`.
 //!
-//! Nothing is stored for a bearer: it is good until it expires, its principal is disabled or everything issued until
-//! then is revoked. Parsing takes at most [`MAX_BYTES`] and exactly one spelling of each bearer.
+//! Nothing is stored for a bearer that is neither renewed nor ended: it is good until it expires, its principal is disabled or
+//! everything issued until then is revoked. Parsing takes at most [`MAX_BYTES`] and exactly one spelling of each bearer.
 
 use astrid_capsule::PrincipalId;
 use base64ct::{Base64UrlUnpadded, Encoding};
 
+use crate::keys;
 use crate::ports::Ports;
-use crate::principals::{self, DEFAULT};
+use crate::principals::{self, DEFAULT, Principal};
 use crate::refusal::Refusal;
+use crate::signing;
 
 /// How long a bearer is good, in seconds: 8 hours.
 pub const LIFETIME_SECS: u64 = 28_800;
@@ -17,8 +19,6 @@ pub const LIFETIME_SECS: u64 = 28_800;
 pub const MAX_SKEW_SECS: u64 = 60;
 /// The longest bearer that is looked at, in bytes.
 pub const MAX_BYTES: usize = 1024;
-/// The purpose of the key that signs bearers.
-pub const PURPOSE: &str = "session";
 
 /// A signed bearer, for its owner alone.
 pub struct Session {
@@ -35,12 +35,14 @@ pub struct Identified {
     pub expires_at: u64,
 }
 
-/// A bearer taken apart; nothing in it is proven.
+/// A bearer taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Claims {
-    principal: PrincipalId,
-    issued_at: u64,
-    expires_at: u64,
+pub struct Claims {
+    pub principal: PrincipalId,
+    /// Seconds since the Unix epoch.
+    pub issued_at: u64,
+    /// Seconds since the Unix epoch.
+    pub expires_at: u64,
 }
 
 impl Claims {
@@ -71,26 +73,56 @@ impl Claims {
     }
 }
 
-/// Signs a bearer for `principal`, good for [`LIFETIME_SECS`].
-pub fn issue<P: Ports>(ports: &P, principal: &str, now: u64) -> Result<Session, Refusal> {
-    let principal = PrincipalId::parse(principal).map_err(|error| Refusal::Internal(error.to_string()))?;
-    let claims = Claims { principal, issued_at: now, expires_at: now + LIFETIME_SECS };
-    let signature = ports.sign(PURPOSE, claims.signed_text().as_bytes())?;
-    Ok(Session { token: claims.encode(&signature), expires_at: claims.expires_at })
+/// How logs and records name a bearer.
+pub fn fingerprint(token: &str) -> String {
+    keys::fingerprint(&blake3::hash(token.as_bytes()))
 }
 
-/// Whose bearer this is, if it is good now. A refusal says nothing of the bearer: it could not be judged.
-pub fn authenticate<P: Ports>(ports: &P, text: &str) -> Result<Option<Identified>, Refusal> {
+/// Signs a bearer for a principal with this record. It is dated after whatever was revoked, and is never spelled like one that
+/// was ended, if that takes at most [`MAX_SKEW_SECS`].
+pub fn issue<P: Ports>(
+    ports: &P,
+    id: &str,
+    principal: &Principal,
+    now: u64,
+    expires_at: u64,
+) -> Result<Session, Refusal> {
+    let id = PrincipalId::parse(id).map_err(|error| Refusal::Internal(error.to_string()))?;
+    let first = now.max(principal.revoked_at.map_or(0, |revoked_at| revoked_at + 1));
+    for issued_at in first..=now.saturating_add(MAX_SKEW_SECS) {
+        let claims = Claims { principal: id.clone(), issued_at, expires_at };
+        let token = claims.encode(&signing::sign(ports, claims.signed_text().as_bytes())?);
+        let print = fingerprint(&token);
+        if !principal.bearers.iter().any(|known| known.ended && known.fingerprint == print) {
+            return Ok(Session { token, expires_at });
+        }
+    }
+    Err(Refusal::Unavailable("no bearer can be made now; try again in a minute".into()))
+}
+
+/// What a bearer says, if it is signed by us and good now by its own times.
+pub fn verified<P: Ports>(ports: &P, text: &str) -> Result<Option<Claims>, Refusal> {
     let Some((claims, signature)) = Claims::parse(text) else { return Ok(None) };
     let now = ports.now();
     if claims.expires_at <= now || claims.issued_at > now.saturating_add(MAX_SKEW_SECS) {
         return Ok(None);
     }
-    if !ports.verify(PURPOSE, claims.signed_text().as_bytes(), &signature)? {
-        return Ok(None);
-    }
+    let good = signing::verify(ports, claims.signed_text().as_bytes(), claims.issued_at, &signature)?;
+    Ok(good.then_some(claims))
+}
+
+/// Whether the record of its principal lets a verified bearer in.
+pub fn stands(principal: &Principal, claims: &Claims, fingerprint: &str) -> bool {
+    let revoked = principal.revoked_at.is_some_and(|revoked_at| claims.issued_at <= revoked_at);
+    let ended = principal.bearers.iter().any(|known| known.ended && known.fingerprint == fingerprint);
+    principal.enabled && !revoked && !ended
+}
+
+/// Whose bearer this is, if it is good now. A refusal says nothing of the bearer: it could not be judged.
+pub fn authenticate<P: Ports>(ports: &P, text: &str) -> Result<Option<Identified>, Refusal> {
+    let Some(claims) = verified(ports, text)? else { return Ok(None) };
     let Some(principal) = principals::load(ports, claims.principal.as_str())? else { return Ok(None) };
-    if !principal.enabled || principal.revoked_at.is_some_and(|revoked_at| claims.issued_at <= revoked_at) {
+    if !stands(&principal, &claims, &fingerprint(text)) {
         return Ok(None);
     }
     Ok(Some(Identified { principal: claims.principal.as_str().into(), expires_at: claims.expires_at }))
@@ -108,12 +140,18 @@ mod tests {
 
     use super::*;
     use crate::ports::Bucket;
+    use crate::signing::PURPOSE;
     use crate::testing::{Fake, NOW, signature};
 
     fn fake() -> Fake {
         let fake = Fake::new();
         principals::bootstrap(&fake).unwrap();
         fake
+    }
+
+    fn issued(fake: &Fake, id: &str, now: u64) -> Result<Session, Refusal> {
+        let principal = principals::load(fake, id).unwrap().unwrap();
+        issue(fake, id, &principal, now, now + LIFETIME_SECS)
     }
 
     fn signed(principal: &str, issued_at: u64, expires_at: u64, purpose: &str) -> String {
@@ -128,7 +166,7 @@ mod tests {
     #[test]
     fn an_issued_bearer_has_the_documented_form_and_is_good_for_eight_hours() {
         let fake = fake();
-        let session = issue(&fake, "default", NOW).unwrap();
+        let session = issued(&fake, "default", NOW).unwrap();
         let part = |text: &str| Base64UrlUnpadded::encode_string(text.as_bytes());
         let signed = signature("session", format!("default:{NOW}:{}", NOW + 28_800).as_bytes());
         let (iat, exp) = (part(&NOW.to_string()), part(&(NOW + 28_800).to_string()));

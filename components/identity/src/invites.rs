@@ -317,11 +317,10 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> 
             return Err(Refusal::Conflict("the public key belongs to a principal already".into()));
         }
         let id = principals::free_id(ports, transaction, &slug)?;
-        // Signed before the commit: if it fails, no use is spent.
-        let session = bearer::issue(ports, &id, now)?;
-
         let mut principal = Principal::new(&[&invite.group], now);
         principal.add_key(public_key, now);
+        // Signed before the commit: if it fails, no use is spent.
+        let session = bearer::issue(ports, &id, &principal, now, now + bearer::LIFETIME_SECS)?;
         principals::save_new(transaction, &id, &principal)?;
         transaction.put(Bucket::Keys, &key_fingerprint, id.as_bytes())?;
         invite.remaining_uses -= 1;

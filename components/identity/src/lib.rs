@@ -9,6 +9,7 @@
 //! - [`invites`]: issue, list, revoke, redeem
 //! - [`quotas`]: what a principal may use
 //! - [`bearer`]: signing bearers and telling whose a credential is
+//! - [`sessions`], [`signing`]: renewing and ending them, and the keys that sign
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
 //!   never sees it
@@ -26,6 +27,8 @@ pub mod principals;
 pub mod quotas;
 pub mod refusal;
 pub mod rights;
+pub mod sessions;
+pub mod signing;
 #[cfg(test)]
 mod testing;
 
@@ -57,6 +60,9 @@ handlers! {
     "caps-show" => caps_show,
     "caps-check" => caps_check,
     "me" => me,
+    "session-refresh" => session_refresh,
+    "session-end" => session_end,
+    "session-rotate" => session_rotate,
     "quota-get" => quota_get,
     "quota-set" => quota_set,
 }
@@ -145,6 +151,18 @@ fn caps_check(message: Message) -> Answer {
 
 fn me(message: Message) -> Answer {
     answer(principals::me(&Imports, &message.principal, &message.payload))
+}
+
+fn session_refresh(message: Message) -> Answer {
+    answer(sessions::refresh(&Imports, &message.principal, &message.payload))
+}
+
+fn session_end(message: Message) -> Answer {
+    answer(sessions::end(&Imports, &message.principal, &message.payload))
+}
+
+fn session_rotate(message: Message) -> Answer {
+    untargeted(&message).and_then(|()| answer(sessions::rotate(&Imports, &message.payload)))
 }
 
 fn quota_get(message: Message) -> Answer {

@@ -22,6 +22,8 @@ pub enum Bucket {
     Members,
     /// Id of a deleted principal to when that was.
     Gone,
+    /// Purpose to which generations of its key count.
+    Signing,
 }
 
 impl Bucket {
@@ -34,6 +36,7 @@ impl Bucket {
             Self::Groups => "groups",
             Self::Members => "members",
             Self::Gone => "gone",
+            Self::Signing => "signing",
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
 use crate::rights::Rights;
+use crate::sessions::Known;
 
 /// The bootstrap principal, in group [`groups::ADMIN`]. It can be neither deleted nor disabled nor stripped.
 pub const DEFAULT: &str = "default";
@@ -46,6 +47,9 @@ pub struct Principal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
     pub keys: Vec<Key>,
+    /// Bearers that were renewed or ended and have not expired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bearers: Vec<Known>,
     #[serde(default, skip_serializing_if = "Quotas::is_default")]
     pub quotas: Quotas,
 }
@@ -70,6 +74,7 @@ impl Principal {
             created_at: now,
             revoked_at: None,
             keys: Vec::new(),
+            bearers: Vec::new(),
             quotas: Quotas::default(),
         }
     }
@@ -130,9 +135,14 @@ fn read(id: &str, bytes: &[u8]) -> Result<Principal, Refusal> {
 
 /// Stages the record and the standing that follows from it.
 pub fn save(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
-    let bytes = serde_json::to_vec(principal).map_err(|error| Refusal::Internal(error.to_string()))?;
-    transaction.put(Bucket::Principals, id, &bytes)?;
+    save_record(transaction, id, principal)?;
     publish(transaction, id, principal)
+}
+
+/// Stages the record alone, where nothing that the host knows has changed: its sessions and streams go on.
+pub fn save_record(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
+    let bytes = serde_json::to_vec(principal).map_err(|error| Refusal::Internal(error.to_string()))?;
+    Ok(transaction.put(Bucket::Principals, id, &bytes)?)
 }
 
 /// Stages somebody who was not there: record, standing and a place in each group.
@@ -143,7 +153,8 @@ pub fn save_new(transaction: &mut impl Transaction, id: &str, principal: &Princi
     save(transaction, id, principal)
 }
 
-fn publish(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
+/// Stages the standing that follows from a record, so that the host forgets what it remembers of bearers.
+pub fn publish(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
     let Principal { enabled, groups, grants, revokes, quotas, .. } = principal;
     let standing = Standing { principal: id, enabled: *enabled, groups, grants, revokes, quotas: *quotas };
     Ok(transaction.set_principal(standing)?)

@@ -97,6 +97,11 @@ impl Fake {
         self.0.away.store(1, SeqCst);
     }
 
+    /// As if the host had been told of nobody yet.
+    pub(crate) fn forget_told(&self) {
+        self.tables().principals.clear();
+    }
+
     /// The next random fills repeat the first ones, so many.
     pub(crate) fn repeat_random(&self, times: u32) {
         self.0.fixed_random.store(times, SeqCst);

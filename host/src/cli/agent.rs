@@ -254,6 +254,22 @@ fn say(context: &mut Context<'_>, name: &str) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Ends the current session. One that the host does not take any more is forgotten all the same.
+pub(super) async fn logout(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let ended = context.client.delete("log out", "/api/auth/session").await;
+    if let Err(failure) = ended
+        && failure.code != "unauthorized"
+    {
+        return Err(failure);
+    }
+    sessions::update(&context.home, |remembered| {
+        if let Some(current) = remembered.current.take() {
+            remembered.sessions.remove(&current);
+        }
+    })?;
+    say(context, OWNER)
+}
+
 /// Who the host takes this command line for.
 pub(super) async fn who(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let answer = context.client.get("ask who this is", "/api/auth/me").await?;
@@ -344,11 +360,17 @@ mod tests {
         assert_eq!(document, json!({ "principal": "p1", "expires_at_epoch": 9, "key": "laptop" }));
         assert!(host.astrid(&["who"]).out.contains("principal     p1"));
         host.astrid(&["who", "--bearer", "x.y"]);
-        host.astrid(&["agent", "switch", "default"]);
+        assert_eq!(host.astrid(&["logout"]).out, "default (the user who runs the host)\n");
         host.astrid(&["who"]);
+        assert_eq!(host.astrid(&["agent", "switch", "p1"]).exit, Exit::Failed, "it is forgotten");
         assert_eq!(
             host.requests()[1..],
-            ["GET /api/auth/me Bearer a.b.c.d", "GET /api/auth/me Bearer x.y", "GET /api/auth/me"]
+            [
+                "GET /api/auth/me Bearer a.b.c.d",
+                "GET /api/auth/me Bearer x.y",
+                "DELETE /api/auth/session Bearer a.b.c.d",
+                "GET /api/auth/me"
+            ]
         );
     }
 }

@@ -20,6 +20,7 @@ mod failure;
 mod group;
 mod invite;
 mod json;
+mod key;
 mod keypair;
 mod keystore;
 mod logs;
@@ -88,6 +89,11 @@ enum Verb {
     Doctor,
     /// Show who the host takes this command line for
     Who,
+    /// End the session that this command line speaks with, and forget it
+    Logout,
+    /// Change the key that signs bearers
+    #[command(subcommand)]
+    Key(key::Verb),
     /// Make, list and change principals; choose as which of them to speak
     #[command(subcommand)]
     Agent(agent::Verb),
@@ -178,6 +184,8 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Stop => daemon::stop(context).await,
         Verb::Doctor => doctor::run(context).await,
         Verb::Who => agent::who(context).await,
+        Verb::Logout => agent::logout(context).await,
+        Verb::Key(verb) => verb.run(context).await,
         Verb::Agent(verb) => verb.run(context).await,
         Verb::Group(verb) => verb.run(context).await,
         Verb::Caps(verb) => verb.run(context).await,

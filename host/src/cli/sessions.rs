@@ -103,7 +103,7 @@ mod tests {
     fn a_file_that_others_may_read_or_that_does_not_read_is_refused_with_its_path() {
         let (_dir, home) = home();
         update(&home, |_| ()).unwrap();
-        std::fs::write(file(&home), "[]").unwrap();
+        std::fs::write(file(&home), "nonsense").unwrap();
         let refused = load(&home).err().unwrap().to_text();
         assert!(refused.contains("cli/sessions.json") && refused.contains("rm "), "{refused}");
         std::fs::set_permissions(file(&home), std::fs::Permissions::from_mode(0o644)).unwrap();

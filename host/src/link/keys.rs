@@ -1,13 +1,15 @@
 //! `astrid:keys`.
 
+use astrid_capsule::manifest::grant;
+
 use super::Call;
 use super::bindings::handler::astrid::keys::keys;
 
 impl Call {
     fn allowed(&self, purpose: &str) -> Result<(), keys::Error> {
-        let fine = (1..=64).contains(&purpose.len())
-            && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if fine && self.generation.granted(&format!("keys:{purpose}")) {
+        let granted =
+            grant::key_purpose(purpose).filter(|of| self.generation.granted(&format!("{}:{of}", grant::KEYS)));
+        if granted.is_some() {
             return Ok(());
         }
         let shown = crate::log::clean(purpose.get(..64).unwrap_or(purpose));

@@ -18,12 +18,10 @@ pub(crate) fn verifies(key: &VerifyingKey, bytes: &[u8], signature: &[u8]) -> bo
 }
 
 fn asked(manifest: &Manifest, purpose: &str) -> Result<SigningKey, Error> {
-    let fine = (1..=64).contains(&purpose.len())
-        && purpose.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !fine {
-        return Err(Error::Denied("a purpose must be 1 to 64 of a-z 0-9 -".into()));
-    }
-    let ask = format!("{}:{purpose}", grant::KEYS);
+    let Some(of) = grant::key_purpose(purpose) else {
+        return Err(Error::Denied("a purpose must be 1 to 64 of a-z 0-9 -, with .N for its generation N".into()));
+    };
+    let ask = format!("{}:{of}", grant::KEYS);
     if !manifest.asks.iter().any(|a| a.as_str() == ask) {
         return Err(Error::Denied(format!("the manifest does not ask for `{ask}`")));
     }
@@ -52,8 +50,10 @@ mod tests {
     fn a_purpose_that_the_manifest_does_not_ask_for_is_denied() {
         let text = "asks = [\"keys:session\"]\n[package]\nname = \"a\"\nversion = \"0.1.0\"\n";
         let manifest = Manifest::parse(text).unwrap();
-        assert!(asked(&manifest, "session").is_ok());
-        for purpose in ["audit", "", "Session", "*"] {
+        assert!(asked(&manifest, "session").is_ok() && asked(&manifest, "session.4294967295").is_ok());
+        let numbers =
+            ["session.", "session.0", "session.01", "session.4294967296", "session.1.1", "session.+1", "session.x"];
+        for purpose in ["audit", "", "Session", "*", "audit.1", ".1"].into_iter().chain(numbers) {
             assert!(matches!(asked(&manifest, purpose), Err(Error::Denied(_))), "{purpose}");
         }
     }
