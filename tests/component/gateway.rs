@@ -80,6 +80,9 @@ fn routes() -> Vec<Route> {
     let invite = json!({ "group": "agent", "max_uses": 1 });
     let redeem = json!({ "token": "t", "public_key": "k" });
     let install = json!({ "source": "/srv/a.capsule" });
+    let (label, pair) = (json!({ "label": "phone" }), json!({ "token": "t", "public_key": "k" }));
+    let (asked, signed) = (json!({ "principal": "bob" }), json!({ "principal": "bob", "signature": "s" }));
+    let device = json!({ "fingerprint": "ab" });
     let (token, rotate) = (json!({ "token": "alice-token" }), json!({ "now": true }));
     let person = json!({ "name": "bob", "groups": ["ops"] });
     let (bob, bobs) = ("/api/sys/principals/bob", "/api/sys/principals/bob/caps");
@@ -93,6 +96,18 @@ fn routes() -> Vec<Route> {
     let described = json!({ "description": null });
     let describing = json!({ "name": "ops", "description": null });
     vec![
+        Route {
+            target: Some("alice"),
+            ..route("POST", "/api/auth/pair-device", Some(label.clone()), "identity.v1.device.pair", label, 200)
+        },
+        route("POST", "/api/auth/pair-device/redeem", Some(pair.clone()), "identity.v1.device.redeem", pair, 200),
+        route("POST", "/api/auth/challenge", Some(asked.clone()), "identity.v1.login.challenge", asked, 200),
+        route("POST", "/api/auth/login", Some(signed.clone()), "identity.v1.login", signed, 200),
+        about("/api/sys/principals/bob/devices", "identity.v1.device.list"),
+        Route {
+            target: Some("bob"),
+            ..route("DELETE", "/api/sys/principals/bob/devices/ab", None, "identity.v1.device.remove", device, 204)
+        },
         route("POST", "/api/auth/refresh", None, "identity.v1.session.refresh", token.clone(), 200),
         route("DELETE", "/api/auth/session", None, "identity.v1.session.end", token, 204),
         route("POST", "/api/sys/sessions/rotate", Some(rotate.clone()), "identity.v1.session.rotate", rotate, 200),
@@ -154,7 +169,8 @@ impl Route {
     }
 
     fn is_public(&self) -> bool {
-        self.path == "/api/auth/redeem"
+        let public = ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"];
+        public.contains(&self.path)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 25] = [
+const HANDLERS: [&str; 31] = [
     "invite-issue",
     "invite-list",
     "invite-revoke",
@@ -30,6 +30,12 @@ const HANDLERS: [&str; 25] = [
     "caps-show",
     "caps-check",
     "me",
+    "device-pair",
+    "device-redeem",
+    "device-list",
+    "device-remove",
+    "login-challenge",
+    "login",
     "session-refresh",
     "session-end",
     "session-rotate",
@@ -704,6 +710,12 @@ fn an_unknown_field_is_refused_by_its_name_on_every_topic() {
             }
             "caps-grant" | "caps-revoke" => json!({ "principal": "bo", "capabilities": ["a"] }),
             "caps-check" => json!({ "capability": "a" }),
+            "device-redeem" => json!({ "token": "x", "public_key": public_key(0) }),
+            "device-remove" => json!({ "fingerprint": "x" }),
+            "login-challenge" => json!({ "principal": "bo" }),
+            "login" => {
+                json!({ "principal": "bo", "challenge": "x", "public_key": public_key(0), "signature": "x" })
+            }
             "session-refresh" | "session-end" => json!({ "token": "x" }),
             _ => json!({}),
         };
@@ -842,8 +854,18 @@ mod principals_and_groups {
     fn what_changes_somebody_takes_no_target_so_that_no_self_form_reaches_it() {
         let mut identity = identity();
         for handler in HANDLERS {
-            let free =
-                ["invite-", "principal-list", "group-list", "caps-show", "caps-check", "me", "quota-get", "session-"];
+            let free = [
+                "invite-",
+                "principal-list",
+                "group-list",
+                "caps-show",
+                "caps-check",
+                "me",
+                "quota-get",
+                "session-",
+                "device-",
+                "login",
+            ];
             if free.iter().any(|prefix| handler.starts_with(prefix)) {
                 continue;
             }
@@ -881,5 +903,36 @@ mod sessions {
         assert!(bearer(&mut identity, &second).is_none() && bearer(&mut identity, &third).is_none());
         let stranger = ask_as(&mut identity, "default", "session-refresh", with(&third)).unwrap_err();
         assert_eq!(stranger.code, RefusalCode::Denied);
+    }
+}
+
+mod devices {
+    use super::*;
+
+    #[test]
+    fn a_principal_without_a_key_gets_one_by_a_pair_token_and_logs_in_with_it() {
+        let mut identity = identity();
+        ask(&mut identity, "principal-create", json!({ "name": "bo" })).unwrap();
+        let pair = identity.as_principal("bo").with_target("bo").handle("device-pair", json!({ "label": "phone" }));
+        let pair = pair.unwrap().unwrap();
+        assert_eq!((&pair["principal"], &pair["expires_at_epoch"]), (&json!("bo"), &json!(identity.time() + 300)));
+        let redeem = json!({ "token": pair["token"], "public_key": public_key(0) });
+        let device = ask_as(&mut identity, "anonymous", "device-redeem", redeem.clone()).unwrap();
+        assert!(bearer(&mut identity, &text(&device["session_token"])).is_some());
+        assert_eq!(ask_as(&mut identity, "anonymous", "device-redeem", redeem).unwrap_err().code, RefusalCode::Denied);
+
+        let challenge = ask_as(&mut identity, "anonymous", "login-challenge", json!({ "principal": "bo" })).unwrap();
+        let signature = SigningKey::from_bytes(&[1; 32]).sign(text(&challenge["challenge"]).as_bytes());
+        let login = json!({ "principal": "bo", "challenge": challenge["challenge"], "public_key": public_key(0),
+                            "signature": hex::encode(signature.to_bytes()) });
+        let session = ask_as(&mut identity, "anonymous", "login", login.clone()).unwrap();
+        let token = text(&session["session_token"]);
+        assert!(bearer(&mut identity, &token).is_some());
+        assert_eq!(ask_as(&mut identity, "anonymous", "login", login).unwrap_err().code, RefusalCode::Denied);
+
+        let remove = json!({ "fingerprint": device["public_key_fingerprint"] });
+        let removed = identity.as_principal("default").with_target("bo").handle("device-remove", remove).unwrap();
+        assert_eq!(removed, Ok(json!({})));
+        assert_eq!(bearer(&mut identity, &token), None);
     }
 }

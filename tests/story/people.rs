@@ -3,6 +3,7 @@
 
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, Response};
+use ed25519_dalek::Signer;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -296,4 +297,67 @@ async fn a_session_is_renewed_ended_by_its_owner_and_by_a_change_of_keys_on_an_o
     for bearer in [&ada.bearer, &other.bearer, &bob.bearer] {
         daemon.tcp(me(bearer)).await.refusal(401, "unauthorized");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_paired_once_logs_in_with_its_key_and_is_out_when_it_is_removed() {
+    let daemon = Daemon::start();
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    group(&daemon, "ops-team", &["invite:issue"]).await;
+    let olga = join(&daemon, "ops-team", "olga", 2).await;
+    let pair = || Request::post("/api/auth/pair-device", &json!({ "label": "phone" }));
+    ask(&daemon, &olga, pair()).await.refusal(403, "forbidden");
+    let paired = ask(&daemon, &ada, pair()).await.expect(200);
+    assert_eq!((&paired["principal"], &paired["label"]), (&json!("ada"), &json!("phone")));
+    let mut attempts = JoinSet::new();
+    for number in 10..30 {
+        let body = json!({ "token": paired["token"], "public_key": public_hex(&key(number)) });
+        let mut connection = daemon.connect().await;
+        let request = Request::post("/api/auth/pair-device/redeem", &body);
+        attempts.spawn(async move { (number, connection.send(request).await.expect("an answer")) });
+    }
+    let attempts = attempts.join_all().await;
+    let (won, lost): (Vec<_>, Vec<_>) = attempts.into_iter().partition(|(_, response)| response.status == 200);
+    assert!(won.len() == 1 && lost.iter().all(|(_, response)| response.status == 401), "{won:?} {lost:?}");
+    let (number, device) = won.into_iter().next().unwrap();
+    assert_eq!(device.expect(200)["principal"], "ada");
+
+    let challenge = Request::post("/api/auth/challenge", &json!({ "principal": "ada" }));
+    let challenge = daemon.tcp(challenge).await.expect(200)["challenge"].as_str().unwrap().to_owned();
+    let login = |signer: u8| {
+        let signature = hex::encode(key(signer).sign(challenge.as_bytes()).to_bytes());
+        let body = json!({ "principal": "ada", "challenge": challenge, "public_key": public_hex(&key(signer)),
+                           "signature": signature });
+        Request::post("/api/auth/login", &body)
+    };
+    assert_eq!(daemon.tcp(login(99)).await.refusal(401, "unauthorized"), "");
+    let session = daemon.tcp(login(number)).await.expect(200);
+    assert_eq!(daemon.tcp(login(number)).await.refusal(401, "unauthorized"), "", "a challenge is good once");
+    let bearer = session["session_token"].as_str().unwrap();
+    let me = || Request::get("/api/auth/me").bearer(bearer);
+    daemon.tcp(me()).await.expect(200);
+    let devices = daemon.tcp(Request::get("/api/sys/principals/ada/devices").bearer(bearer)).await.expect(200);
+    assert_eq!(devices["devices"].as_array().unwrap().len(), 2, "{devices}");
+    let print = session["public_key_fingerprint"].as_str().unwrap();
+    let remove = Request::delete(&format!("/api/sys/principals/ada/devices/{print}")).bearer(bearer);
+    assert_eq!(daemon.tcp(remove).await.status, 204);
+    daemon.tcp(me()).await.refusal(401, "unauthorized");
+    daemon.tcp(login(number)).await.refusal(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn the_command_line_logs_in_with_a_local_key_pairs_and_logs_out() {
+    let daemon = Daemon::start();
+    let token = invite(&daemon, "agent", 1).await;
+    daemon.astrid(&["invite", "redeem", &token, "--name", "ada", "--key", "laptop"]).out();
+    daemon.astrid(&["login", "ada", "--key", "laptop"]).out();
+    daemon.astrid(&["agent", "switch", "ada"]).out();
+    let token = daemon.astrid(&["device", "pair", "--label", "phone", "--raw"]).out().to_owned();
+    daemon.astrid(&["device", "redeem", &token, "--key", "phone"]).out();
+    let devices = daemon.astrid(&["device", "list", "--json"]).json()["devices"].clone();
+    assert_eq!(devices[1]["label"], "phone", "{devices}");
+    daemon.astrid(&["login", "ada", "--key", "phone"]).out();
+    daemon.astrid(&["logout"]).out();
+    assert_eq!(daemon.astrid(&["who", "--json"]).json()["principal"], "default");
+    daemon.astrid(&["login", "default", "--key", "laptop"]).refusal(1);
 }

@@ -88,13 +88,19 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 45] = {
+pub const ROUTES: [Route; 51] = {
     use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
         route("POST",   "/api/auth/redeem",               Public, &[],     Json,          Topic("identity.v1.invite.redeem", 200)),
         route("GET",    "/api/auth/me",                   Bearer, &[],     Nothing,       Me),
+        route("POST",   "/api/auth/pair-device",          Bearer, &[],     JsonOrNothing, About("identity.v1.device.pair", 200)),
+        route("POST",   "/api/auth/pair-device/redeem",   Public, &[],     Json,          Topic("identity.v1.device.redeem", 200)),
+        route("POST",   "/api/auth/challenge",            Public, &[],     Json,          Topic("identity.v1.login.challenge", 200)),
+        route("POST",   "/api/auth/login",                Public, &[],     Json,          Topic("identity.v1.login", 200)),
+        route("GET",    "/api/sys/principals/{principal}/devices", Bearer, &[], Nothing,  About("identity.v1.device.list", 200)),
+        route("DELETE", "/api/sys/principals/{principal}/devices/{fingerprint}", Bearer, &[], Nothing, About("identity.v1.device.remove", 204)),
         route("POST",   "/api/auth/refresh",              Bearer, &[],     JsonOrNothing, Presented("identity.v1.session.refresh", 200)),
         route("DELETE", "/api/auth/session",              Bearer, &[],     Nothing,       Presented("identity.v1.session.end", 204)),
         route("POST",   "/api/sys/sessions/rotate",       Bearer, &[],     JsonOrNothing, Topic("identity.v1.session.rotate", 200)),
@@ -221,9 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn only_redeeming_is_public() {
+    fn only_what_takes_a_credential_in_its_body_is_public() {
         let public: Vec<_> = ROUTES.iter().filter(|r| r.auth == Auth::Public).map(|r| r.template).collect();
-        assert_eq!(public, ["/api/auth/redeem"]);
+        let own = ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"];
+        assert_eq!(public, own);
     }
 
     #[test]

@@ -34,6 +34,10 @@ impl PublicKey {
         }
     }
 
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// In hex.
     pub fn to_hex(self) -> String {
         hex::encode(self.0)

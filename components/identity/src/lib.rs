@@ -10,17 +10,20 @@
 //! - [`quotas`]: what a principal may use
 //! - [`bearer`]: signing bearers and telling whose a credential is
 //! - [`sessions`], [`signing`]: renewing and ending them, and the keys that sign
+//! - [`devices`], [`login`]: the keys of a principal, how it gets another, and sessions for whoever has one
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
 //!   never sees it
 
 pub mod bearer;
 pub mod caps;
+pub mod devices;
 pub mod groups;
 mod imports;
 pub mod invites;
 pub mod keys;
 pub mod listing;
+pub mod login;
 pub mod payload;
 pub mod ports;
 pub mod principals;
@@ -60,6 +63,12 @@ handlers! {
     "caps-show" => caps_show,
     "caps-check" => caps_check,
     "me" => me,
+    "device-pair" => device_pair,
+    "device-redeem" => device_redeem,
+    "device-list" => device_list,
+    "device-remove" => device_remove,
+    "login-challenge" => login_challenge,
+    "login" => log_in,
     "session-refresh" => session_refresh,
     "session-end" => session_end,
     "session-rotate" => session_rotate,
@@ -151,6 +160,30 @@ fn caps_check(message: Message) -> Answer {
 
 fn me(message: Message) -> Answer {
     answer(principals::me(&Imports, &message.principal, &message.payload))
+}
+
+fn device_pair(message: Message) -> Answer {
+    answer(devices::pair(&Imports, about(&message), &message.payload))
+}
+
+fn device_redeem(message: Message) -> Answer {
+    answer(devices::redeem(&Imports, &message.payload))
+}
+
+fn device_list(message: Message) -> Answer {
+    answer(devices::list(&Imports, about(&message), &message.payload))
+}
+
+fn device_remove(message: Message) -> Answer {
+    answer(devices::remove(&Imports, about(&message), &message.payload))
+}
+
+fn login_challenge(message: Message) -> Answer {
+    answer(login::challenge(&Imports, &message.payload))
+}
+
+fn log_in(message: Message) -> Answer {
+    answer(login::login(&Imports, &message.payload))
 }
 
 fn session_refresh(message: Message) -> Answer {

@@ -8,9 +8,11 @@
 use astrid_capsule::principal::ANONYMOUS;
 use serde::{Deserialize, Serialize};
 
+use crate::devices::Pairing;
 use crate::groups;
 use crate::keys::PublicKey;
 use crate::listing;
+use crate::login::Used;
 use crate::payload::{self, bounded, invalid, stored};
 use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
@@ -50,6 +52,12 @@ pub struct Principal {
     /// Bearers that were renewed or ended and have not expired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bearers: Vec<Known>,
+    /// Open pair tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairings: Vec<Pairing>,
+    /// Challenges that were answered and have not expired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<Used>,
     #[serde(default, skip_serializing_if = "Quotas::is_default")]
     pub quotas: Quotas,
 }
@@ -61,6 +69,8 @@ pub struct Key {
     pub public_key: String,
     /// Seconds since the Unix epoch.
     pub added_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
 }
 
 impl Principal {
@@ -75,13 +85,15 @@ impl Principal {
             revoked_at: None,
             keys: Vec::new(),
             bearers: Vec::new(),
+            pairings: Vec::new(),
+            logins: Vec::new(),
             quotas: Quotas::default(),
         }
     }
 
     /// Adds a key.
     pub fn add_key(&mut self, key: PublicKey, now: u64) {
-        self.keys.push(Key { fingerprint: key.fingerprint(), public_key: key.to_hex(), added_at: now });
+        self.keys.push(Key { fingerprint: key.fingerprint(), public_key: key.to_hex(), added_at: now, label: None });
     }
 
     /// What its record and its groups give it.

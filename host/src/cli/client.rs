@@ -291,7 +291,7 @@ impl Client {
         let (reason, next) = if self.authorization.is_some() {
             (
                 "the bearer was not accepted: it may have expired or been revoked, or another host made it".to_owned(),
-                "redeem an invite for a new one, `astrid invite redeem TOKEN`; if `astrid agent current` names who it was, \
+                "get a new one: `astrid login PRINCIPAL`, or `astrid invite redeem TOKEN`; if `astrid agent current` names who it was, \
                  `astrid agent switch default` speaks as the host's owner again"
                     .to_owned(),
             )

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer, SigningKey};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -146,7 +146,8 @@ impl Keystore {
     pub(super) fn load(&self, name: &KeyName) -> Result<Option<KeyPair>, Failure> {
         self.home.check().map_err(|e| unusable(e.to_string()))?;
         let secret_file = self.file(name, SECRET);
-        let Some(public_key) = read_secret(&secret_file)? else { return Ok(None) };
+        let Some(key) = read_secret(&secret_file)? else { return Ok(None) };
+        let public_key = key.verifying_key().to_bytes();
         let public_file = self.file(name, PUBLIC);
         if let Some(copy) = read_copy(&public_file)?
             && copy.trim_ascii() != hex::encode(public_key)
@@ -164,6 +165,13 @@ impl Keystore {
             }
         };
         Ok(Some(KeyPair { name: name.clone(), public_key, created_at_epoch, secret_file }))
+    }
+
+    /// Signs with the secret of a pair that is there.
+    pub(super) fn sign(&self, name: &KeyName, bytes: &[u8]) -> Result<[u8; 64], Failure> {
+        let path = self.file(name, SECRET);
+        let key = read_secret(&path)?.ok_or_else(|| unusable(format!("{} is not there", path.display())))?;
+        Ok(key.sign(bytes).to_bytes())
     }
 
     /// Every pair by name, at most [`MAX_LISTED`]; one that can't be used doesn't hide the others.
@@ -279,8 +287,8 @@ fn open_plain(path: &Path) -> Result<Option<(File, fs::Metadata)>, Failure> {
     Ok(Some((file, meta)))
 }
 
-/// The public key of the secret in a file.
-fn read_secret(path: &Path) -> Result<Option<[u8; 32]>, Failure> {
+/// The secret in a file; wiped when it is dropped.
+fn read_secret(path: &Path) -> Result<Option<SigningKey>, Failure> {
     let Some((mut file, meta)) = open_plain(path)? else { return Ok(None) };
     let at = path.display();
     let user = rustix::process::geteuid().as_raw();
@@ -305,7 +313,7 @@ fn read_secret(path: &Path) -> Result<Option<[u8; 32]>, Failure> {
     let digits = text[..length].strip_suffix(b"\n").unwrap_or(&text[..length]);
     hex::decode_to_slice(digits, &mut *seed)
         .map_err(|_| unusable(format!("{at} is no key: 64 hex digits and a line break are one")))?;
-    Ok(Some(SigningKey::from_bytes(&seed).verifying_key().to_bytes()))
+    Ok(Some(SigningKey::from_bytes(&seed)))
 }
 
 fn read_copy(path: &Path) -> Result<Option<String>, Failure> {

@@ -14,6 +14,7 @@ mod client;
 mod config;
 mod console;
 mod daemon;
+mod device;
 mod doctor;
 mod env;
 mod failure;
@@ -89,6 +90,15 @@ enum Verb {
     Doctor,
     /// Show who the host takes this command line for
     Who,
+    /// Prove to be a principal by a local key pair, and remember the session
+    Login {
+        principal: String,
+        #[arg(long, value_name = "NAME", default_value = "default", value_parser = keystore::KeyName::parse)]
+        key: keystore::KeyName,
+    },
+    /// Pair, list and remove devices: keys by which a principal proves who it is
+    #[command(subcommand)]
+    Device(device::Verb),
     /// End the session that this command line speaks with, and forget it
     Logout,
     /// Change the key that signs bearers
@@ -184,6 +194,8 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Stop => daemon::stop(context).await,
         Verb::Doctor => doctor::run(context).await,
         Verb::Who => agent::who(context).await,
+        Verb::Login { principal, key } => device::login(context, &principal, &key).await,
+        Verb::Device(verb) => verb.run(context).await,
         Verb::Logout => agent::logout(context).await,
         Verb::Key(verb) => verb.run(context).await,
         Verb::Agent(verb) => verb.run(context).await,

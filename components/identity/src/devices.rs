@@ -1,0 +1,311 @@
+//! Devices: the keys of a principal, and pair tokens, by which it gets another one without anybody's help.
+//!
+//! A pair token is good once and for minutes; the principal's record has its hash and nothing else of it, so it ends with
+//! the principal. Bounds: [`MAX_DEVICES`] keys, [`MAX_PAIRINGS`] tokens at once, a label of [`MAX_LABEL`] bytes.
+//! A device has all rights of its principal.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+
+use crate::bearer;
+use crate::keys::PublicKey;
+use crate::payload::{self, bounded, invalid};
+use crate::ports::{Bucket, Ports, Transaction, transact};
+use crate::principals::{self, Key};
+use crate::refusal::Refusal;
+
+/// The most keys of one principal.
+pub const MAX_DEVICES: usize = 32;
+/// The most pair tokens of one principal that are good at once.
+pub const MAX_PAIRINGS: usize = 8;
+/// The longest label, in bytes.
+const MAX_LABEL: usize = 128;
+const DEFAULT_EXPIRY_SECS: u32 = 300;
+const MAX_EXPIRY_SECS: u32 = 3_600;
+/// What every token begins with; the principal and 32 random bytes in base64url follow, with a dot between.
+const PREFIX: &str = "astrid-pair-";
+/// The longest text that is looked at, in bytes.
+const MAX_TOKEN: usize = 256;
+
+/// A pair token as its principal's record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pairing {
+    /// BLAKE3 of the token, in hex.
+    pub hash: String,
+    /// Seconds since the Unix epoch; at that second it is expired.
+    pub expires_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PairRequest {
+    #[serde(default)]
+    expires_secs: Option<Number>,
+    #[serde(default)]
+    label: Option<String>,
+}
+
+/// The answer to `device.pair`, for the principal alone.
+#[derive(Serialize)]
+pub struct PairToken {
+    pub token: String,
+    pub principal: String,
+    pub expires_at_epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// A token by which a principal gets another key: good once, for `expires_secs` (1 to 3600, 300 unless given).
+pub fn pair<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<PairToken, Refusal> {
+    let PairRequest { expires_secs, label } = payload::read(payload)?;
+    let expires_secs =
+        expires_secs.map_or(Ok(DEFAULT_EXPIRY_SECS), |secs| bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS))?;
+    if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
+        return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
+    }
+    let mut secret = [0; 32];
+    ports.random(&mut secret)?;
+    let part = Base64UrlUnpadded::encode_string;
+    let token = format!("{PREFIX}{}.{}", part(id.as_bytes()), part(&secret));
+    transact(ports, |transaction| {
+        let mut principal = principals::existing(transaction, id)?;
+        let now = ports.now();
+        principal.pairings.retain(|pairing| pairing.expires_at > now);
+        if principal.pairings.len() >= MAX_PAIRINGS {
+            return Err(Refusal::Conflict(format!(
+                "{MAX_PAIRINGS} pair tokens are open already; wait for one to expire"
+            )));
+        }
+        let (hash, expires_at) = (hash(&token), now + u64::from(expires_secs));
+        principal.pairings.push(Pairing { hash, expires_at, label: label.clone() });
+        principals::save_record(transaction, id, &principal)?;
+        Ok(PairToken { token: token.clone(), principal: id.into(), expires_at_epoch: expires_at, label: label.clone() })
+    })
+}
+
+fn hash(token: &str) -> String {
+    blake3::hash(token.as_bytes()).to_hex().to_string()
+}
+
+/// Whose token a text claims to be.
+fn owner(token: &str) -> Option<String> {
+    let claimed = token.strip_prefix(PREFIX).filter(|_| token.len() <= MAX_TOKEN)?.split('.').next()?;
+    String::from_utf8(Base64UrlUnpadded::decode_vec(claimed).ok()?).ok()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedeemRequest {
+    token: String,
+    public_key: String,
+}
+
+/// The answer to `device.redeem` and `login`, for the device alone.
+#[derive(Serialize)]
+pub struct LoggedIn {
+    pub principal: String,
+    pub public_key_fingerprint: String,
+    pub session_token: String,
+    pub session_expires_at_epoch: u64,
+}
+
+/// Spends a pair token on a key of its principal and signs a bearer. What is wrong with a token remains unsaid; a key that has
+/// a principal already is a conflict, and spends nothing.
+pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<LoggedIn, Refusal> {
+    let not_valid = || Refusal::Denied("the pair token is not valid".into());
+    let request: RedeemRequest = payload::read(payload)?;
+    let key = PublicKey::parse("public_key", &request.public_key)?;
+    let id = owner(&request.token).ok_or_else(not_valid)?;
+    payload::principal("token", &id).map_err(|_| not_valid())?;
+    let hash = hash(&request.token);
+    transact(ports, |transaction| {
+        let now = ports.now();
+        let mut principal = principals::load_in(transaction, &id)?.ok_or_else(not_valid)?;
+        let found = principal.pairings.iter().position(|pairing| pairing.hash == hash && pairing.expires_at > now);
+        let at = found.filter(|_| principal.enabled).ok_or_else(not_valid)?;
+        if transaction.get(Bucket::Keys, &key.fingerprint())?.is_some() {
+            return Err(Refusal::Conflict("the public key belongs to a principal already".into()));
+        }
+        if principal.keys.len() >= MAX_DEVICES {
+            return Err(Refusal::Conflict(format!("the principal has {MAX_DEVICES} devices already; remove one")));
+        }
+        let label = principal.pairings.remove(at).label;
+        principal.add_key(key, now);
+        if let Some(added) = principal.keys.last_mut() {
+            added.label = label;
+        }
+        let session = bearer::issue(ports, &id, &principal, now, now + bearer::LIFETIME_SECS)?;
+        principals::save_record(transaction, &id, &principal)?;
+        transaction.put(Bucket::Keys, &key.fingerprint(), id.as_bytes())?;
+        Ok(LoggedIn {
+            principal: id.clone(),
+            public_key_fingerprint: key.fingerprint(),
+            session_token: session.token,
+            session_expires_at_epoch: session.expires_at,
+        })
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListRequest {}
+
+/// The answer to `device.list`, in the order in which they were added.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceList {
+    pub devices: Vec<Device>,
+}
+
+/// A key, by its name.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Device {
+    pub fingerprint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub added_at_epoch: u64,
+}
+
+/// The devices of a principal.
+pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<DeviceList, Refusal> {
+    let ListRequest {} = payload::read(payload)?;
+    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    let device = |Key { fingerprint, label, added_at, .. }| Device { fingerprint, label, added_at_epoch: added_at };
+    Ok(DeviceList { devices: principal.keys.into_iter().map(device).collect() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveRequest {
+    fingerprint: String,
+}
+
+/// The answer to `device.remove`: an empty object.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Removed {}
+
+/// Takes a key away and ends all sessions of its principal: a bearer does not say by which key it was got.
+pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, Refusal> {
+    let RemoveRequest { fingerprint } = payload::read(payload)?;
+    transact(ports, |transaction| {
+        let mut principal = principals::existing(transaction, id)?;
+        let before = principal.keys.len();
+        principal.keys.retain(|key| key.fingerprint != fingerprint);
+        if principal.keys.len() == before {
+            return Err(Refusal::NotFound("the principal has no such device".into()));
+        }
+        transaction.delete(Bucket::Keys, &fingerprint)?;
+        principal.revoked_at = Some(ports.now());
+        principals::save(transaction, id, &principal)?;
+        Ok(Removed {})
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::principals::{DEFAULT, bootstrap, create};
+    use crate::testing::{Fake, NOW, public_key};
+
+    fn with_bo() -> Fake {
+        let fake = Fake::new();
+        bootstrap(&fake).unwrap();
+        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
+        fake
+    }
+
+    fn token(fake: &Fake) -> String {
+        pair(fake, "bo", br#"{"label":"phone"}"#).unwrap().token
+    }
+
+    fn redeemed(fake: &Fake, token: &str, seed: u32) -> Result<LoggedIn, Refusal> {
+        redeem(fake, json!({ "token": token, "public_key": public_key(seed) }).to_string().as_bytes())
+    }
+
+    fn devices(fake: &Fake) -> Value {
+        serde_json::to_value(list(fake, "bo", b"").unwrap()).unwrap()["devices"].clone()
+    }
+
+    #[test]
+    fn a_pair_token_adds_a_device_once_and_its_bearer_is_the_principals() {
+        let fake = with_bo();
+        let token = token(&fake);
+        assert!(!fake.text().contains(&token[20..]), "the store has its hash alone");
+        let device = redeemed(&fake, &token, 1).unwrap();
+        let who = bearer::authenticate(&fake, &device.session_token).unwrap().unwrap();
+        assert_eq!((device.principal.as_str(), who.principal.as_str()), ("bo", "bo"));
+        let print = device.public_key_fingerprint;
+        assert_eq!(devices(&fake), json!([{ "fingerprint": print, "label": "phone", "added_at_epoch": NOW }]));
+        assert!(matches!(redeemed(&fake, &token, 2), Err(Refusal::Denied(_))));
+    }
+
+    #[test]
+    fn tokens_that_are_expired_of_somebody_disabled_or_deleted_or_made_up_are_refused_alike() {
+        let fake = with_bo();
+        let refused = |token: &str| match redeemed(&fake, token, 1) {
+            Err(Refusal::Denied(reason)) => assert_eq!(reason, "the pair token is not valid"),
+            other => panic!("{token}: {:?}", other.map(|_| ())),
+        };
+        let good = token(&fake);
+        fake.set_now(NOW + 300);
+        refused(&good);
+        let good = token(&fake);
+        for bad in ["", "astrid-pair-", "astrid-pair-Ym8.AAAA", &good[..40], &format!("{good}A"), &"x".repeat(9_999)] {
+            refused(bad);
+        }
+        principals::disable(&fake, br#"{"principal":"bo"}"#).unwrap();
+        refused(&good);
+        principals::enable(&fake, br#"{"principal":"bo"}"#).unwrap();
+        principals::delete(&fake, br#"{"principal":"bo"}"#).unwrap();
+        refused(&good);
+    }
+
+    #[test]
+    fn a_taken_key_is_a_conflict_and_spends_nothing() {
+        let fake = with_bo();
+        redeemed(&fake, &token(&fake), 1).unwrap();
+        let second = token(&fake);
+        assert!(matches!(redeemed(&fake, &second, 1), Err(Refusal::Conflict(_))));
+        assert!(redeemed(&fake, &second, 2).is_ok());
+    }
+
+    #[test]
+    fn tokens_devices_times_and_labels_are_bounded() {
+        let fake = with_bo();
+        for wrong in [
+            json!({ "expires_secs": 0 }),
+            json!({ "expires_secs": 3601 }),
+            json!({ "label": "l".repeat(129) }),
+            json!({ "principal": "default" }),
+        ] {
+            let paired = pair(&fake, "bo", wrong.to_string().as_bytes()).map(drop);
+            assert!(matches!(paired, Err(Refusal::Invalid(_))), "{wrong}");
+        }
+        let open: Vec<String> = (0..MAX_PAIRINGS).map(|_| token(&fake)).collect();
+        assert!(matches!(pair(&fake, "bo", b"").map(drop), Err(Refusal::Conflict(_))));
+        open.iter().zip(100..).for_each(|(token, seed)| drop(redeemed(&fake, token, seed).unwrap()));
+        for seed in MAX_PAIRINGS as u32..MAX_DEVICES as u32 {
+            redeemed(&fake, &token(&fake), seed).unwrap();
+        }
+        assert!(matches!(redeemed(&fake, &token(&fake), 99), Err(Refusal::Conflict(_))));
+    }
+
+    #[test]
+    fn a_device_that_is_removed_takes_every_session_with_it_and_frees_its_key() {
+        let fake = with_bo();
+        let (first, second) = (redeemed(&fake, &token(&fake), 1).unwrap(), redeemed(&fake, &token(&fake), 2).unwrap());
+        let request = json!({ "fingerprint": first.public_key_fingerprint }).to_string();
+        remove(&fake, "bo", request.as_bytes()).unwrap();
+        for session in [&first, &second] {
+            assert_eq!(bearer::authenticate(&fake, &session.session_token).unwrap(), None);
+        }
+        assert_eq!(devices(&fake).as_array().unwrap().len(), 1);
+        assert!(matches!(remove(&fake, "bo", request.as_bytes()), Err(Refusal::NotFound(_))));
+        let again = redeemed(&fake, &token(&fake), 1).unwrap();
+        assert!(bearer::authenticate(&fake, &again.session_token).unwrap().is_some(), "in the same second");
+    }
+}
