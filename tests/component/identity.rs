@@ -936,3 +936,31 @@ mod devices {
         assert_eq!(bearer(&mut identity, &token), None);
     }
 }
+
+mod notes {
+    use super::*;
+
+    #[test]
+    fn the_log_says_who_changed_whom_and_why_not_and_never_a_token_or_a_key() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let redeemed = redeem_named(&mut identity, &token, 0, "bo").unwrap();
+        let bearer = text(&redeemed["session_token"]);
+        ask(&mut identity, "principal-disable", json!({ "principal": "bo" })).unwrap();
+        ask(&mut identity, "principal-disable", json!({ "principal": "default" })).unwrap_err();
+        ask(&mut identity, "principal-delete", json!({ "principal": token })).unwrap_err();
+        ask(&mut identity, "invite-revoke", json!({ "fingerprint": bearer })).unwrap_err();
+        redeem(&mut identity, &token, 1).unwrap_err();
+        let lines: Vec<String> = identity.logs().iter().map(|logged| logged.message.clone()).collect();
+        for part in [
+            "by `default` about the name `bo`",
+            "about the name `default` refused: `default` never is disabled",
+            "refused: the invite",
+        ] {
+            assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:?}");
+        }
+        for secret in [&token, &bearer, &public_key(0), &public_key(1)] {
+            assert!(!lines.iter().any(|line| line.contains(&secret[12..])), "{lines:?}");
+        }
+    }
+}

@@ -276,7 +276,7 @@ struct NameRequest {
 pub fn show<P: Ports>(ports: &P, payload: &[u8]) -> Result<Row, Refusal> {
     let NameRequest { name } = payload::read(payload)?;
     read_name(&name)?;
-    find(ports, &name)?.ok_or_else(|| Refusal::NotFound(format!("no group `{name}`")))
+    find(ports, &name)?.ok_or_else(|| Refusal::NotFound(format!("no group {}", payload::shown(&name))))
 }
 
 /// A field that is not there stays as it is; null clears.

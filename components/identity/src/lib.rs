@@ -87,15 +87,16 @@ fn invite_list(message: Message) -> Answer {
 }
 
 fn invite_revoke(message: Message) -> Answer {
-    answer(invites::revoke(&Imports, &message.payload))
+    noted(&message, invites::revoke(&Imports, &message.payload))
 }
 
 fn invite_redeem(message: Message) -> Answer {
-    answer(invites::redeem(&Imports, &message.payload))
+    attempted(&message, invites::redeem(&Imports, &message.payload))
 }
 
 fn principal_create(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(principals::create(&Imports, &message.principal, &message.payload)))
+    untargeted(&message)
+        .and_then(|()| noted(&message, principals::create(&Imports, &message.principal, &message.payload)))
 }
 
 fn principal_list(message: Message) -> Answer {
@@ -107,23 +108,24 @@ fn principal_show(message: Message) -> Answer {
 }
 
 fn principal_modify(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(principals::modify(&Imports, &message.principal, &message.payload)))
+    untargeted(&message)
+        .and_then(|()| noted(&message, principals::modify(&Imports, &message.principal, &message.payload)))
 }
 
 fn principal_enable(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(principals::enable(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, principals::enable(&Imports, &message.payload)))
 }
 
 fn principal_disable(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(principals::disable(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, principals::disable(&Imports, &message.payload)))
 }
 
 fn principal_delete(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(principals::delete(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, principals::delete(&Imports, &message.payload)))
 }
 
 fn group_create(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(groups::create(&Imports, &message.principal, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, groups::create(&Imports, &message.principal, &message.payload)))
 }
 
 fn group_list(message: Message) -> Answer {
@@ -135,19 +137,19 @@ fn group_show(message: Message) -> Answer {
 }
 
 fn group_modify(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(groups::modify(&Imports, &message.principal, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, groups::modify(&Imports, &message.principal, &message.payload)))
 }
 
 fn group_delete(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(groups::delete(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, groups::delete(&Imports, &message.payload)))
 }
 
 fn caps_grant(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(caps::grant(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, caps::grant(&Imports, &message.payload)))
 }
 
 fn caps_revoke(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(caps::revoke(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, caps::revoke(&Imports, &message.payload)))
 }
 
 fn caps_show(message: Message) -> Answer {
@@ -163,11 +165,11 @@ fn me(message: Message) -> Answer {
 }
 
 fn device_pair(message: Message) -> Answer {
-    answer(devices::pair(&Imports, about(&message), &message.payload))
+    noted(&message, devices::pair(&Imports, about(&message), &message.payload))
 }
 
 fn device_redeem(message: Message) -> Answer {
-    answer(devices::redeem(&Imports, &message.payload))
+    attempted(&message, devices::redeem(&Imports, &message.payload))
 }
 
 fn device_list(message: Message) -> Answer {
@@ -175,7 +177,7 @@ fn device_list(message: Message) -> Answer {
 }
 
 fn device_remove(message: Message) -> Answer {
-    answer(devices::remove(&Imports, about(&message), &message.payload))
+    noted(&message, devices::remove(&Imports, about(&message), &message.payload))
 }
 
 fn login_challenge(message: Message) -> Answer {
@@ -183,7 +185,7 @@ fn login_challenge(message: Message) -> Answer {
 }
 
 fn log_in(message: Message) -> Answer {
-    answer(login::login(&Imports, &message.payload))
+    attempted(&message, login::login(&Imports, &message.payload))
 }
 
 fn session_refresh(message: Message) -> Answer {
@@ -191,11 +193,11 @@ fn session_refresh(message: Message) -> Answer {
 }
 
 fn session_end(message: Message) -> Answer {
-    answer(sessions::end(&Imports, &message.principal, &message.payload))
+    noted(&message, sessions::end(&Imports, &message.principal, &message.payload))
 }
 
 fn session_rotate(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(sessions::rotate(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| noted(&message, sessions::rotate(&Imports, &message.payload)))
 }
 
 fn quota_get(message: Message) -> Answer {
@@ -203,7 +205,7 @@ fn quota_get(message: Message) -> Answer {
 }
 
 fn quota_set(message: Message) -> Answer {
-    answer(quotas::set(&Imports, message.target.as_deref(), &message.payload))
+    noted(&message, quotas::set(&Imports, message.target.as_deref(), &message.payload))
 }
 
 fn start() -> Result<(), String> {
@@ -234,6 +236,33 @@ fn untargeted(message: &Message) -> Result<(), Refusal> {
         Some(_) => Err(Refusal::invalid("this takes no target; the payload names what is meant")),
         None => Ok(()),
     }
+}
+
+/// Answers, and logs a change: what, by whom, about what, and why not.
+fn noted<T: Serialize>(message: &Message, result: Result<T, refusal::Refusal>) -> Answer {
+    let (topic, caller, subject) = (&message.topic, &message.principal, subject(message));
+    match &result {
+        Ok(_) => log::info!("{topic} by `{caller}`{subject}"),
+        Err(refusal) => log::warn!("{topic} by `{caller}`{subject} refused: {}", refusal.reason()),
+    }
+    answer(result)
+}
+
+/// Answers, and logs what strangers tried in vain; quietly, since anybody can make as many such lines as they like.
+fn attempted<T: Serialize>(message: &Message, result: Result<T, refusal::Refusal>) -> Answer {
+    if let Err(refusal) = &result {
+        log::debug!("{}{} refused: {}", message.topic, subject(message), refusal.reason());
+    }
+    answer(result)
+}
+
+/// What a message is about, as a log may repeat it: by fields that name something and never hold a token or a key, and
+/// nothing of the length of one.
+fn subject(message: &Message) -> String {
+    let payload = serde_json::from_slice::<serde_json::Value>(&message.payload).unwrap_or_default();
+    let named = ["principal", "name", "fingerprint"].iter().find_map(|field| payload.get(field)?.as_str());
+    let subject = named.or(message.target.as_deref()).map(payload::shown);
+    subject.map_or_else(String::new, |subject| format!(" about the name {subject}"))
 }
 
 fn answer<T: Serialize>(result: Result<T, refusal::Refusal>) -> Answer {

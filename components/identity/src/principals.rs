@@ -123,7 +123,8 @@ pub fn rights_in(transaction: &mut impl Transaction, id: &str) -> Result<Rights,
 
 /// There is nobody of that id.
 pub fn unknown(id: &str) -> Refusal {
-    Refusal::NotFound(format!("no principal `{id}`"))
+    // A token in the wrong place can have the form of an id.
+    Refusal::NotFound(format!("no principal {}", payload::shown(id)))
 }
 
 /// Reads a principal.

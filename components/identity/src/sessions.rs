@@ -140,8 +140,15 @@ pub struct Rotated {
 pub fn rotate<P: Ports>(ports: &P, payload: &[u8]) -> Result<Rotated, Refusal> {
     let RotateRequest { now } = payload::read(payload)?;
     let generation = signing::rotate(ports, now)?;
+    if now {
+        tell_of_everybody(ports)?;
+    }
+    Ok(Rotated { generation, ended: now })
+}
+
+fn tell_of_everybody<P: Ports>(ports: &P) -> Result<(), Refusal> {
     let mut after: Option<String> = None;
-    while now {
+    loop {
         let page = ports.scan(Bucket::Principals, "", after.as_deref(), PAGE)?;
         let ids: Vec<String> = page.entries.into_iter().map(|(id, _)| id).collect();
         transact(ports, |transaction| {
@@ -153,11 +160,10 @@ pub fn rotate<P: Ports>(ports: &P, payload: &[u8]) -> Result<Rotated, Refusal> {
             Ok(())
         })?;
         if !page.more {
-            break;
+            return Ok(());
         }
         after = ids.into_iter().next_back();
     }
-    Ok(Rotated { generation, ended: now })
 }
 
 #[cfg(test)]
@@ -262,7 +268,9 @@ mod tests {
     #[test]
     fn a_delete_while_refreshing_wins() {
         let (fake, token) = with_bo();
-        fake.before_commit(|fake| drop(principals::delete(fake, br#"{"principal":"bo"}"#).unwrap()));
+        fake.before_commit(|fake| {
+            principals::delete(fake, br#"{"principal":"bo"}"#).unwrap();
+        });
         fake.set_now(NOW + 1);
         assert!(matches!(refresh(&fake, "bo", &with(&token)), Err(Refusal::Denied(_))));
         assert!(principals::load(&fake, "bo").unwrap().is_none());
