@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
-use crate::manifest::{Manifest, grant};
+use crate::manifest::{Isolation, Manifest, grant};
 use crate::shown;
 
 /// The most findings that one check returns.
@@ -87,6 +87,8 @@ pub const WASI_HTTP_HANDLER: &str = "wasi:http/incoming-handler";
 pub const AUTHENTICATOR: &str = "astrid:authority/authenticator";
 /// Called before a version goes live, where it is exported.
 pub const LIFECYCLE: &str = "astrid:capsule/lifecycle";
+/// Runs for as long as a version is live, where `isolation` is `run`.
+pub const RUN_LOOP: &str = "astrid:capsule/run-loop";
 
 /// A component's imports and exports by name, as they stand in it: `package/interface@version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -168,6 +170,9 @@ pub enum Problem {
     /// The manifest speaks of something that only this export can do.
     #[error("does not export `{export}`, which Capsule.toml needs for {reason}{hint}")]
     Export { export: String, reason: &'static str, hint: String },
+    /// A run loop that nobody would run.
+    #[error("exports `{0}`: Capsule.toml needs `isolation = \"run\"` under [component]")]
+    Isolation(String),
     #[error("has more problems than these")]
     More,
 }
@@ -183,6 +188,9 @@ pub fn check(manifest: &Manifest, component: &[u8]) -> Result<Surface, Vec<Probl
     }
     problems.extend(ungranted(manifest, &surface));
     problems.extend(unexported(manifest, &surface));
+    if surface.exports(RUN_LOOP) && manifest.component.isolation != Isolation::Run {
+        problems.push(Problem::Isolation(RUN_LOOP.into()));
+    }
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS - 1);
         problems.push(Problem::More);
@@ -234,6 +242,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
         ("imports", "astrid:authority/registrar", grant::REGISTRAR),
         ("imports", "astrid:sys/host", grant::HOST),
         ("exports", AUTHENTICATOR, grant::AUTHENTICATOR),
+        ("exports", RUN_LOOP, grant::RUN),
     ];
     let mut missing = Vec::new();
     for (verb, interface, grant) in privileged {
@@ -252,7 +261,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
 }
 
 fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
-    let needs: [(bool, &[&str], &str); 4] = [
+    let needs: [(bool, &[&str], &str); 5] = [
         (manifest.subscribe.iter().any(|b| b.handler.is_some()), &[BUS_HANDLER], "[[subscribe]]"),
         (!manifest.intercept.is_empty(), &[BUS_INTERCEPTOR], "[[intercept]]"),
         (manifest.http.is_some(), &[HTTP_HANDLER, WASI_HTTP_HANDLER], "[http]"),
@@ -261,6 +270,7 @@ fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
             &[AUTHENTICATOR],
             "asks = [\"authority:authenticator\"]",
         ),
+        (manifest.component.isolation == Isolation::Run, &[RUN_LOOP], "isolation = \"run\""),
     ];
     let mut problems = Vec::new();
     for (needed, interfaces, reason) in needs {

@@ -72,6 +72,7 @@ pub mod http;
 pub mod keys;
 pub mod kv;
 pub mod log;
+pub mod run;
 
 /// What most capsules need: `use astrid_sdk::prelude::*;`.
 pub mod prelude {

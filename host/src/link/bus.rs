@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
+use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use super::Call;
@@ -13,6 +14,7 @@ use crate::Boxed;
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
+use crate::loader::Shift;
 use crate::bus::{self as native, Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
 
 impl types::Host for Call {}
@@ -126,6 +128,9 @@ impl bus::HostCaller for Call {
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let sender = self.table.get(&caller)?.0.clone();
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
         Ok(self.send_request(sender, topic, payload, options).await)
     }
 
@@ -137,6 +142,9 @@ impl bus::HostCaller for Call {
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
         let sender = self.table.get(&caller)?.0.clone();
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
         Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
@@ -149,7 +157,11 @@ impl bus::HostCaller for Call {
 impl bus::HostSubscription for Call {
     async fn open(&mut self, topics: Vec<String>) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
         let behalf = Behalf { principal: self.sender.principal.clone(), until: None };
-        self.open_subscription(behalf, &topics)
+        let Some(shift) = &self.shift else { return self.open_subscription(behalf, &topics) };
+        match shift.open(&self.host.bus, &topics) {
+            Ok(open) => Ok(Ok(self.table.push(Subscription { open, behalf })?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 
     async fn next(
@@ -159,9 +171,24 @@ impl bus::HostSubscription for Call {
     ) -> wasmtime::Result<Result<Option<bus::Event>, types::Failure>> {
         let open = self.table.get(&subscription)?.open.clone();
         let patience = Duration::from_millis(timeout_ms.into());
-        let next = self.waited.around(tokio::time::timeout(patience, open.next())).await;
+        let generation = self.generation.clone();
+        let waits = async {
+            match open.reader() {
+                Reader::Principal(_) => Ok((open.next().await?, None)),
+                Reader::Loop { .. } => open.next_paid(|message| Shift::judge(&generation, message)).await,
+            }
+        };
+        if let Some(shift) = &mut self.shift {
+            shift.done(&mut self.limiter);
+        }
+        let next = self.waited.around(tokio::time::timeout(patience, waits)).await;
         let mail = match next {
-            Ok(Ok(mail)) => mail,
+            Ok(Ok((mail, paid))) => {
+                if let (Some(shift), Some(paid)) = (&mut self.shift, paid) {
+                    shift.work(paid, &mut self.limiter);
+                }
+                mail
+            }
             Ok(Err(failure)) => return Ok(Err(failure.into())),
             Err(_) => return Ok(Ok(None)),
         };
@@ -177,7 +204,10 @@ impl bus::HostSubscription for Call {
     }
 
     async fn drop(&mut self, subscription: Resource<Subscription>) -> wasmtime::Result<()> {
-        self.table.delete(subscription)?;
+        let subscription = self.table.delete(subscription)?;
+        if let Some(shift) = &self.shift {
+            shift.put_down(&subscription.open);
+        }
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use crate::bus::Sender;
 use crate::bus::stream::Writer;
 use crate::host::Host;
 use crate::http::Connection;
-use crate::loader::{Generation, Inbound};
+use crate::loader::{Generation, Inbound, Shift};
 use crate::pool::Concurrency;
 use output::Output;
 
@@ -47,6 +47,10 @@ pub struct Call {
     reply: Option<Writer>,
     /// Told when the call says that it is ready.
     ready: Option<oneshot::Sender<()>>,
+    /// Who pays for what a run loop does.
+    shift: Option<Shift>,
+    /// How long a run loop's own calls may take.
+    timeout: std::time::Duration,
     limiter: Limiter,
     waited: HostWait,
     table: ResourceTable,
@@ -72,6 +76,8 @@ impl Call {
             connection: inbound.connection,
             reply: inbound.reply,
             ready: inbound.ready,
+            shift: inbound.shift,
+            timeout: bounds.timeout,
             limiter: Limiter::new(bounds),
             waited: HostWait::default(),
             table,
@@ -79,6 +85,20 @@ impl Call {
             wasi_http: WasiHttpCtx::new(),
             no_egress: NoEgress,
         }
+    }
+
+    /// Where it is a run loop.
+    pub fn shift(&mut self) -> Option<&mut Shift> {
+        self.shift.as_mut()
+    }
+
+    /// A run loop has no end, but each of its calls has: as many milliseconds as the manifest gives one.
+    pub fn renew(&mut self) {
+        self.sender.deadline = tokio::time::Instant::now() + self.timeout;
+    }
+
+    pub fn generation(&self) -> &Generation {
+        &self.generation
     }
 
     pub fn limiter(&mut self) -> &mut Limiter {
@@ -99,6 +119,9 @@ impl Call {
 impl bindings::handler::astrid::capsule::supervision::Host for Call {
     async fn ready(&mut self) -> wasmtime::Result<()> {
         if let Some(ready) = self.ready.take() {
+            if let Some(shift) = &self.shift {
+                shift.ready();
+            }
             let _ = ready.send(());
         }
         Ok(())

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use wasmtime::component::{Component, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
+use super::run::Shift;
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
@@ -37,22 +38,22 @@ pub struct Generation {
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
-    bounds: Bounds,
-    engine: Engine,
-    exports: Exports,
-    host: Weak<Host>,
-    tally: Arc<Tally>,
-    figures: Figures,
+    pub(super) bounds: Bounds,
+    pub(super) engine: Engine,
+    pub(super) exports: Exports,
+    pub(super) host: Weak<Host>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) figures: Figures,
 }
 
 /// Handles of this capsule's series, looked up once.
-struct Figures {
-    ok: Counter,
+pub(super) struct Figures {
+    pub(super) ok: Counter,
     refused: Counter,
-    trapped: Counter,
-    timeout: Counter,
+    pub(super) trapped: Counter,
+    pub(super) timeout: Counter,
     overloaded: Counter,
-    fuel: Counter,
+    pub(super) fuel: Counter,
     seconds: Histogram,
     host_wait: Histogram,
     peak_memory: Histogram,
@@ -69,6 +70,8 @@ pub struct Inbound {
     pub place: Option<Place>,
     /// Told when it says that it is ready.
     pub ready: Option<oneshot::Sender<()>>,
+    /// Who pays for what it does, where it is a run loop.
+    pub shift: Option<Shift>,
 }
 
 /// How long the authenticator may think.
@@ -161,7 +164,7 @@ impl Generation {
     }
 
     /// Nobody's call, at the bottom: what the host itself begins.
-    fn nobody(&self, deadline: Instant) -> Sender {
+    pub(super) fn nobody(&self, deadline: Instant) -> Sender {
         Sender { principal: PrincipalId::anonymous(), capsule: self.id.clone(), deadline, depth: 0, cause: None }
     }
 
@@ -204,7 +207,7 @@ impl Generation {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.figures.trapped.increment(1);
-                let why = running.explain(&error);
+                let why = explain(&mut running.store, &running.charge.bounds, &error);
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
                 Err(Failure::Trapped)
             }
@@ -243,23 +246,21 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Running<'_> {
-    fn explain(&mut self, error: &wasmtime::Error) -> String {
-        let bounds = self.charge.bounds;
-        if self.store.data_mut().limiter().exceeded() {
-            return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+/// Why a call died.
+pub(super) fn explain(store: &mut Store<Call>, bounds: &Bounds, error: &wasmtime::Error) -> String {
+    if store.data_mut().limiter().exceeded() {
+        return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
+        Some(trap) => format!("trap: {trap}"),
+        None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+            format!("it wanted more than {MAX_HANDLES} resource handles")
         }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
-            Some(trap) => format!("trap: {trap}"),
-            None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
-                format!("it wanted more than {MAX_HANDLES} resource handles")
-            }
-            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
-                None => error.root_cause().to_string(),
-            },
-        }
+        None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
+            None => error.root_cause().to_string(),
+        },
     }
 }
 

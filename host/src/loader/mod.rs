@@ -8,6 +8,8 @@
 
 mod artefact;
 mod generation;
+mod run;
+mod supervisor;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +18,7 @@ use std::sync::{Arc, RwLock};
 use anyhow::Context;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
-use astrid_capsule::manifest::{Manifest, grant};
+use astrid_capsule::manifest::{Isolation, Manifest, grant};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,9 @@ use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
 pub use generation::{Generation, Inbound};
+pub use run::Shift;
+pub use supervisor::Phase;
+use supervisor::Runner;
 
 /// What the store remembers of an installed capsule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,7 +52,7 @@ impl Record {
 }
 
 enum State {
-    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>> },
+    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>>, runner: Option<Runner> },
     Failed,
 }
 
@@ -56,7 +61,7 @@ enum State {
 pub struct Listed {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live` or `failed`; with a run loop also `starting` or `restarting`.
     pub state: &'static str,
     pub hash: String,
 }
@@ -107,10 +112,35 @@ impl Loader {
         let listed = capsules.iter().map(|(id, (record, state))| Listed {
             id: id.clone(),
             version: record.version.clone(),
-            state: if matches!(state, State::Live { .. }) { "live" } else { "failed" },
+            state: match state {
+                State::Live { runner: None, .. } => "live",
+                State::Live { runner: Some(runner), .. } => runner.phase().as_str(),
+                State::Failed => "failed",
+            },
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// Run loops in this phase.
+    pub fn run_loops(&self, phase: &str) -> usize {
+        self.runners(|runner| runner.phase().as_str() == phase).into_iter().filter(|is| *is).count()
+    }
+
+    /// Tells every run loop to end and waits until they have.
+    pub async fn end_run_loops(&self) {
+        for ended in self.runners(Runner::end) {
+            ended.await;
+        }
+    }
+
+    fn runners<R>(&self, of: impl Fn(&Runner) -> R) -> Vec<R> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let live = capsules.values().filter_map(|(_, state)| match state {
+            State::Live { runner, .. } => runner.as_ref(),
+            State::Failed => None,
+        });
+        live.map(of).collect()
     }
 
     /// The `[env]` of an installed capsule, live or failed.
@@ -149,13 +179,17 @@ impl Loader {
                 continue;
             }
             let state = match self.revive(host, &record).await {
-                Ok(generation) => live(host, generation),
+                Ok((generation, runner)) => live(host, generation, runner),
                 Err(error) => {
                     tracing::error!(id, "a capsule could not be started: {error}");
                     State::Failed
                 }
             };
             self.flip(host, id, record, state);
+        }
+        // All of them at once, so that none makes the others wait.
+        for ready in self.runners(Runner::ready) {
+            let _ = ready.await;
         }
         // What the distribution promised and could not bring, and no earlier version stands in for, is not hidden.
         for name in absent {
@@ -214,6 +248,7 @@ impl Loader {
         })?;
         self.undeclared(&archive.manifest)?;
         self.conflicts(&archive.manifest)?;
+        self.room_for_loop(host, &archive.manifest).map_err(InstallError::Failed)?;
         let record = Record {
             version: archive.manifest.package.version.to_string(),
             hash: archive.hash(),
@@ -239,6 +274,15 @@ impl Loader {
                 .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
         };
         generation.start().await.map_err(|why| InstallError::Failed(format!("{id}: {why}")))?;
+        let mut runner = runner(&generation);
+        if let Some(started) = &runner
+            && let Err(why) = started.ready().await
+        {
+            if let Some(started) = runner.take() {
+                started.kill().await;
+            }
+            return Err(InstallError::Failed(format!("{id}: its run loop did not get ready: {why}")));
+        }
 
         let bytes = serde_json::to_vec(&record).expect("plain records serialise");
         let mut commit = Commit { writes: vec![(key(CAPSULES, &id), Some(bytes))], ..Commit::default() };
@@ -247,11 +291,12 @@ impl Loader {
         }
         host.store.commit(commit).await.map_err(|error| InstallError::Failed(format!("{id}: {error}")))?;
 
-        let previous_version = self.flip(host, id.clone(), record.clone(), live(host, generation));
+        let previous_version = self.flip(host, id.clone(), record.clone(), live(host, generation, runner));
         Ok(Installed { id, version: record.version, previous_version, hash: record.hash, grants: record.grants })
     }
 
-    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<(Arc<Generation>, Option<Runner>)> {
+        self.room_for_loop(host, &Manifest::parse(&record.manifest)?).map_err(anyhow::Error::msg)?;
         let (host, record) = (host.clone(), record.clone());
         let blocking = host.blocking.clone();
         let load = move || {
@@ -263,7 +308,8 @@ impl Loader {
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
-        Ok(generation)
+        let runner = runner(&generation);
+        Ok((generation, runner))
     }
 
     /// Makes `state` what there is of this capsule, and routes and mounts follow at once. Returns the version that was
@@ -278,7 +324,7 @@ impl Loader {
         let mut live = Vec::new();
         let mut failed = 0;
         for (id, (record, state)) in capsules.iter() {
-            let State::Live { generation, routes: own } = state else {
+            let State::Live { generation, routes: own, .. } = state else {
                 failed += 1;
                 interceptions.extend(absent(id, record));
                 continue;
@@ -300,6 +346,23 @@ impl Loader {
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
         before.map(|(record, _)| record.version)
+    }
+
+    /// A run loop holds an instance for as long as it lives, so there are only so many.
+    fn room_for_loop(&self, host: &Host, manifest: &Manifest) -> Result<(), String> {
+        if manifest.component.isolation != Isolation::Run {
+            return Ok(());
+        }
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (id, most) = (&manifest.package.name, host.pool.run_loops());
+        let others = capsules.iter().filter(|(other, (_, state))| {
+            *other != id && matches!(state, State::Live { runner: Some(_), .. })
+        });
+        if others.count() < most {
+            return Ok(());
+        }
+        let instances = host.pool.probe().instances;
+        Err(format!("{id}: {most} run loops are live, and {instances} instances (runtime.instances) allow no more"))
     }
 
     /// A capability that a binding requires exists when some installed manifest declares it.
@@ -398,9 +461,14 @@ impl Loader {
     }
 }
 
-fn live(host: &Host, generation: Arc<Generation>) -> State {
+/// Starts the run loop, if there is one.
+fn runner(generation: &Arc<Generation>) -> Option<Runner> {
+    (generation.manifest.component.isolation == Isolation::Run).then(|| Runner::start(generation.clone()))
+}
+
+fn live(host: &Host, generation: Arc<Generation>, runner: Option<Runner>) -> State {
     let routes = Route::all(generation.clone(), &generation.manifest.subscribe, host.bus.config());
-    State::Live { generation, routes }
+    State::Live { generation, routes, runner }
 }
 
 /// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.
