@@ -80,5 +80,5 @@ pub mod prelude {
 
     pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
-    pub use crate::{authenticator, env, front_end, handlers, interceptor, log, starter};
+    pub use crate::{authenticator, env, front_end, handlers, interceptor, log, run, run_loop, starter};
 }

@@ -13,6 +13,7 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`run_loops`]: work that goes on without being asked
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -28,6 +29,7 @@ mod isolation;
 mod measured;
 mod observation;
 mod quotas;
+mod run_loops;
 mod session;
 mod surface;
 
