@@ -87,6 +87,11 @@ fn serve(received: Received, served: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Publishes what it is given as work, so that whoever may ask may have work done.
+fn send(message: Message) -> Answer {
+    json(&bus::publish_raw("pump.v1.work", &message.payload, None)?)
+}
+
 fn add(message: Message) -> Answer {
     let Add { number, served } = message.json()?;
     let bucket = Bucket::open("totals", Scope::Principal)?;
@@ -108,4 +113,4 @@ fn total(_: Message) -> Answer {
 }
 
 run_loop!(run);
-handlers! { "add" => add, "total" => total }
+handlers! { "send" => send, "add" => add, "total" => total }
