@@ -168,7 +168,7 @@ macro_rules! run_loop {
             }
 
             #[cfg(target_family = "wasm")]
-            $crate::bindings::runner::export_runner!(Component with_types_in $crate::bindings::runner);
+    $crate::bindings::runner::export_runner!(Component with_types_in $crate::bindings::runner);
             #[cfg(not(target_family = "wasm"))]
             const _: fn() -> ::std::result::Result<(), ::std::string::String> =
                 <Component as $crate::bindings::runner::exports::astrid::capsule::run_loop::Guest>::run;

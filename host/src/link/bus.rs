@@ -14,8 +14,8 @@ use crate::Boxed;
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
-use crate::loader::Shift;
 use crate::bus::{self as native, Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
+use crate::loader::Shift;
 
 impl types::Host for Call {}
 

@@ -355,9 +355,9 @@ impl Loader {
         }
         let capsules = self.capsules.read().expect("no panic under this lock");
         let (id, most) = (&manifest.package.name, host.pool.run_loops());
-        let others = capsules.iter().filter(|(other, (_, state))| {
-            *other != id && matches!(state, State::Live { runner: Some(_), .. })
-        });
+        let others = capsules
+            .iter()
+            .filter(|(other, (_, state))| *other != id && matches!(state, State::Live { runner: Some(_), .. }));
         if others.count() < most {
             return Ok(());
         }

@@ -190,7 +190,8 @@ impl Shift {
         let Bounds { memory_bytes, timeout, .. } = paid.bounds;
         self.desk.limit.send_replace(Some(Instant::now() + timeout));
         // What is there was paid for; what the message makes it grow by is its principal's.
-        limiter.bound(self.generation.bounds.memory_bytes.min(limiter.peak_memory_bytes().saturating_add(memory_bytes)));
+        limiter
+            .bound(self.generation.bounds.memory_bytes.min(limiter.peak_memory_bytes().saturating_add(memory_bytes)));
         self.hand_over(paid, limiter);
         self.message = true;
     }
