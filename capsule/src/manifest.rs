@@ -84,6 +84,8 @@ pub enum Isolation {
     /// The handler and interceptor calls of one principal, one after another; memory stays between them for as long as
     /// the host likes. Front ends, the authenticator, `start` and calls of `anonymous` still get an instance each.
     Principal,
+    /// One call; and beside the calls there is a run loop, in one instance for as long as the version is live.
+    Run,
 }
 
 impl Isolation {
@@ -374,11 +376,13 @@ pub mod grant {
     pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
+    /// Export `astrid:capsule/run-loop`, with `isolation = "run"`.
+    pub const RUN: &str = "component:run";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
     pub const KEYS: &str = "keys";
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
+    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
 }
 
 impl Manifest {

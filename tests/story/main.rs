@@ -17,6 +17,7 @@
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
+//! - [`run_loops`]: work that goes on without being asked
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -34,6 +35,7 @@ mod measured;
 mod observation;
 mod quotas;
 mod relays;
+mod run_loops;
 mod session;
 mod streams;
 mod surface;

@@ -74,7 +74,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "streamer"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "pump", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
@@ -98,6 +98,10 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let open = Streaming::open(socket, Request::get("/live/said").bearer(&ada.bearer)).await;
     seen.until_moved(&daemon, &["astrid_http_relays", "astrid_http_relay_calls_total"]).await;
     drop(open);
+
+    // A run loop that ends and is started again.
+    daemon.unix(publish("pump.v1.work", &json!({ "number": 1, "act": "return" }))).await.expect(202);
+    seen.until_moved(&daemon, &["astrid_run_loops", "astrid_run_loop_restarts_total"]).await;
 
     // A handler that takes a second, and more for it than may wait: the sender who holds most is turned away, and loses
     // what is newest when another comes.

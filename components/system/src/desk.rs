@@ -182,7 +182,7 @@ pub struct Capsules {
 pub struct Capsule {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live`, `failed`, `starting` or `restarting`: what the host says.
     pub state: String,
     /// BLAKE3 of the component, hex.
     pub hash: String,

@@ -209,6 +209,21 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         }
     }
 
+    /// Puts an item of the first class in front of what its principal has waiting. Nothing of that principal comes out until
+    /// it is released.
+    pub fn put_back(&mut self, key: K, size: usize, item: T) {
+        self.turns.retain(|other| *other != key);
+        self.out.insert(key.clone());
+        let lane = self.lanes.entry(key).or_insert(Lane { items: VecDeque::new(), held: Vec::new(), credit: 0 });
+        lane.items.push_front(Item { class: 0, size, value: item });
+        // It had its turn already.
+        lane.credit += size;
+        let own = lane.add(0, size);
+        self.bytes += size;
+        self.classes[0].bytes += size;
+        self.classes[0].most = self.classes[0].most.max(own);
+    }
+
     /// Drops what has to go for `size` more bytes of `key`, or nothing at all if the room can't be made by taking from
     /// principals that hold more than this one would.
     fn make_room(&mut self, class: usize, key: &K, size: usize) -> Option<Vec<T>> {

@@ -483,3 +483,31 @@ async fn an_answer_comes_in_pieces_or_fails_at_the_first() {
     let nobody = bus.request_stream(sender("alice"), out("n.b", b""));
     assert_eq!(nobody.next().await, Err(Failure::NoResponder));
 }
+
+#[tokio::test]
+async fn whoever_cant_pay_for_a_run_loops_work_waits_in_order_and_the_others_go_on() {
+    let (bus, ..) = held(&[]);
+    let manifest = [topic_of(Delivery::Lossless)];
+    let of = Reader::Loop { capsule: "loops".into(), generation: 1 };
+    let open = bus.subscribe(of, &["n.*".into()], &manifest).unwrap();
+    bus.set_routes([], [], [("loops".into(), 1)]);
+    for (who, what) in [("alice", b"a1"), ("alice", b"a2"), ("bob", b"b1"), ("bob", b"b2")] {
+        assert_eq!(bus.publish(sender(who), out("n.a", what)).await, Ok(1));
+    }
+    let bobs = AtomicU64::new(0);
+    // Alice can pay once bob has had both of his.
+    let judge = |message: &Message| {
+        let poor = message.principal.as_str() == "alice" && bobs.load(Ordering::Relaxed) < 2;
+        if poor { Err(crate::meter::ledger::Wait(Duration::from_millis(1))) } else { Ok(()) }
+    };
+    // Told to end meanwhile: everything that waits comes first.
+    open.end();
+    let mut given = Vec::new();
+    while let Ok((Mail::Letter(whose, message), Some(()))) = open.next_paid(judge).await {
+        bobs.fetch_add(u64::from(whose.as_str() == "bob"), Ordering::Relaxed);
+        given.push(String::from_utf8_lossy(&message.payload).into_owned());
+    }
+    assert_eq!(given, ["b1", "b2", "a1", "a2"]);
+    assert!(matches!(open.next_paid(judge).await, Err(Failure::Closed)));
+    assert_eq!(bus.queued(), (0, 0));
+}

@@ -30,7 +30,7 @@ use wasmtime_wasi_http::{
 
 use crate::bus::Sender;
 use crate::host::Host;
-use crate::loader::{Generation, Inbound};
+use crate::loader::{Generation, Inbound, Shift};
 use crate::pool::Concurrency;
 use authority::Session;
 use output::Output;
@@ -72,6 +72,8 @@ pub struct Call {
     host: Arc<Host>,
     generation: Arc<Generation>,
     turn: Turn,
+    /// How long a run loop's own calls may take.
+    timeout: std::time::Duration,
     limiter: Limiter,
     table: ResourceTable,
     wasi: Option<(WasiCtx, Output)>,
@@ -87,6 +89,7 @@ impl Call {
             host,
             generation,
             turn,
+            timeout: bounds.timeout,
             limiter: Limiter::new(bounds),
             table,
             wasi: None,
@@ -116,6 +119,16 @@ impl Call {
             end::<bus::Subscription>(entry);
         }
         self.turn.inbound = Inbound::default();
+    }
+
+    /// Where it is a run loop.
+    pub fn shift(&mut self) -> Option<&mut Shift> {
+        self.turn.inbound.shift.as_mut()
+    }
+
+    /// A run loop has no end, but each of its calls has: as many milliseconds as the manifest gives one.
+    pub fn renew(&mut self) {
+        self.turn.sender.deadline = tokio::time::Instant::now() + self.timeout;
     }
 
     pub fn generation(&self) -> &Generation {
@@ -158,6 +171,9 @@ impl Call {
 impl bindings::handler::astrid::capsule::supervision::Host for Call {
     async fn ready(&mut self) -> wasmtime::Result<()> {
         if let Some(ready) = self.turn.inbound.ready.take() {
+            if let Some(shift) = &self.turn.inbound.shift {
+                shift.ready();
+            }
             let _ = ready.send(());
         }
         Ok(())

@@ -19,6 +19,7 @@ use wasmtime::component::{Component, Instance, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
 use super::rehearsal::Shadow;
+use super::run::Shift;
 use super::watch::Watch;
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
@@ -48,22 +49,22 @@ pub struct Generation {
     /// Of handlers and interceptors.
     isolation: Isolation,
     retired: AtomicBool,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) exports: Exports,
-    host: Weak<Host>,
-    tally: Arc<Tally>,
-    figures: Figures,
+    pub(super) host: Weak<Host>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) figures: Figures,
     pub(super) watch: Watch,
 }
 
 /// Handles of this capsule's series, looked up once.
-struct Figures {
-    ok: Counter,
+pub(super) struct Figures {
+    pub(super) ok: Counter,
     refused: Counter,
-    trapped: Counter,
-    timeout: Counter,
+    pub(super) trapped: Counter,
+    pub(super) timeout: Counter,
     overloaded: Counter,
-    fuel: Counter,
+    pub(super) fuel: Counter,
     seconds: Histogram,
     host_wait: Histogram,
     peak_memory: Histogram,
@@ -80,6 +81,8 @@ pub struct Inbound {
     pub place: Option<Place>,
     /// Told when it says that it is ready.
     pub ready: Option<oneshot::Sender<()>>,
+    /// Who pays for what it does, where it is a run loop.
+    pub shift: Option<Shift>,
 }
 
 /// Who alone meets an instance again: the same principal with the same standing, in the same generation. A principal
@@ -227,7 +230,7 @@ impl Generation {
 
     /// Who alone may meet the instance of this principal's call again; none where it serves one call.
     fn key(&self, host: &Host, isolation: Isolation, principal: &PrincipalId) -> Option<Key> {
-        if isolation == Isolation::Call {
+        if isolation != Isolation::Principal {
             return None;
         }
         // None for `anonymous`, and for whoever is unknown or disabled and calls what is public.
@@ -313,7 +316,9 @@ impl Generation {
             }
             Ok(Err(error)) => {
                 self.figures.trapped.increment(1);
-                let why = running.explain(&error);
+                let bounds = running.charge.bounds;
+                let why = running.resident.as_mut().map(|resident| explain(&mut resident.store, &bounds, &error));
+                let why = why.unwrap_or_default();
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
                 Err(Failure::Trapped)
             }
@@ -402,24 +407,21 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Running<'_> {
-    fn explain(&mut self, error: &wasmtime::Error) -> String {
-        let bounds = self.charge.bounds;
-        let exceeded = self.resident.as_mut().is_some_and(|resident| resident.store.data_mut().limiter().exceeded());
-        if exceeded {
-            return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+/// Why a call died.
+pub(super) fn explain(store: &mut Store<Call>, bounds: &Bounds, error: &wasmtime::Error) -> String {
+    if store.data_mut().limiter().exceeded() {
+        return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
+        Some(trap) => format!("trap: {trap}"),
+        None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+            format!("it wanted more than {MAX_HANDLES} resource handles")
         }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
-            Some(trap) => format!("trap: {trap}"),
-            None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
-                format!("it wanted more than {MAX_HANDLES} resource handles")
-            }
-            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
-                None => error.root_cause().to_string(),
-            },
-        }
+        None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
+            None => error.root_cause().to_string(),
+        },
     }
 }
 

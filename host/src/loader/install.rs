@@ -16,7 +16,7 @@ use astrid_capsule::{Capability, Topic, check};
 
 use super::record::{self, Record, Step};
 use super::rehearsal::{Compared, MAX_SHADOWED, Shadow};
-use super::{Generation, InstallError, Loader, State, artefact, read_archive};
+use super::{Generation, InstallError, Loader, Runner, State, artefact, read_archive, runner};
 use crate::fault::{self, Point};
 use crate::host::Host;
 use crate::store::Commit;
@@ -104,6 +104,7 @@ impl Loader {
         })?;
         self.undeclared(&archive.manifest)?;
         self.conflicts(&archive.manifest)?;
+        self.room_for_loop(host, &archive.manifest).map_err(InstallError::Failed)?;
         let record = Record {
             version: archive.manifest.package.version.to_string(),
             hash: archive.hash(),
@@ -140,6 +141,7 @@ impl Loader {
             Some(old) if options.shadow > 0 => Some(shadow(old, &generation, options.shadow).await.map_err(failed)?),
             _ => None,
         };
+        let runner = ready(runner(&generation)).await.map_err(failed)?;
         fault::reach(&id, Point::Probed);
 
         let previous = before.as_ref().map(|(record, _)| record);
@@ -155,7 +157,7 @@ impl Loader {
 
         let manifest = generation.manifest.clone();
         let previous_version = previous.map(|record| record.version.clone());
-        self.replace(host, &id, record.clone(), generation, true);
+        self.replace(host, &id, record.clone(), (generation, runner), true);
         Ok(Installed {
             env_needs_prompt: manifest.env.iter().any(|(_, field)| field.default.is_none()),
             unhandled: self.unhandled(host, &manifest),
@@ -184,12 +186,19 @@ impl Loader {
     }
 
     /// Makes the generation the live one; the one before finishes its calls.
-    fn replace(&self, host: &Arc<Host>, id: &str, record: Record, generation: Arc<Generation>, on_probation: bool) {
+    fn replace(
+        &self,
+        host: &Arc<Host>,
+        id: &str,
+        record: Record,
+        live: (Arc<Generation>, Option<Runner>),
+        on_probation: bool,
+    ) {
         let before = self.installed(id).map(|(record, _)| record);
         if on_probation && before.is_some() {
-            generation.watch.try_out(host.config.loader.rule());
+            live.0.watch.try_out(host.config.loader.rule());
         }
-        let old = self.flip(host, id.to_owned(), record, Some(generation.clone()));
+        let old = self.flip(host, id.to_owned(), record, Some(live));
         fault::reach(id, Point::Flipped);
         let mut standby = self.standby.lock().expect("no panic under this lock");
         standby.remove(id);
@@ -233,17 +242,21 @@ impl Loader {
         let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
         let (current, _) = self.installed(id).ok_or_else(unknown)?;
         let standby = self.standby.lock().expect("no panic under this lock").remove(id);
-        let (record, generation) = match standby {
-            // Still warm, and known to work.
-            Some(standby) => standby,
+        let (record, (generation, runner)) = match standby {
+            // Still warm, and known to work; its run loop has ended and begins anew.
+            Some((record, generation)) => {
+                let runner = runner(&generation);
+                (record, (generation, runner))
+            }
             None => {
                 let before = record::before(&host.store, id).map_err(|error| failed(format!("{error:#}")))?;
                 let before = before
                     .ok_or_else(|| InstallError::NotFound(format!("{id}: there is no version before to go back to")))?;
-                let generation = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
-                (before, generation)
+                let live = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
+                (before, live)
             }
         };
+        let runner = ready(runner).await.map_err(failed)?;
         let mut commit = Commit::default();
         // A swap changes no record: then the version before stays what it is.
         let earlier = (record != current).then_some(&current);
@@ -256,7 +269,7 @@ impl Loader {
             Some(why) => tracing::error!(id, from = current.version, to = record.version, "rolled back: {why}"),
             None => tracing::info!(id, from = current.version, to = record.version, "rolled back"),
         }
-        self.replace(host, id, record.clone(), generation, false);
+        self.replace(host, id, record.clone(), (generation, runner), false);
         Ok((record.version, current.version))
     }
 
@@ -280,7 +293,7 @@ impl Loader {
     /// At the start of the host: what is installed does not start, so the version before takes its place, if it does.
     pub(super) async fn fall_back(&self, host: &Arc<Host>, id: &str, broken: &Record, why: &str) -> bool {
         let Ok(Some(before)) = record::before(&host.store, id) else { return false };
-        let Ok(generation) = self.revive(host, &before).await else { return false };
+        let Ok(live) = self.revive(host, &before).await else { return false };
         let mut commit = Commit::default();
         record::put(&mut commit, id, &before, Some(broken));
         let why = format!("version {} did not start: {why}", broken.version);
@@ -289,7 +302,7 @@ impl Loader {
             return false;
         }
         tracing::error!(id, to = before.version, "rolled back: {why}");
-        self.flip(host, id.to_owned(), before, Some(generation));
+        self.flip(host, id.to_owned(), before, Some(live));
         true
     }
 
@@ -299,17 +312,18 @@ impl Loader {
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
         let (record, _) = self.installed(id).ok_or_else(unknown)?;
-        let generation = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
+        let (generation, runner) = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
         generation.check_health().await.map_err(failed)?;
         for probe in &generation.manifest.probe {
             generation.probe(probe).await.map_err(failed)?;
         }
+        let runner = ready(runner).await.map_err(failed)?;
         let mut commit = Commit::default();
         let step = Step::now("swapped", &record, None);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
         let version = record.version.clone();
-        self.replace(host, id, record, generation, true);
+        self.replace(host, id, record, (generation, runner), true);
         tracing::info!(id, version, "swapped");
         Ok(version)
     }
@@ -405,6 +419,18 @@ fn serves(manifest: &Manifest, probe: &Probe) -> bool {
     let mounts = manifest.http.iter().flat_map(|http| &http.mounts);
     let below = |path: &String| mounts.clone().any(|mount| path.starts_with(mount.as_str()));
     bound || probe.path.as_ref().is_some_and(below)
+}
+
+/// Waits until a run loop is ready; one that is not is ended.
+async fn ready(runner: Option<Runner>) -> Result<Option<Runner>, String> {
+    let Some(runner) = runner else { return Ok(None) };
+    match runner.ready().await {
+        Ok(()) => Ok(Some(runner)),
+        Err(why) => {
+            runner.kill().await;
+            Err(format!("its run loop did not get ready: {why}"))
+        }
+    }
 }
 
 /// Lets the candidate answer what the live version is asked, until enough is compared.

@@ -14,6 +14,8 @@ mod install;
 pub mod probation;
 mod record;
 mod rehearsal;
+mod run;
+mod supervisor;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,7 @@ use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
-use astrid_capsule::manifest::{Manifest, grant};
+use astrid_capsule::manifest::{Isolation, Manifest, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
@@ -36,6 +38,9 @@ pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
 pub use record::Step;
+pub use run::Shift;
+pub use supervisor::Phase;
+use supervisor::Runner;
 
 /// `[loader]` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,7 +75,7 @@ impl Config {
 }
 
 enum State {
-    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>> },
+    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>>, runner: Option<Runner> },
     Failed,
 }
 
@@ -88,7 +93,7 @@ impl State {
 pub struct Listed {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live` or `failed`; with a run loop also `starting` or `restarting`.
     pub state: &'static str,
     pub hash: String,
 }
@@ -124,7 +129,11 @@ impl Loader {
         let listed = capsules.iter().map(|(id, (record, state))| Listed {
             id: id.clone(),
             version: record.version.clone(),
-            state: if matches!(state, State::Live { .. }) { "live" } else { "failed" },
+            state: match state {
+                State::Live { runner: None, .. } => "live",
+                State::Live { runner: Some(runner), .. } => runner.phase().as_str(),
+                State::Failed => "failed",
+            },
             hash: record.hash.clone(),
         });
         listed.collect()
@@ -137,6 +146,27 @@ impl Loader {
             (_, State::Live { generation, .. }) => Some(generation.clone()),
             (_, State::Failed) => None,
         }
+    }
+
+    /// Run loops in this phase.
+    pub fn run_loops(&self, phase: &str) -> usize {
+        self.runners(|runner| runner.phase().as_str() == phase).into_iter().filter(|is| *is).count()
+    }
+
+    /// Tells every run loop to end and waits until they have.
+    pub async fn end_run_loops(&self) {
+        for ended in self.runners(Runner::end) {
+            ended.await;
+        }
+    }
+
+    fn runners<R>(&self, of: impl Fn(&Runner) -> R) -> Vec<R> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let live = capsules.values().filter_map(|(_, state)| match state {
+            State::Live { runner, .. } => runner.as_ref(),
+            State::Failed => None,
+        });
+        live.map(of).collect()
     }
 
     /// The `[env]` of an installed capsule, live or failed.
@@ -178,7 +208,7 @@ impl Loader {
                 continue;
             }
             match self.revive(host, &record).await {
-                Ok(generation) => drop(self.flip(host, id, record, Some(generation))),
+                Ok((generation, runner)) => drop(self.flip(host, id, record, Some((generation, runner)))),
                 Err(error) => {
                     tracing::error!(id, "a capsule could not be started: {error:#}");
                     if !self.fall_back(host, &id, &record, &format!("{error:#}")).await {
@@ -186,6 +216,10 @@ impl Loader {
                     }
                 }
             }
+        }
+        // All of them at once, so that none makes the others wait.
+        for ready in self.runners(Runner::ready) {
+            let _ = ready.await;
         }
         // What the distribution promised and could not bring, and no earlier version stands in for, is not hidden.
         for name in absent {
@@ -215,13 +249,14 @@ impl Loader {
                 anyhow::Ok(Record { version, hash, grants, manifest: archive.manifest_text, concurrent })
             };
             let record = host.blocking.run(load).await?.with_context(|| format!("loading {}", entry.name))?;
-            let generation = self.revive(host, &record).await.with_context(|| format!("starting {}", entry.name))?;
-            self.flip(host, entry.name, record, Some(generation));
+            let live = self.revive(host, &record).await.with_context(|| format!("starting {}", entry.name))?;
+            self.flip(host, entry.name, record, Some(live));
         }
         Ok(())
     }
 
-    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<(Arc<Generation>, Option<Runner>)> {
+        self.room_for_loop(host, &Manifest::parse(&record.manifest)?).map_err(anyhow::Error::msg)?;
         let (host, record) = (host.clone(), record.clone());
         let blocking = host.blocking.clone();
         let load = move || {
@@ -233,7 +268,8 @@ impl Loader {
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
-        Ok(generation)
+        let runner = runner(&generation);
+        Ok((generation, runner))
     }
 
     /// Makes this generation, or none, what there is of this capsule, and routes and mounts follow at once. Returns the
@@ -243,10 +279,10 @@ impl Loader {
         host: &Arc<Host>,
         id: String,
         record: Record,
-        generation: Option<Arc<Generation>>,
+        generation: Option<(Arc<Generation>, Option<Runner>)>,
     ) -> Option<Arc<Generation>> {
         let mut capsules = self.capsules.write().expect("no panic under this lock");
-        let state = generation.map_or(State::Failed, |generation| live(host, generation));
+        let state = generation.map_or(State::Failed, |(generation, runner)| live(host, generation, runner));
         let before = capsules.insert(id, (record, state));
         self.publish(host, &capsules);
         before.and_then(|(_, state)| state.generation())
@@ -261,7 +297,7 @@ impl Loader {
         let mut live = Vec::new();
         let mut failed = 0;
         for (id, (record, state)) in capsules.iter() {
-            let State::Live { generation, routes: own } = state else {
+            let State::Live { generation, routes: own, .. } = state else {
                 failed += 1;
                 interceptions.extend(absent(id, record));
                 continue;
@@ -282,6 +318,23 @@ impl Loader {
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
+    }
+
+    /// A run loop holds an instance for as long as it lives, so there are only so many.
+    fn room_for_loop(&self, host: &Host, manifest: &Manifest) -> Result<(), String> {
+        if manifest.component.isolation != Isolation::Run {
+            return Ok(());
+        }
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (id, most) = (&manifest.package.name, host.pool.run_loops());
+        let others = capsules
+            .iter()
+            .filter(|(other, (_, state))| *other != id && matches!(state, State::Live { runner: Some(_), .. }));
+        if others.count() < most {
+            return Ok(());
+        }
+        let instances = host.pool.probe().instances;
+        Err(format!("{id}: {most} run loops are live, and {instances} instances (runtime.instances) allow no more"))
     }
 
     /// A capability that a binding requires exists when some installed manifest declares it.
@@ -363,9 +416,14 @@ impl Loader {
     }
 }
 
-fn live(host: &Host, generation: Arc<Generation>) -> State {
+/// Starts the run loop, if there is one.
+fn runner(generation: &Arc<Generation>) -> Option<Runner> {
+    (generation.manifest.component.isolation == Isolation::Run).then(|| Runner::start(generation.clone()))
+}
+
+fn live(host: &Host, generation: Arc<Generation>, runner: Option<Runner>) -> State {
     let routes = Route::all(generation.clone(), &generation.manifest.subscribe, host.bus.config());
-    State::Live { generation, routes }
+    State::Live { generation, routes, runner }
 }
 
 /// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.

@@ -149,6 +149,12 @@ impl Pool {
         live(&self.engine) + self.concurrent.lock().expect("no panic under this lock").as_ref().map_or(0, live)
     }
 
+    /// Capsules that may have a run loop, each of which holds an instance: a quarter of those for calls made by calls.
+    pub fn run_loops(&self) -> usize {
+        let instances = self.probe.instances as usize;
+        (instances - (instances / 4).max(1)) / 4
+    }
+
     /// Calls that wait for an instance.
     pub fn waiting(&self) -> usize {
         self.outer.waiting() + self.nested.waiting()
