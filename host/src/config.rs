@@ -283,7 +283,7 @@ mod tests {
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "`runtime.instnaces`; did you mean `instances`?"),
             ("[runtmie]\ninstances = 1\n", vec![], vec![], "`runtmie`; did you mean `runtime`?"),
-            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, log, runtime, store"),
+            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, loader, log, runtime, store"),
             ("runtime = 3\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstances = \"many\"\n", vec![], vec![], "config.toml"),
             ("", vec!["runtime.instances=0"], vec![], "runtime.instances = 0"),
