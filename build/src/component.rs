@@ -229,7 +229,7 @@ fn pack(capsule: &Capsule) -> Result<Packed> {
         bail!(Refused { manifest: capsule.path.clone(), problems });
     }
     let mut bytes = Vec::new();
-    Archive::write(&capsule.manifest, &component, &mut bytes).context("can't pack")?;
+    Archive::new(&capsule.manifest, component).write(&mut bytes).context("can't pack")?;
     let read = Archive::read(&bytes[..]).with_context(|| format!("{} can't be packed", capsule.path.display()))?;
     Ok(Packed {
         name: read.manifest.package.name.clone(),

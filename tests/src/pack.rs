@@ -34,7 +34,8 @@ fn open(path: &Path) -> Archive {
 /// Writes `<folder>/<file>.capsule`.
 pub fn write(folder: &Path, file: &str, manifest: &Manifest, component: &[u8]) -> PathBuf {
     let path = folder.join(format!("{file}.capsule"));
-    Archive::write(manifest, component, File::create(&path).expect("a new file")).expect("an archive");
+    let archive = Archive::new(manifest, component.to_vec());
+    archive.write(File::create(&path).expect("a new file")).expect("an archive");
     path
 }
 

@@ -160,7 +160,8 @@ mod tests {
         let manifest = "asks = [\"keys:session\"]\n[package]\nname = \"echo\"\nversion = \"1.0.0\"\n";
         let path = host.home.root().join("it's.capsule");
         let component = [b"\0asm".as_slice(), &[0x0d, 0, 1, 0]].concat();
-        Archive::write(&Manifest::parse(manifest).unwrap(), &component, File::create(&path).unwrap()).unwrap();
+        let archive = Archive::new(&Manifest::parse(manifest).unwrap(), component);
+        archive.write(File::create(&path).unwrap()).unwrap();
         (host, path.to_str().unwrap().to_owned())
     }
 
