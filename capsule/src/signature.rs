@@ -65,13 +65,13 @@ impl fmt::Display for KeyId {
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// 64 hex digits. A key for which anybody could make signatures is refused.
+    /// 64 hex digits. A key for which anybody could sign, or that has another spelling, is refused.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes)
             .map_err(|_| Invalid(format!("`{}` is no public key of 64 hex digits", shown(text))))?;
         match VerifyingKey::from_bytes(&bytes) {
-            Ok(key) if !key.is_weak() => Ok(Self(key)),
+            Ok(key) if !key.is_weak() && key.to_edwards().compress().to_bytes() == bytes => Ok(Self(key)),
             _ => Err(Invalid(format!("`{}` is no usable Ed25519 key", shown(text)))),
         }
     }

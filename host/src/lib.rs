@@ -54,6 +54,7 @@ pub mod runtime;
 pub mod sched;
 pub mod shutdown;
 pub mod store;
+pub mod trust;
 
 use std::pin::Pin;
 

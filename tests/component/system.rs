@@ -44,6 +44,7 @@ fn installed(previous_version: Option<&str>) -> Installed {
         previous_version: previous_version.map(Into::into),
         hash: "ab".repeat(32),
         grants: vec!["keys:notes".into()],
+        publisher: previous_version.map(|_| "acme".into()),
     }
 }
 

@@ -249,6 +249,9 @@ pub struct Installed {
     pub previous_version: Option<String>,
     pub hash: String,
     pub grants: Vec<String>,
+    /// Whoever of the operator's `etc/trust/` vouches for the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
 }
 
 impl From<host::Installed> for Installed {
@@ -259,6 +262,7 @@ impl From<host::Installed> for Installed {
             previous_version: installed.previous_version,
             hash: installed.hash,
             grants: installed.grants,
+            publisher: installed.publisher,
         }
     }
 }
@@ -269,6 +273,7 @@ pub fn refusal(error: InstallError) -> Refusal {
         InstallError::Invalid(reason) => Refusal::invalid(reason),
         InstallError::NotFound(reason) => Refusal::not_found(reason),
         InstallError::Conflict(reason) => Refusal::conflict(reason),
+        InstallError::Untrusted(reason) => Refusal::denied(reason),
         InstallError::Failed(reason) => Refusal::unavailable(reason),
         InstallError::Ungranted(asked) => Refusal::denied(format!(
             "the capsule asks for {} and was not granted it; repeat the request with it in grants to allow that",
@@ -372,10 +377,13 @@ mod tests {
         let installed = |previous: Option<&str>| {
             let previous_version = previous.map(String::from);
             let (id, version, hash) = ("a".into(), "2.0.0".into(), "00".into());
-            to_value(Installed::from(host::Installed { id, version, previous_version, hash, grants: vec![] })).unwrap()
+            let (grants, publisher) = (vec![], previous.map(|_| "acme".into()));
+            let installed = host::Installed { id, version, previous_version, hash, grants, publisher };
+            to_value(Installed::from(installed)).unwrap()
         };
         assert_eq!(installed(None), json!({"id": "a", "version": "2.0.0", "hash": "00", "grants": []}));
-        assert_eq!(installed(Some("1.0.0"))["previous_version"], "1.0.0");
+        let upgraded = installed(Some("1.0.0"));
+        assert_eq!((&upgraded["previous_version"], &upgraded["publisher"]), (&json!("1.0.0"), &json!("acme")));
         let lines = Lines::from(vec![host::LogLine {
             sequence: 1,
             time_ms: 2,

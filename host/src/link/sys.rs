@@ -89,11 +89,13 @@ impl host::Host for Call {
                 previous_version: done.previous_version,
                 hash: done.hash,
                 grants: done.grants,
+                publisher: done.publisher,
             })
             .map_err(|error| match error {
                 InstallError::Invalid(why) => host::InstallError::Invalid(why),
                 InstallError::NotFound(why) => host::InstallError::NotFound(why),
                 InstallError::Ungranted(list) => host::InstallError::Ungranted(list),
+                InstallError::Untrusted(why) => host::InstallError::Untrusted(why),
                 InstallError::Conflict(why) => host::InstallError::Conflict(why),
                 InstallError::Failed(why) => host::InstallError::Failed(why),
             }))

@@ -25,6 +25,7 @@ use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
+use crate::trust;
 pub use generation::{Generation, Inbound};
 
 /// What the store remembers of an installed capsule.
@@ -69,6 +70,8 @@ pub struct Installed {
     pub previous_version: Option<String>,
     pub hash: String,
     pub grants: Vec<String>,
+    /// Whoever of `etc/trust/` vouches for the archive.
+    pub publisher: Option<String>,
 }
 
 /// Why nothing was installed; `wit/sys` says when each is answered.
@@ -80,6 +83,8 @@ pub enum InstallError {
     NotFound(String),
     #[error("the manifest asks for what was not granted: {}", .0.join(", "))]
     Ungranted(Vec<String>),
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
@@ -172,20 +177,31 @@ impl Loader {
         if !path.is_absolute() {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
-        let owned = path.to_owned();
-        let archive = host
-            .blocking
-            .run(move || read_archive(&owned))
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map(|(_, archive)| archive)?;
-        let done = self.put(host, archive, grants, None).await;
+        let judging = {
+            let (host, path) = (host.clone(), path.to_owned());
+            move || {
+                let (hash, archive) = read_archive(&path)?;
+                let source = trust::Source::of(&path);
+                let publisher = trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)
+                    .map_err(|why| InstallError::Untrusted(format!("{}: {why}", path.display())))?;
+                Ok((archive, publisher))
+            }
+        };
+        let judged = host.blocking.run(judging).await;
+        let judged = judged.map_err(|error| InstallError::Failed(error.to_string())).flatten();
+        let done = match judged {
+            Ok((archive, publisher)) => {
+                self.put(host, archive, grants, None).await.map(|done| Installed { publisher, ..done })
+            }
+            Err(error) => Err(error),
+        };
         match &done {
             Ok(done) => tracing::info!(
                 id = done.id,
                 version = done.version,
                 previous = done.previous_version,
                 hash = done.hash,
+                publisher = done.publisher,
                 "installed"
             ),
             Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
@@ -248,7 +264,14 @@ impl Loader {
         host.store.commit(commit).await.map_err(|error| InstallError::Failed(format!("{id}: {error}")))?;
 
         let previous_version = self.flip(host, id.clone(), record.clone(), live(host, generation));
-        Ok(Installed { id, version: record.version, previous_version, hash: record.hash, grants: record.grants })
+        Ok(Installed {
+            id,
+            version: record.version,
+            previous_version,
+            hash: record.hash,
+            grants: record.grants,
+            publisher: None,
+        })
     }
 
     async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
@@ -391,6 +414,11 @@ impl Loader {
             let installed = host.store.get(&key(CAPSULES, &entry.name)).context("reading what is installed")?;
             let same = applied.is_some_and(|a| a.value == hash.as_bytes()) && installed.is_some();
             if !same {
+                let archive = archive.and_then(|archive| {
+                    let source = trust::Source::Distro(folder.to_owned());
+                    trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)?;
+                    Ok(archive)
+                });
                 unapplied.push((entry.name, hash, archive, grants));
             }
         }
@@ -413,7 +441,7 @@ fn absent(id: &str, record: &Record) -> Vec<Interception> {
 fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let file = crate::files::open_regular(path)
         .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
-    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
+    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     let archive =
         Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
