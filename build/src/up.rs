@@ -1,7 +1,8 @@
 //! `up`: from a checkout to a running host with the default distribution.
 //!
-//! Owns what it writes below the home: `distro/`, atomically and only where bytes differ. Everything else there is the
-//! daemon's. In the foreground the daemon has a process group of its own, so that a signal reaches it once: `up` passes
+//! Owns what it writes below the home, atomically and only where bytes differ: `distro/` with a signed index, and the
+//! key of this checkout for this home, `keys/checkout.ed25519`, with the root of trust that goes with it. Everything else
+//! there is the daemon's. In the foreground the daemon has a process group of its own, so that a signal reaches it once: `up` passes
 //! it on and ends with the daemon's exit code. Detached, it has a session of its own and outlives `up`.
 
 use std::env;
@@ -18,16 +19,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use astrid_capsule::distro::Distro;
+use astrid_capsule::registry::{self, Index};
+use astrid_capsule::signature::{self, Purpose, SecretKey};
+use astrid_capsule::trust::Root;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::workspace::Workspace;
-use crate::{bench, component, files, run, say};
+use crate::{bench, component, files, publish, run, say, sign};
 
 /// The hidden verb that a detached daemon begins as.
 pub(crate) const SESSION_VERB: &str = "in-session";
+
+/// What a home calls the checkout that it was brought up from.
+const CHECKOUT: &str = "this-checkout";
 
 /// How long a detached daemon may take until it is ready. The first start compiles the components.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -83,19 +90,46 @@ pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
     capsules.retain(|capsule| distro.capsule.iter().any(|entry| entry.name == capsule.manifest.package.name));
     component::build(Some(&workspace), &capsules)?;
     bench::build_host(&workspace)?;
-    for folder in ["", "distro", "log"] {
+    for folder in ["", "distro", "etc", "etc/trust", "keys", "log"] {
         files::private_folder(&home.folder.join(folder))?;
     }
+    let key = checkout_key(&home.folder, &distro)?;
+    let mut index = Index::default();
     for entry in &distro.capsule {
         let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == entry.name);
         let capsule =
             capsule.with_context(|| format!("{} names `{}`, which no member is", registry.display(), entry.name))?;
-        let bytes =
-            fs::read(capsule.archive()).with_context(|| format!("can't read {}", capsule.archive().display()))?;
+        let (archive, bytes) = sign::signed(sign::read_archive(capsule.archive())?.0, &key)?;
+        index.publish(publish::entry(&archive, &bytes)?)?;
         files::write_if_changed(&home.folder.join("distro").join(&entry.source), &bytes)?;
     }
     files::write_if_changed(&home.folder.join("distro/Distro.toml"), text.as_bytes())?;
+    let index = index.to_toml();
+    let signature = signature::lines(&[key.sign(Purpose::Index, index.as_bytes())]);
+    files::write_if_changed(&home.folder.join("distro").join(registry::INDEX), index.as_bytes())?;
+    files::write_if_changed(&home.folder.join("distro").join(registry::SIGNATURES), signature.as_bytes())?;
     start(options, &home, &workspace.target.join("release"))
+}
+
+/// The key with which this checkout signs what it puts into this home, made on first use; the home trusts it for the
+/// distribution's capsules. Nobody but the home's owner has it, so that it vouches for one thing alone: that the archives
+/// are those that `up` wrote.
+fn checkout_key(home: &Path, distro: &Distro) -> Result<SecretKey> {
+    let path = home.join("keys/checkout.ed25519");
+    let key = if path.exists() {
+        sign::read_key(&path)?
+    } else {
+        say::note(format_args!("this checkout signs for this home with a new key, {}", path.display()));
+        sign::make_key(&path)?
+    };
+    let capsules = distro.capsule.iter().map(|entry| entry.name.clone()).collect();
+    let comment = "what `astrid-build up` built and put into distro/".to_owned();
+    let root = Root::new(CHECKOUT, &key.public().to_hex(), capsules, Some(comment))?;
+    let file = home.join("etc/trust").join(format!("{CHECKOUT}.toml"));
+    if files::write_if_changed(&file, root.to_toml().as_bytes())? {
+        say::note(format_args!("the home trusts its signatures: {}", file.display()));
+    }
+    Ok(key)
 }
 
 /// Where the host lives.
@@ -269,6 +303,27 @@ mod tests {
         for bad in ["", "a", "a=b", "a.b", ".b=c", "a.=c"] {
             assert!(setting(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_checkout_has_one_key_for_each_home_and_the_home_trusts_it_for_the_distribution_alone() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in ["etc/trust", "keys"] {
+            files::private_folder(&home.path().join(folder)).unwrap();
+        }
+        let distro = fs::read_to_string(crate::workspace::checkout().join("registry/Distro.toml")).unwrap();
+        let distro = Distro::parse(&distro).unwrap();
+        let key = checkout_key(home.path(), &distro).unwrap();
+        assert_eq!(checkout_key(home.path(), &distro).unwrap().public(), key.public());
+        let text = fs::read_to_string(home.path().join("etc/trust/this-checkout.toml")).unwrap();
+        let root = Root::parse(CHECKOUT, &text).unwrap();
+        assert_eq!(root.key, key.public());
+        assert!(root.may_sign("gateway") && !root.may_sign("notes"));
+        let other = tempfile::tempdir().unwrap();
+        for folder in ["etc/trust", "keys"] {
+            files::private_folder(&other.path().join(folder)).unwrap();
+        }
+        assert_ne!(checkout_key(other.path(), &distro).unwrap().public(), key.public());
     }
 
     #[test]

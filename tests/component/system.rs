@@ -194,7 +194,7 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
     let request = json!({ "source": "/srv/notes.capsule", "grants": ["keys:notes"] });
     let want = json!({
         "id": "notes", "version": "1.1.0", "previous_version": "1.0.0",
-        "hash": "ab".repeat(32), "grants": ["keys:notes"],
+        "hash": "ab".repeat(32), "grants": ["keys:notes"], "publisher": "acme",
     });
     assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
     assert_eq!(system.host().installs, [("/srv/notes.capsule".to_owned(), vec!["keys:notes".to_owned()])]);
@@ -206,7 +206,7 @@ fn a_first_install_has_no_previous_version_and_grants_are_optional() {
     let mut system = system();
     system.host().install = Ok(installed(None));
     let answer = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap();
-    assert!(answer.get("previous_version").is_none(), "{answer}");
+    assert!(answer.get("previous_version").is_none() && answer.get("publisher").is_none(), "{answer}");
     assert_eq!(system.host().installs[0].1, Vec::<String>::new());
 }
 
@@ -217,6 +217,7 @@ fn every_way_in_which_an_install_fails_has_its_code_and_the_hosts_words() {
         (InstallError::Invalid("Capsule.toml: line 3".into()), RefusalCode::Invalid, "line 3"),
         (InstallError::NotFound("/srv/notes.capsule".into()), RefusalCode::NotFound, "/srv/notes.capsule"),
         (InstallError::Ungranted(vec!["sys:host".into()]), RefusalCode::Denied, "sys:host"),
+        (InstallError::Untrusted("nobody vouches".into()), RefusalCode::Denied, "nobody vouches"),
         (InstallError::Conflict("/api belongs to gateway".into()), RefusalCode::Conflict, "gateway"),
         (InstallError::Failed("start said no".into()), RefusalCode::Unavailable, "start said no"),
     ] {
