@@ -90,25 +90,34 @@ pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
     capsules.retain(|capsule| distro.capsule.iter().any(|entry| entry.name == capsule.manifest.package.name));
     component::build(Some(&workspace), &capsules)?;
     bench::build_host(&workspace)?;
+    let archive = |name: &str| {
+        let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == name);
+        let capsule = capsule.with_context(|| format!("{} names `{name}`, which no member is", registry.display()))?;
+        Ok(capsule.archive().to_owned())
+    };
+    furnish(&home.folder, &distro, &text, archive)?;
+    start(options, &home, &workspace.target.join("release"))
+}
+
+/// Puts the distribution into a home, signed and with a signed index.
+fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
     for folder in ["", "distro", "etc", "etc/trust", "keys", "log"] {
-        files::private_folder(&home.folder.join(folder))?;
+        files::private_folder(&home.join(folder))?;
     }
-    let key = checkout_key(&home.folder, &distro)?;
+    let key = checkout_key(home, distro)?;
+    let folder = home.join("distro");
     let mut index = Index::default();
     for entry in &distro.capsule {
-        let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == entry.name);
-        let capsule =
-            capsule.with_context(|| format!("{} names `{}`, which no member is", registry.display(), entry.name))?;
-        let (archive, bytes) = sign::signed(sign::read_archive(capsule.archive())?.0, &key)?;
+        let (archive, bytes) = sign::signed(sign::read_archive(&archive(&entry.name)?)?.0, &key)?;
         index.publish(publish::entry(&archive, &bytes)?)?;
-        files::write_if_changed(&home.folder.join("distro").join(&entry.source), &bytes)?;
+        files::write_if_changed(&folder.join(&entry.source), &bytes)?;
     }
-    files::write_if_changed(&home.folder.join("distro/Distro.toml"), text.as_bytes())?;
     let index = index.to_toml();
     let signature = signature::lines(&[key.sign(Purpose::Index, index.as_bytes())]);
-    files::write_if_changed(&home.folder.join("distro").join(registry::INDEX), index.as_bytes())?;
-    files::write_if_changed(&home.folder.join("distro").join(registry::SIGNATURES), signature.as_bytes())?;
-    start(options, &home, &workspace.target.join("release"))
+    files::write_if_changed(&folder.join("Distro.toml"), text.as_bytes())?;
+    files::write_if_changed(&folder.join(registry::INDEX), index.as_bytes())?;
+    files::write_if_changed(&folder.join(registry::SIGNATURES), signature.as_bytes())?;
+    Ok(())
 }
 
 /// The key with which this checkout signs what it puts into this home, made on first use; the home trusts it for the
@@ -295,6 +304,10 @@ fn last_words(path: &Path, begin: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use astrid_capsule::archive::Archive;
+    use astrid_capsule::manifest::Manifest;
+    use astrid_capsule::trust;
+
     use super::*;
 
     #[test]
@@ -305,25 +318,41 @@ mod tests {
         }
     }
 
+    /// A home with the default distribution, whose components are empty ones.
+    fn furnished(home: &Path) -> Root {
+        let text = fs::read_to_string(crate::workspace::checkout().join("registry/Distro.toml")).unwrap();
+        let built = tempfile::tempdir().unwrap();
+        let archive = |name: &str| {
+            let manifest = Manifest::parse(&format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\n")).unwrap();
+            let path = built.path().join(name);
+            let component = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+            Archive::new(&manifest, component.to_vec()).write(File::create(&path)?)?;
+            Ok(path)
+        };
+        furnish(home, &Distro::parse(&text).unwrap(), &text, archive).unwrap();
+        let root = fs::read_to_string(home.join("etc/trust/this-checkout.toml")).unwrap();
+        Root::parse(CHECKOUT, &root).unwrap()
+    }
+
     #[test]
-    fn a_checkout_has_one_key_for_each_home_and_the_home_trusts_it_for_the_distribution_alone() {
-        let home = tempfile::tempdir().unwrap();
-        for folder in ["etc/trust", "keys"] {
-            files::private_folder(&home.path().join(folder)).unwrap();
-        }
-        let distro = fs::read_to_string(crate::workspace::checkout().join("registry/Distro.toml")).unwrap();
-        let distro = Distro::parse(&distro).unwrap();
-        let key = checkout_key(home.path(), &distro).unwrap();
-        assert_eq!(checkout_key(home.path(), &distro).unwrap().public(), key.public());
-        let text = fs::read_to_string(home.path().join("etc/trust/this-checkout.toml")).unwrap();
-        let root = Root::parse(CHECKOUT, &text).unwrap();
-        assert_eq!(root.key, key.public());
+    fn what_is_put_into_a_home_is_signed_with_a_key_that_this_home_alone_trusts_for_the_distribution_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        let root = furnished(&home);
         assert!(root.may_sign("gateway") && !root.may_sign("notes"));
-        let other = tempfile::tempdir().unwrap();
-        for folder in ["etc/trust", "keys"] {
-            files::private_folder(&other.path().join(folder)).unwrap();
+        let index = fs::read_to_string(home.join("distro/index.toml")).unwrap();
+        let signatures = signature::parse_lines(&fs::read_to_string(home.join("distro/index.sig")).unwrap()).unwrap();
+        assert!(root.key.verifies(Purpose::Index, index.as_bytes(), &signatures[0]));
+        let index = Index::parse(&index).unwrap();
+        assert_eq!(index.entries().len(), 3);
+        for entry in index.entries() {
+            let bytes = fs::read(home.join(format!("distro/{}.capsule", entry.name))).unwrap();
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), entry.hash);
+            assert!(trust::voucher(std::slice::from_ref(&root), &Archive::read(&bytes[..]).unwrap()).is_ok());
         }
-        assert_ne!(checkout_key(other.path(), &distro).unwrap().public(), key.public());
+        // Again it is the same key, and in another home another one.
+        assert_eq!(furnished(&home), root);
+        assert_ne!(furnished(&folder.path().join("other")).key, root.key);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -29,6 +30,7 @@ mod measured;
 mod observation;
 mod quotas;
 mod session;
+mod supply;
 mod surface;
 
 use std::path::Path;
