@@ -225,6 +225,18 @@ mod tests {
     }
 
     #[test]
+    fn no_more_roots_than_there_may_be_are_read_and_none_that_is_too_large() {
+        let folder = roots();
+        fs::write(folder.path().join("large.toml"), vec![b'#'; trust::MAX_ROOT_BYTES as usize + 1]).unwrap();
+        let listed = read(folder.path()).unwrap();
+        assert!(listed[1].1.as_ref().is_err_and(|why| why.contains("larger than 65536 bytes")), "{listed:?}");
+        (2..trust::MAX_ROOTS).for_each(|n| fs::write(folder.path().join(format!("r{n}.toml")), "").unwrap());
+        assert_eq!(read(folder.path()).unwrap().len(), trust::MAX_ROOTS);
+        fs::write(folder.path().join("one-more.toml"), "").unwrap();
+        assert!(read(folder.path()).unwrap_err().to_string().contains("more than 1000"));
+    }
+
+    #[test]
     fn what_a_registry_serves_must_stand_in_its_signed_index() {
         let folder = roots();
         let registry = tempfile::tempdir().unwrap();
