@@ -165,11 +165,11 @@ fn compare(said: &str, computed: &str) -> Result<(), ArchiveError> {
     }
     let name = |line: &str| line.rsplit(' ').next().unwrap_or_default().to_owned();
     if said.ends_with('\n') && said.lines().map(name).eq(computed.lines().map(name)) {
-        for (said, computed) in said.lines().zip(computed.lines()).filter(|(said, computed)| said != computed) {
-            let name = name(said);
+        let mut lines = said.lines().zip(computed.lines());
+        if let Some((said, computed)) = lines.find(|(said, computed)| said != computed) {
+            let (name, said) = (name(said), shown(said));
             return Err(format(format!(
-                "{name} was changed after it was packed: it is `{computed}`, and {HASHES} says `{}`",
-                shown(said)
+                "{name} was changed after it was packed: it is `{computed}`, and {HASHES} says `{said}`"
             )));
         }
     }

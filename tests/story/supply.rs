@@ -1,13 +1,16 @@
 //! Who signed a capsule, whom the operator trusts, and what becomes of what nobody vouches for.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use astrid_capsule::archive::Archive;
 use astrid_capsule::check::Surface;
 use astrid_capsule::registry::{Entry, INDEX, Index, SIGNATURES};
 use astrid_capsule::signature::{self, Purpose, SecretKey};
-use astrid_tests::daemon::{Daemon, Home};
+use astrid_tests::daemon::{Daemon, Home, path};
 use astrid_tests::http::Request;
 use astrid_tests::pack;
 use serde_json::{Value, json};
@@ -64,9 +67,9 @@ async fn where_signatures_are_required_each_reason_to_refuse_is_said_and_one_goo
     trust(&home, "acme", 1, "*");
     let mut altered = Archive::read(&fs::read(&signed).unwrap()[..]).unwrap();
     altered.component = pack::read("preview3").component;
-    let path = folder.join("altered.capsule");
-    altered.write(fs::File::create(&path).unwrap()).unwrap();
-    assert_refused(&daemon, &path, "the signature of `acme` is of something else: `hashes` was changed").await;
+    let other = folder.join("altered.capsule");
+    altered.write(File::create(&other).unwrap()).unwrap();
+    assert_refused(&daemon, &other, "the signature of `acme` is of something else: `hashes` was changed").await;
     daemon.unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
 
     // A root counts from the moment in which its file is there.
@@ -116,16 +119,15 @@ async fn by_default_a_local_file_that_nobody_vouches_for_is_installed_with_a_lin
     assert!(ended.is_err_and(|ended| ended.code == Some(1)));
 }
 
-/// A registry with the echo guest in it, signed by the first, its index by the second.
+/// A registry with the archive in it, whose index the second signs, as `astrid-build publish` makes it.
 fn registry(folder: &Path, archive: &Path) -> PathBuf {
-    let bytes = fs::read(archive).unwrap();
-    let mut index = Index::default();
-    let entry = Entry::of(&Archive::read(&bytes[..]).unwrap(), &bytes, &Surface::default());
-    let registry = folder.join("registry");
-    fs::create_dir_all(registry.join("blobs")).unwrap();
-    fs::write(registry.join(entry.blob()), &bytes).unwrap();
-    index.publish(entry).unwrap();
-    write_index(&registry, &index.to_toml(), &index.to_toml());
+    let (registry, key) = (folder.join("registry"), folder.join("registry.key"));
+    let mut file = File::options().create_new(true).write(true).mode(0o600).open(&key).unwrap();
+    file.write_all(hex::encode([2; 32]).as_bytes()).unwrap();
+    let mut publish = Command::new(path("astrid-build"));
+    publish.arg("publish").arg(archive).arg(&registry).arg("--key").arg(&key);
+    let output = publish.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
     registry
 }
 
