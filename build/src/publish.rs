@@ -113,14 +113,15 @@ fn to_folder(folder: &Path, entry: Entry, bytes: &[u8], key: &SecretKey) -> Resu
     let held = held.and_then(|file| file.lock().map(|()| file));
     let _held = held.with_context(|| format!("can't lock {}", lock.display()))?;
 
-    let (before, signatures) = read_index(folder, key)?;
+    let (before, signed) = read_index(folder, key)?;
     let mut index = Index::parse(&before)?;
     let blob = folder.join(entry.blob());
     let added = index.publish(entry)?;
-    let written = files::write_if_changed(&blob, bytes)?;
     let text = index.to_toml();
+    ensure!(text.len() as u64 <= MAX_INDEX_BYTES, "the index would have more than {MAX_INDEX_BYTES} bytes");
+    let written = files::write_if_changed(&blob, bytes)?;
     let new = key.sign(Purpose::Index, text.as_bytes());
-    let both: Vec<Signature> = signatures.into_iter().chain([new]).collect();
+    let both: Vec<Signature> = signed.into_iter().chain([new]).collect();
     if added {
         files::write_if_changed(&folder.join(SIGNATURES), signature::lines(&both).as_bytes())?;
         files::write_if_changed(&folder.join(INDEX), text.as_bytes())?;
@@ -129,12 +130,12 @@ fn to_folder(folder: &Path, entry: Entry, bytes: &[u8], key: &SecretKey) -> Resu
     Ok(added || written || settled)
 }
 
-/// The index as it stands and this key's signatures of it; an empty one where there is none yet. An index that this key
+/// The index as it stands and this key's signature of it; an empty one where there is none yet. An index that this key
 /// has not signed is refused: signing it would vouch for what somebody else wrote there.
-fn read_index(folder: &Path, key: &SecretKey) -> Result<(String, Vec<Signature>)> {
+fn read_index(folder: &Path, key: &SecretKey) -> Result<(String, Option<Signature>)> {
     let path = folder.join(INDEX);
     if !path.exists() {
-        return Ok((Index::default().to_toml(), Vec::new()));
+        return Ok((Index::default().to_toml(), None));
     }
     let read = |path: &Path| -> Result<String> {
         let mut text = String::new();
@@ -145,20 +146,20 @@ fn read_index(folder: &Path, key: &SecretKey) -> Result<(String, Vec<Signature>)
         Ok(text)
     };
     let text = read(&path)?;
-    let mut signatures = signature::parse_lines(&read(&folder.join(SIGNATURES))?)
+    let signatures = signature::parse_lines(&read(&folder.join(SIGNATURES))?)
         .with_context(|| folder.join(SIGNATURES).display().to_string())?;
     let others: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
     let public = key.public();
-    signatures.retain(|signature| public.verifies(Purpose::Index, text.as_bytes(), signature));
+    let own = signatures.into_iter().find(|signature| public.verifies(Purpose::Index, text.as_bytes(), signature));
     ensure!(
-        !signatures.is_empty(),
+        own.is_some(),
         "{} as it stands was not signed by this key ({}) but by {}, or changed since; publish with the registry's own \
          key, or check what was changed",
         path.display(),
         public.id(),
         others.join(", ")
     );
-    Ok((text, signatures))
+    Ok((text, own))
 }
 
 #[cfg(test)]

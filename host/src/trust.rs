@@ -46,13 +46,11 @@ pub enum Source {
 }
 
 impl Source {
-    /// Of a file that is to be installed: a registry, if it lies in the `blobs/` of one.
+    /// Of a file that is to be installed: a registry, if it lies in a folder `blobs`. Whether there is an index decides
+    /// nothing here: else whoever can take it away would choose the policy.
     pub fn of(path: &Path) -> Self {
         let blobs = path.parent().filter(|folder| folder.ends_with(registry::BLOBS));
-        match blobs.and_then(Path::parent) {
-            Some(folder) if folder.join(registry::INDEX).exists() => Source::Registry(folder.to_owned()),
-            _ => Source::Local,
-        }
+        blobs.and_then(Path::parent).map_or(Source::Local, |folder| Source::Registry(folder.to_owned()))
     }
 }
 
@@ -241,7 +239,9 @@ mod tests {
         let folder = roots();
         let registry = tempfile::tempdir().unwrap();
         let blob = registry.path().join("blobs/x.capsule");
-        assert_eq!(Source::of(&blob), Source::Local, "no index, no registry");
+        let source = Source::of(&blob);
+        assert_eq!(source, Source::Registry(registry.path().to_owned()));
+        assert_eq!(Source::of(&registry.path().join("blobs")), Source::Local);
         let mut bytes = Vec::new();
         archive(true).write(&mut bytes).unwrap();
         let hash = blake3::hash(&bytes).to_hex().to_string();
@@ -254,8 +254,6 @@ mod tests {
         };
         let text = index.to_toml();
         write(&text, &text);
-        let source = Source::of(&blob);
-        assert_eq!(source, Source::Registry(registry.path().to_owned()));
         let judged = |hash: &str| judge(&Config::default(), folder.path(), &source, hash, &archive(true));
         assert_eq!(judged(&hash), Ok(Some("acme".into())));
         assert!(judged("other").unwrap_err().contains("lists another archive"));
@@ -264,7 +262,9 @@ mod tests {
         let empty = Index::default().to_toml();
         write(&empty, &empty);
         assert!(judged(&hash).unwrap_err().contains("does not list this version"));
-        fs::remove_file(registry.path().join(registry::SIGNATURES)).unwrap();
-        assert!(judged(&hash).unwrap_err().contains("index.sig"));
+        for file in [registry::SIGNATURES, registry::INDEX] {
+            fs::remove_file(registry.path().join(file)).unwrap();
+            assert!(judged(&hash).unwrap_err().contains(file));
+        }
     }
 }
