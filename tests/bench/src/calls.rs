@@ -55,7 +55,7 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
     manifest.component.isolation = isolation;
     let echo = setup.place(&format!("{name}.capsule"));
-    Archive::write(&manifest, &component, File::create(&echo)?)?;
+    Archive::new(&manifest, component).write(File::create(&echo)?)?;
     runtime.block_on(async {
         host.loader.boot(&host, &daemon::distribution(setup)?).await?;
         host.loader.install(&host, &echo, &[]).await?;
