@@ -19,6 +19,7 @@ use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
 use astrid_host::link::bindings::handler::astrid::bus::types::Message;
 use astrid_host::link::bindings::handler::{Handler, HandlerPre};
+use astrid_host::loader::Options;
 use astrid_host::meter::FUEL_SLICE;
 use astrid_host::pool::Concurrency;
 use bytes::Bytes;
@@ -58,7 +59,7 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     Archive::new(&manifest, component).write(File::create(&echo)?)?;
     runtime.block_on(async {
         host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-        host.loader.install(&host, &echo, &[]).await?;
+        host.loader.install(&host, &echo, &Options::default()).await?;
         anyhow::Ok(())
     })?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo)?;
