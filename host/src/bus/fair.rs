@@ -9,7 +9,8 @@
 //! turned away.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 /// What a principal's turn adds to its credit, in bytes.
@@ -21,8 +22,8 @@ pub struct FairQueue<K, T> {
     lanes: HashMap<K, Lane<T>>,
     /// Principals whose turn comes, in order. Exactly those with items and nothing out.
     turns: VecDeque<K>,
-    /// Principals with an item out.
-    out: HashSet<K>,
+    /// Principals with an item out: a few, as many as are served at once.
+    out: Vec<K>,
 }
 
 struct Lane<T> {
@@ -44,7 +45,7 @@ pub enum Pushed<T> {
 impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// `budget`: the bytes that may wait in all.
     pub fn new(budget: usize) -> Self {
-        Self { budget, bytes: 0, lanes: HashMap::new(), turns: VecDeque::new(), out: HashSet::new() }
+        Self { budget, bytes: 0, lanes: HashMap::new(), turns: VecDeque::new(), out: Vec::new() }
     }
 
     /// Bytes that wait.
@@ -66,14 +67,23 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.lanes.len()
     }
 
+    /// Principals with items and nothing out: so many can be served now.
+    pub fn ready(&self) -> usize {
+        self.turns.len()
+    }
+
     /// Adds an item of `size` bytes, counted once, here.
     pub fn push(&mut self, key: K, size: usize, item: T) -> Pushed<T> {
         let Some(evicted) = self.make_room(&key, size) else { return Pushed::Refused(item) };
-        let idle = !self.lanes.contains_key(&key);
-        if idle && !self.out.contains(&key) {
-            self.turns.push_back(key.clone());
-        }
-        let lane = self.lanes.entry(key).or_insert(Lane { items: VecDeque::new(), bytes: 0, credit: 0 });
+        let lane = match self.lanes.entry(key) {
+            Entry::Occupied(lane) => lane.into_mut(),
+            Entry::Vacant(idle) => {
+                if !self.out.contains(idle.key()) {
+                    self.turns.push_back(idle.key().clone());
+                }
+                idle.insert(Lane { items: VecDeque::new(), bytes: 0, credit: 0 })
+            }
+        };
         lane.items.push_back((size, item));
         lane.bytes += size;
         self.bytes += size;
@@ -83,12 +93,14 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// The next item, and whose it is. Nothing more of that principal comes out until it is released.
     pub fn pop(&mut self) -> Option<(K, T)> {
         loop {
-            let key = self.turns.front()?.clone();
+            let key = self.turns.pop_front()?;
             let lane = self.lanes.get_mut(&key).expect("a principal with a turn has a lane");
             let size = lane.items.front().expect("a lane holds items").0;
             if lane.credit < size {
                 lane.credit += QUANTUM;
-                self.turns.rotate_left(1);
+            }
+            if lane.credit < size {
+                self.turns.push_back(key);
                 continue;
             }
             let (size, item) = lane.items.pop_front().expect("a lane holds items");
@@ -98,21 +110,21 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
             if lane.items.is_empty() {
                 self.lanes.remove(&key);
             }
-            self.turns.pop_front();
-            self.out.insert(key.clone());
+            self.out.push(key.clone());
             return Some((key, item));
         }
     }
 
     /// The item that was out for this principal is done with.
     pub fn release(&mut self, key: &K) {
-        if self.out.remove(key) && self.lanes.contains_key(key) {
+        let Some(place) = self.out.iter().position(|out| out == key) else { return };
+        let key = self.out.swap_remove(place);
+        if let Some(lane) = self.lanes.get(&key) {
             // In front while its credit lasts, else to the back: the turn goes on where it stopped.
-            let lane = &self.lanes[key];
             if lane.credit >= lane.items[0].0 {
-                self.turns.push_front(key.clone());
+                self.turns.push_front(key);
             } else {
-                self.turns.push_back(key.clone());
+                self.turns.push_back(key);
             }
         }
     }

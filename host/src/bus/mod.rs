@@ -13,11 +13,13 @@ pub mod intercept;
 pub mod routes;
 pub mod storm;
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -152,10 +154,14 @@ pub struct Inbox {
 struct Queue {
     fair: FairQueue<PrincipalId, (Arc<str>, Message)>,
     workers: usize,
+    /// Workers whose handler waits for something.
+    waiting: usize,
 }
 
 /// Publications that one generation has in flight, each for another principal.
 const INBOX_WORKERS: usize = 16;
+/// Principals that one worker serves one after the other before it gets help: a worker costs more than a short call.
+const TURNS_PER_WORKER: usize = 8;
 
 impl Route {
     pub fn new(binding: Subscribe, inbox: Arc<Inbox>) -> Arc<Self> {
@@ -166,7 +172,7 @@ impl Route {
 impl Inbox {
     pub fn new(responder: Arc<dyn Responder>, config: &Config) -> Arc<Self> {
         let fair = FairQueue::new(config.queue_bytes);
-        Arc::new(Self { responder, queue: Mutex::new(Queue { fair, workers: 0 }) })
+        Arc::new(Self { responder, queue: Mutex::new(Queue { fair, workers: 0, waiting: 0 }) })
     }
 
     /// Publications that wait or are being handled.
@@ -177,33 +183,36 @@ impl Inbox {
 
     /// Queues a publication and sees to it that somebody works on it. False: there was no room for it.
     fn enqueue(self: &Arc<Self>, handler: Arc<str>, message: Message) -> bool {
-        let mut queue = self.queue.lock().expect("no panic under this lock");
         let size = message.payload.len() + message.topic.as_str().len() + 128;
-        match queue.fair.push(message.principal.clone(), size, (handler, message)) {
+        let principal = message.principal.clone();
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        match queue.fair.push(principal, size, (handler, message)) {
             Pushed::Queued => {}
             Pushed::Evicted(lost) => {
-                event("lost", lost.len() as u64);
+                events("lost").increment(lost.len() as u64);
                 tracing::warn!(
                     topic = %lost[0].1.topic, lost = lost.len(), principal = %lost[0].1.principal,
                     "queue over budget: newest publications of the heaviest principal dropped"
                 );
             }
             Pushed::Refused(_) => {
-                event("refused", 1);
+                events("refused").increment(1);
                 return false;
             }
         }
-        if queue.workers < INBOX_WORKERS {
-            queue.workers += 1;
-            tokio::spawn(self.clone().work());
-        }
+        self.take_on(queue);
         true
     }
 
     async fn work(self: Arc<Self>) {
+        let mut done = None;
         loop {
             let next = {
                 let mut queue = self.queue.lock().expect("no panic under this lock");
+                if let Some((principal, waited)) = done.take() {
+                    queue.waiting -= usize::from(waited);
+                    queue.fair.release(&principal);
+                }
                 let next = queue.fair.pop();
                 if next.is_none() {
                     queue.workers -= 1;
@@ -212,13 +221,43 @@ impl Inbox {
             };
             let Some((principal, (handler, message))) = next else { return };
             let topic = message.topic.clone();
-            if let Err(failure) = self.responder.clone().call(handler, message).await {
+            let (outcome, waited) = self.call(handler, message).await;
+            if let Err(failure) = outcome {
                 if matches!(failure, Failure::Overloaded { .. }) {
-                    event("lost", 1);
+                    events("lost").increment(1);
                 }
                 tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
             }
-            self.queue.lock().expect("no panic under this lock").fair.release(&principal);
+            done = Some((principal, waited));
+            // Handlers that never wait must not keep the thread from everybody else while the queue is refilled.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Calls the handler. True: it waited, and this worker counts as one that waits.
+    async fn call(self: &Arc<Self>, handler: Arc<str>, message: Message) -> (Result<Bytes, Failure>, bool) {
+        let mut call = self.responder.clone().call(handler, message);
+        let mut waited = false;
+        let answer = poll_fn(|context| {
+            let polled = call.as_mut().poll(context);
+            if polled.is_pending() && !waited {
+                waited = true;
+                let mut queue = self.queue.lock().expect("no panic under this lock");
+                queue.waiting += 1;
+                self.take_on(queue);
+            }
+            polled
+        });
+        (answer.await, waited)
+    }
+
+    /// Takes on a worker if there is too much for those that get on.
+    fn take_on(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
+        let busy = queue.workers - queue.waiting;
+        if queue.workers < INBOX_WORKERS && queue.fair.ready() > busy * TURNS_PER_WORKER {
+            queue.workers += 1;
+            drop(queue);
+            tokio::spawn(self.clone().work());
         }
     }
 }
@@ -256,13 +295,28 @@ pub struct Bus {
     inboxes: Mutex<Vec<Weak<Inbox>>>,
     ids: AtomicU64,
     storms: Storms,
+    figures: Figures,
+}
+
+/// Handles of the series that move with every message, looked up once.
+struct Figures {
+    requests: Counter,
+    answered: Counter,
+    published: Counter,
+    delivered: Counter,
 }
 
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
         let table = RwLock::new(Arc::new(Table { routes: Index::new([]), interceptions: Interceptions::new([]) }));
-        let storms = Storms::default();
-        Self { config, authority, table, inboxes: Mutex::new(Vec::new()), ids: AtomicU64::new(1), storms }
+        let figures = Figures {
+            requests: events("request"),
+            answered: outcomes("ok"),
+            published: events("publish"),
+            delivered: events("delivered"),
+        };
+        let (inboxes, ids, storms) = (Mutex::new(Vec::new()), AtomicU64::new(1), Storms::default());
+        Self { config, authority, table, inboxes, ids, storms, figures }
     }
 
     pub fn config(&self) -> &Config {
@@ -319,9 +373,11 @@ impl Bus {
     /// Asks the best matching handler and waits for its answer, at most until the deadline.
     pub async fn request(&self, sender: Sender, outgoing: Outgoing) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing).await;
-        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
-        event("request", 1);
-        metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
+        self.figures.requests.increment(1);
+        match &result {
+            Ok(_) => self.figures.answered.increment(1),
+            Err(failure) => outcomes(failure.kind()).increment(1),
+        }
         result
     }
 
@@ -351,10 +407,9 @@ impl Bus {
         // Also where nobody waits: a circle of publications ends here.
         self.check_depth(&message)?;
         let table = self.table();
-        let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
-        routes.retain(|r| self.authority.admit(&r.binding, &message.principal, message.target.as_ref()).is_ok());
+        let mut routes = table.routes.matches(&message.topic);
+        self.authority.retain_admitted(&mut routes, |r| &r.binding, &message.principal, message.target.as_ref());
         let chain = table.interceptions.of(&message.topic, &message.sender);
-        drop(table);
         if !routes.is_empty() && !chain.is_empty() {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
@@ -366,8 +421,8 @@ impl Bus {
                 taken += 1;
             }
         }
-        event("publish", 1);
-        event("delivered", taken.into());
+        self.figures.published.increment(1);
+        self.figures.delivered.increment(taken.into());
         if taken == 0 {
             self.storms.untaken(&message.topic);
         }
@@ -412,9 +467,14 @@ impl Bus {
     }
 }
 
-/// Counts what happened to messages.
-fn event(kind: &'static str, messages: u64) {
-    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
+/// Messages to which this happened.
+fn events(kind: &'static str) -> Counter {
+    counter!("astrid_bus_events_total", "kind" => kind)
+}
+
+/// Requests that ended so.
+fn outcomes(outcome: &'static str) -> Counter {
+    counter!("astrid_bus_requests_total", "outcome" => outcome)
 }
 
 #[cfg(test)]
@@ -424,7 +484,7 @@ mod tests {
     use crate::authority::{Change, Standing};
     use astrid_capsule::manifest::{Fail, Intercept};
     use astrid_capsule::{Capability, Pattern};
-    use tokio::sync::mpsc;
+    use tokio::sync::{Semaphore, mpsc};
 
     /// Answers with what it was called with, and tells the test.
     struct Recorder(mpsc::UnboundedSender<(String, String, Bytes)>);
@@ -570,5 +630,74 @@ mod tests {
         }
         assert_eq!(bus.publish(sender("alice"), out("elsewhere", b"")).await.unwrap(), 0);
         assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"")).await.unwrap(), 0);
+    }
+
+    /// Counts what it got, and answers when it may.
+    struct Gate {
+        got: AtomicU64,
+        open: Semaphore,
+    }
+
+    impl Responder for Gate {
+        fn call(self: Arc<Self>, _: Arc<str>, _: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+            self.got.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                // Without waiting, and without what tokio does for those that might wait.
+                if self.open.available_permits() == 0 {
+                    let _passed = self.open.acquire().await;
+                }
+                Ok(Bytes::new())
+            })
+        }
+    }
+
+    /// A bus with one public binding.
+    fn gated(permits: usize) -> (Bus, Arc<Gate>) {
+        let gate = Arc::new(Gate { got: AtomicU64::new(0), open: Semaphore::new(permits) });
+        let bus = Bus::new(Config::default(), Arc::new(Authority::new()));
+        let inbox = Inbox::new(gate.clone(), bus.config());
+        bus.set_routes([Route::new(binding("n.a", "gate", &[], true), inbox)], []);
+        (bus, gate)
+    }
+
+    #[tokio::test]
+    async fn sixteen_principals_are_served_at_once_and_one_message_of_each() {
+        let (bus, gate) = gated(0);
+        for n in 0..20 {
+            for _ in 0..2 {
+                assert_eq!(bus.publish(sender(&format!("p-{n}")), out("n.a", b"")).await, Ok(1));
+            }
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.got.load(Ordering::Relaxed), INBOX_WORKERS as u64);
+        gate.open.add_permits(1);
+        while bus.pending() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(gate.got.load(Ordering::Relaxed), 40);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_keeps_nobody_else_waiting_however_few_there_are() {
+        let (bus, gate) = gated(0);
+        for n in 1..=3 {
+            assert_eq!(bus.publish(sender(&format!("p-{n}")), out("n.a", b"")).await, Ok(1));
+            while gate.got.load(Ordering::Relaxed) < n {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn handlers_that_never_wait_let_others_run_all_the_same() {
+        let (bus, gate) = gated(1);
+        for _ in 0..1000 {
+            assert_eq!(bus.publish(sender("alice"), out("n.a", b"")).await, Ok(1));
+        }
+        tokio::task::yield_now().await;
+        let got = gate.got.load(Ordering::Relaxed);
+        assert!(got > 0 && got < 1000, "{got} in one go");
     }
 }
