@@ -16,7 +16,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use astrid_capsule::distro::Distro;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -188,27 +188,26 @@ fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Resul
     let own = env::current_exe().context("this program's own path is unknown")?;
     let mut command = Command::new(own);
     let mut daemon = spawn(command.arg(SESSION_VERB).arg("--").args(words).stdin(Stdio::null()).stderr(log))?;
-    match first_line(&mut daemon)?.recv_timeout(READY_LIMIT) {
-        Ok(line) => ready(parse(&line)?),
-        Err(RecvTimeoutError::Disconnected) => {
-            let status = daemon.wait().context("can't wait for the daemon")?;
-            bail!(
-                "the host ended before it was ready ({}). Its last words:\n{}",
-                run::ended(status),
-                last_words(&path, begin)
-            );
-        }
-        Err(RecvTimeoutError::Timeout) => {
-            let _ = kill_process(pid(&daemon)?, Signal::TERM);
-            let limit = READY_LIMIT.as_secs();
-            bail!(
-                "the host was not ready after {limit} s and was told to stop. Its last words:\n{}",
-                last_words(&path, begin)
-            );
-        }
-    }
+    let line = wait_until_ready(&mut daemon, READY_LIMIT)
+        .map_err(|error| anyhow!("{error:#}. Its last words:\n{}", last_words(&path, begin)))?;
+    ready(parse(&line)?);
     println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The line that says that the daemon is ready. One that says nothing for so long is told to stop.
+fn wait_until_ready(daemon: &mut Child, limit: Duration) -> Result<String> {
+    match first_line(daemon)?.recv_timeout(limit) {
+        Ok(line) => Ok(line),
+        Err(RecvTimeoutError::Disconnected) => {
+            let status = daemon.wait().context("can't wait for the daemon")?;
+            bail!("the host ended before it was ready ({})", run::ended(status));
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            let _ = kill_process(pid(daemon)?, Signal::TERM);
+            bail!("the host was not ready after {} s and was told to stop", limit.as_secs());
+        }
+    }
 }
 
 /// What [`SESSION_VERB`] does: leaves the terminal's session and becomes the daemon.
@@ -276,6 +275,23 @@ mod tests {
         let home = |is_default| Home { folder: "/a b".into(), is_default };
         assert_eq!(invite(Path::new("/p"), &home(true)), "/p/astrid invite issue");
         assert_eq!(invite(Path::new("/p"), &home(false)), "/p/astrid --home '/a b' invite issue");
+    }
+
+    #[test]
+    fn a_daemon_is_ready_when_it_says_so_and_one_that_ends_or_says_nothing_is_not_waited_for() {
+        use std::os::unix::process::ExitStatusExt;
+
+        let daemon = |script: &str| spawn(Command::new("sh").args(["-c", script])).unwrap();
+        let mut ready = daemon("echo here; exec sleep 600");
+        assert_eq!(wait_until_ready(&mut ready, READY_LIMIT).unwrap(), "here\n");
+        ready.kill().unwrap();
+        ready.wait().unwrap();
+        let ended = wait_until_ready(&mut daemon("exit 3"), READY_LIMIT).unwrap_err().to_string();
+        assert!(ended.contains("ended before it was ready") && ended.contains('3'), "{ended}");
+        let mut silent = daemon("exec sleep 600");
+        let told = wait_until_ready(&mut silent, Duration::from_secs(1)).unwrap_err().to_string();
+        assert!(told.contains("not ready after 1 s and was told to stop"), "{told}");
+        assert_eq!(silent.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
     }
 
     #[test]

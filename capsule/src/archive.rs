@@ -163,6 +163,22 @@ mod tests {
     }
 
     #[test]
+    fn a_component_has_at_most_64_mib() {
+        let toml = MANIFEST_TEXT.as_bytes();
+        let mut component = vec![0; 64 << 20];
+        let of = |component: &[u8]| {
+            let entries = [
+                ("Capsule.toml", tar::EntryType::Regular, toml),
+                ("component.wasm", tar::EntryType::Regular, component),
+            ];
+            Archive::read(&tarball(&entries)[..])
+        };
+        assert_eq!(of(&component).unwrap().component.len(), 64 << 20);
+        component.push(0);
+        assert!(of(&component).unwrap_err().to_string().contains("component.wasm has 67108865 bytes"));
+    }
+
+    #[test]
     fn noise_and_truncation_are_errors() {
         let whole = archive();
         for cut in 0..whole.len() {

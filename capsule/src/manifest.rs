@@ -47,6 +47,9 @@ pub struct Manifest {
     pub http: Option<Http>,
     #[serde(default, skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+    /// What a version must answer before it goes live.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe: Vec<Probe>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -81,8 +84,12 @@ pub struct Publish {
 pub struct Subscribe {
     #[serde(with = "pattern")]
     pub topic: Pattern,
-    /// The name that the component's handler is called with.
-    pub handler: String,
+    /// The name that the component's handler is called with. Either this or `delivery`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// Makes it a topic that the component's code may subscribe to, instead of one that a handler is called for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     /// Capabilities that the message's principal must hold, every one, checked by the host with the message's target.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "capabilities")]
     pub requires: Vec<Capability>,
@@ -90,6 +97,52 @@ pub struct Subscribe {
     /// principal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+    /// What may wait for it, in bytes: 4 KiB to 64 MiB, of publications and, apart from them, of requests. None: the
+    /// host's `bus.queue-bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_bytes: Option<usize>,
+    /// Whether a principal's publications are handled one after the other. Without it they begin in order and run side by
+    /// side.
+    #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
+    pub ordered: bool,
+}
+
+impl Subscribe {
+    /// Bounds of `queue-bytes`.
+    pub const QUEUE_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=64 << 20;
+
+    fn is_ordered_by_default() -> bool {
+        true
+    }
+
+    fn is_in_order(ordered: &bool) -> bool {
+        *ordered
+    }
+
+    /// A binding of a handler that requires nothing, with every default.
+    pub fn handled(topic: Pattern, handler: &str) -> Self {
+        Self {
+            topic,
+            handler: Some(handler.into()),
+            delivery: None,
+            requires: Vec::new(),
+            public: false,
+            queue_bytes: None,
+            ordered: true,
+        }
+    }
+}
+
+/// What becomes of messages that a subscription does not take as fast as they come; `wit/bus` says it in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Whoever publishes waits.
+    Lossless,
+    /// The newest are dropped, and the loss is told.
+    Lossy,
+    /// The newest of each topic and principal replaces an older one.
+    Latest,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -124,6 +177,80 @@ pub enum Fail {
     Closed,
     /// It goes on as it was.
     Open,
+}
+
+/// A call that a version must answer as it says before it goes live, in a rehearsal: what it writes is dropped, and nobody
+/// outside hears of it. It is made by nobody (`anonymous`), past `requires`. Either `topic` or `path`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Probe {
+    /// A topic that one of its handlers is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// How the request ends, with `topic`: `ok` unless it says otherwise, or the code of a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
+    /// A path below one of its mounts, asked for with GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The status of the response, with `path`; 200 unless it says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What the request carries, with `topic`; `{}` unless it says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<toml::Table>,
+    /// What the answer must contain: every field that is named here has this value there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<toml::Table>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expect {
+    #[default]
+    Ok,
+    Invalid,
+    Denied,
+    NotFound,
+    Conflict,
+    Unavailable,
+}
+
+impl Probe {
+    /// Probes of one manifest.
+    pub const MAX: usize = 32;
+
+    fn check(&self, manifest: &Manifest) -> Result<(), String> {
+        match (&self.topic, &self.path) {
+            (Some(topic), None) => {
+                if self.status.is_some() {
+                    return Err("status is for a path; say expect".into());
+                }
+                let topic = Topic::parse(topic).map_err(|error| error.to_string())?;
+                let bound = manifest.subscribe.iter().any(|b| b.handler.is_some() && b.topic.matches(&topic));
+                if !bound {
+                    return Err(format!("no handler of this capsule is bound to {topic}"));
+                }
+            }
+            (None, Some(path)) => {
+                if self.expect.is_some() || self.payload.is_some() {
+                    return Err("expect and payload are for a topic; say status".into());
+                }
+                let below = |mount: &String| {
+                    let rest = path.strip_prefix(mount.trim_end_matches('/'));
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+                };
+                if !manifest.http.iter().flat_map(|http| &http.mounts).any(below) {
+                    return Err(format!("path `{}` is below none of http.mounts", shown(path)));
+                }
+                if let Some(status) = self.status.filter(|status| !(200..600).contains(status)) {
+                    return Err(format!("status = {status} must be 200 to 599"));
+                }
+            }
+            _ => return Err("has either topic or path".into()),
+        }
+        Ok(())
+    }
 }
 
 /// A capability that people can be granted.
@@ -222,6 +349,9 @@ pub mod grant {
     /// `bus:intercept:<topic>`, dots written as colons: see, change and deny messages of topics that are not the capsule's
     /// own. Derived from `[[intercept]]` as [`SEND`] is from `[[publish]]`.
     pub const INTERCEPT: &str = "bus:intercept";
+    /// `bus:receive:<topic>`, dots written as colons: get messages of topics that are not the capsule's own. Derived from
+    /// `[[subscribe]]` as [`SEND`] is from `[[publish]]`.
+    pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
@@ -250,15 +380,16 @@ impl Manifest {
         toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
     }
 
-    /// Everything that the operator must grant: `asks`, and sending to and intercepting topics that are not the capsule's
+    /// Everything that the operator must grant: `asks`, and sending to, getting and intercepting what is not the capsule's
     /// own. A topic is its own when its first segment is the capsule's name.
     pub fn asked(&self) -> Vec<Capability> {
         let own =
             |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
         let sends = self.publish.iter().map(|p| (grant::SEND, &p.topic));
+        let receives = self.subscribe.iter().map(|s| (grant::RECEIVE, &s.topic));
         let intercepts = self.intercept.iter().map(|i| (grant::INTERCEPT, &i.topic));
         let mut asked = self.asks.clone();
-        for (family, topic) in sends.chain(intercepts).filter(|(_, topic)| !own(topic)) {
+        for (family, topic) in sends.chain(receives).chain(intercepts).filter(|(_, topic)| !own(topic)) {
             // A pattern's segments are a capability's; only its length can exceed, which `check` has ruled out.
             let derived = Capability::parse(&format!("{family}:{}", topic.as_str().replace('.', ":")));
             asked.extend(derived.ok().filter(|derived| !self.asks.contains(derived)));
@@ -312,11 +443,27 @@ impl Manifest {
         }
         for (n, binding) in self.subscribe.iter().enumerate() {
             let at = format!("subscribe[{n}] ({})", binding.topic);
+            if binding.topic.as_str().len() + grant::RECEIVE.len() + 1 > crate::capability::MAX_BYTES {
+                return fail(format!("subscribe[{n}]: the topic is too long to be granted"));
+            }
             if self.subscribe[..n].iter().any(|other| other.topic == binding.topic) {
                 return fail(format!("{at}: the topic is bound twice"));
             }
-            if binding.handler.is_empty() || binding.handler.len() > 64 {
-                return fail(format!("{at}: handler must have 1 to 64 bytes"));
+            match (&binding.handler, binding.delivery) {
+                (None, None) => return fail(format!("{at}: handler is missing, or delivery for a subscription")),
+                (Some(_), Some(_)) => {
+                    return fail(format!("{at}: has handler and delivery; a subscription calls no handler"));
+                }
+                (Some(handler), None) if handler.is_empty() || handler.len() > 64 => {
+                    return fail(format!("{at}: handler must have 1 to 64 bytes"));
+                }
+                (None, Some(_)) if !binding.ordered => {
+                    return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));
+                }
+                _ => {}
+            }
+            if let Some(bytes) = binding.queue_bytes.filter(|bytes| !Subscribe::QUEUE_BYTES.contains(bytes)) {
+                return fail(format!("{at}: queue-bytes = {bytes} must be 4096 to 67108864"));
             }
             if let Some(wild) = binding.requires.iter().find(|c| c.is_pattern()) {
                 return fail(format!("{at}: requires `{wild}`, but what is required can't hold a `*`"));
@@ -329,6 +476,12 @@ impl Manifest {
             if binding.public && !binding.requires.is_empty() {
                 return fail(format!("{at}: is public and requires {:?}; `anonymous` holds nothing", binding.requires));
             }
+        }
+        if self.probe.len() > Probe::MAX {
+            return fail(format!("has {} probes; at most {} are taken", self.probe.len(), Probe::MAX));
+        }
+        for (n, probe) in self.probe.iter().enumerate() {
+            probe.check(self).map_err(|why| ManifestError(format!("probe[{n}]: {why}")))?;
         }
         let mut seen = HashSet::new();
         for declared in &self.capability {
@@ -440,6 +593,42 @@ pub(crate) mod capabilities {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_probe_asks_what_the_capsule_serves_and_says_so_in_one_way() {
+        let parse = |probe: &str| {
+            let text = format!(
+                "asks = [\"http:mount\"]\n[package]\nname = \"a\"\nversion = \"1.0.0\"\n[http]\nmounts = [\"/a\"]\n\
+                 [[subscribe]]\ntopic = \"a.v1.*\"\nhandler = \"a\"\n[[subscribe]]\ntopic = \"a.v2.x\"\n\
+                 delivery = \"lossy\"\n[[probe]]\n{probe}"
+            );
+            Manifest::parse(&text).map(|manifest| Manifest::parse(&manifest.packed()).unwrap().probe)
+        };
+        for fine in [
+            "topic = \"a.v1.b\"",
+            "topic = \"a.v1.b\"\nexpect = \"not-found\"\npayload = { x = 1 }\nanswer = { y = [1, 2] }",
+            "path = \"/a\"",
+            "path = \"/a/b?c=d\"\nstatus = 404\nanswer = { error = \"not_found\" }",
+        ] {
+            assert_eq!(parse(fine).unwrap().len(), 1, "{fine}");
+        }
+        for (bad, why) in [
+            ("", "either topic or path"),
+            ("topic = \"a.v1.b\"\npath = \"/a\"", "either topic or path"),
+            ("topic = \"b.v1\"", "no handler"),
+            ("topic = \"a.v2.x\"", "no handler"),
+            ("topic = \"a.v1.*\"", "probe[0]"),
+            ("topic = \"a.v1.b\"\nstatus = 200", "status is for a path"),
+            ("path = \"/a\"\nexpect = \"ok\"", "for a topic"),
+            ("path = \"/a\"\npayload = {}", "for a topic"),
+            ("path = \"/ab\"", "none of http.mounts"),
+            ("path = \"/a\"\nstatus = 100", "200 to 599"),
+            ("topic = \"a.v1.b\"\nexpect = \"maybe\"", "maybe"),
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
     const WHOLE: &str = r#"
         asks = ["http:mount", "keys:session"]
         [package]
@@ -483,6 +672,13 @@ mod tests {
         assert!(!manifest.may_send(&Topic::parse("notes.v1.add").unwrap()));
         let interception = &manifest.intercept[0];
         assert_eq!((interception.priority, interception.fail), (100, Fail::Closed));
+    }
+
+    #[test]
+    fn a_manifest_without_limits_has_thirty_seconds_64_mib_and_ten_billion_units_of_fuel() {
+        let limits = Manifest::parse("[package]\nname = \"a\"\nversion = \"0.1.0\"\n").unwrap().limits;
+        assert_eq!((limits.timeout_ms, limits.max_memory_bytes), (30_000, 64 << 20));
+        assert_eq!(limits.max_fuel, 10_000_000_000);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Host {
     pub keys: Keys,
     pub env: Env,
     pub authority: Arc<Authority>,
-    pub bus: Bus,
+    pub bus: Arc<Bus>,
     pub pool: Pool,
     pub meter: Arc<Meter>,
     pub blocking: Blocking,
@@ -97,7 +97,7 @@ impl Host {
         let pool =
             Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
-            bus: Bus::new(config.bus.clone(), authority.clone()),
+            bus: Arc::new(Bus::new(config.bus.clone(), authority.clone())),
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),

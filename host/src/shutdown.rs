@@ -2,9 +2,12 @@
 //!
 //! Signals arrive on an OS thread, so that no guest, however busy, keeps the host from hearing them. The first SIGTERM
 //! or SIGINT begins a drained stop; a second one, or a drain that takes too long, ends the process where it stands:
-//! what was acknowledged is durable.
+//! what was acknowledged is durable. Nothing here waits for the log longer than a moment: whoever should read the standard
+//! error may have stopped doing so, and that must not keep the host from ending.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -15,6 +18,8 @@ use tokio::sync::Notify;
 pub const DRAIN: Duration = Duration::from_secs(7);
 /// When the process ends in any case.
 const HARD: Duration = Duration::from_secs(9);
+/// How long the log may take for a line about the end.
+const SAY: Duration = Duration::from_millis(200);
 /// The exit code of an end that was not drained.
 const EXIT_HARD: i32 = 75;
 
@@ -34,12 +39,12 @@ impl Shutdown {
         if self.begun.swap(true, Ordering::SeqCst) {
             return;
         }
-        tracing::info!("stopping: {why}");
-        std::thread::spawn(|| {
-            std::thread::sleep(HARD);
-            tracing::error!("the drain took too long; ending where we stand");
-            std::process::exit(EXIT_HARD);
+        thread::spawn(|| {
+            thread::sleep(HARD);
+            end_hard("the drain took too long");
         });
+        let why = why.to_owned();
+        say(move || tracing::info!("stopping: {why}"));
         self.notify.notify_waiters();
     }
 
@@ -55,19 +60,35 @@ impl Shutdown {
     }
 }
 
+/// Ends the process where it stands.
+fn end_hard(why: &'static str) -> ! {
+    say(move || tracing::error!("{why}; ending where we stand"));
+    std::process::exit(EXIT_HARD);
+}
+
+/// Writes a line, and goes on when it is written or after [`SAY`].
+fn say(line: impl FnOnce() + Send + 'static) {
+    let (said, heard) = mpsc::channel();
+    // Without a thread for it the line is missing, and the end comes all the same.
+    let _ = thread::Builder::new().name("last-words".into()).spawn(move || {
+        line();
+        let _ = said.send(());
+    });
+    let _ = heard.recv_timeout(SAY);
+}
+
 /// Listens for signals on a thread of its own.
 pub fn watch_signals(shutdown: std::sync::Arc<Shutdown>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP {
                 // A daemon outlives the terminal that started it.
-                tracing::info!("SIGHUP: nothing to reload");
+                say(|| tracing::info!("SIGHUP: nothing to reload"));
                 continue;
             }
             if shutdown.has_begun() {
-                tracing::error!("second signal; ending where we stand");
-                std::process::exit(EXIT_HARD);
+                end_hard("second signal");
             }
             shutdown.begin(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
         }

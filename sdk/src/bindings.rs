@@ -57,6 +57,7 @@ macro_rules! export_world {
                     "astrid:authority/held@0.1.0": crate::bindings::imports::astrid::authority::held,
                     "astrid:authority/sessions@0.1.0": crate::bindings::imports::astrid::authority::sessions,
                     "astrid:authority/registrar@0.1.0": crate::bindings::imports::astrid::authority::registrar,
+                    "astrid:capsule/supervision@0.1.0": crate::bindings::imports::astrid::capsule::supervision,
                 },
                 generate_all,
                 pub_export_macro: true,
@@ -71,4 +72,6 @@ export_world!(handler, "astrid:capsule/handler", "export_handler");
 export_world!(interceptor, "astrid:capsule/interceptor", "export_interceptor");
 export_world!(front_end, "astrid:capsule/front-end", "export_front_end");
 export_world!(authenticator, "astrid:capsule/authenticator", "export_authenticator");
+export_world!(relay, "astrid:capsule/relay", "export_relay");
+export_world!(runner, "astrid:capsule/runner", "export_runner");
 export_world!(starter, "astrid:capsule/starter", "export_starter");

@@ -161,6 +161,7 @@ impl From<Failure> for Refusal {
             Failure::Timeout => Self::unavailable("something that this needs took too long"),
             Failure::Overloaded(_) => Self::unavailable("something that this needs has no room now"),
             Failure::Trapped => Self::unavailable("something that this needs died"),
+            Failure::Closed => Self::unavailable("nobody reads the answer any more, or what was read has ended"),
             Failure::TooLarge(_) | Failure::Invalid(_) => {
                 log::error!("a request of this capsule failed: {failure:?}");
                 Self::internal("a request of this capsule failed")
@@ -228,6 +229,7 @@ mod tests {
             sender: "s".into(),
             target: None,
             remaining_ms: 0,
+            streams: false,
             payload: payload.into(),
         }
     }

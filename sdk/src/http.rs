@@ -19,7 +19,7 @@ impl Response {
 
     /// Without headers or body.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), relay: None }
     }
 
     /// A body of JSON. A value that can't be written as JSON (a map with keys that are no strings) is a 500 without a

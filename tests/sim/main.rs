@@ -7,17 +7,19 @@
 mod accounts;
 mod gate;
 mod inbox;
+mod reader;
 mod rng;
 mod world;
 
 use std::env;
 use std::ops::RangeInclusive;
 
+use astrid_capsule::manifest::Delivery;
 use astrid_capsule::{Pattern, Topic};
 use astrid_host::sched::Bounds;
 
 use rng::Rng;
-use world::{Capsule, Client, MILLI, Plan, Principal, Time, Work, World};
+use world::{Capsule, Client, MILLI, Plan, Principal, Subscription, Time, Work, World};
 
 /// Runs every seed that was asked for.
 fn each_seed(run: impl Fn(u64)) {
@@ -78,7 +80,19 @@ fn anything(seed: u64) -> World {
     let clients = clients.collect();
     let mut bounds = || Bounds { slots: rng.within(&(1..=5)) as usize, waiting: rng.within(&(0..=12)) as usize };
     let (outer, nested) = (bounds(), bounds());
-    let mut world = World::new(Plan { outer, nested, principals, capsules, topics, clients, until: 250 * MILLI }, rng);
+    let subscriptions = (0..rng.within(&(0..=4))).map(|_| Subscription {
+        pattern: pattern(patterns[rng.index(patterns.len())]),
+        principal: rng.percent(60).then(|| rng.index(principals.len())),
+        delivery: [Delivery::Lossless, Delivery::Lossy, Delivery::Latest][rng.index(3)],
+        budget: rng.within(&(6_000..=20_000)) as usize,
+        every: rng.within(&(100_000..=20 * MILLI)),
+        dies: rng.within(&(0..=20)),
+        back: rng.within(&(MILLI..=100 * MILLI)),
+    });
+    let subscriptions = subscriptions.collect();
+    let until = 250 * MILLI;
+    let plan = Plan { outer, nested, principals, capsules, subscriptions, topics, clients, until };
+    let mut world = World::new(plan, rng);
     world.run();
     world.drain();
     world
@@ -97,6 +111,13 @@ fn every_end_of_a_message_happens() {
     for end in [all(|f| f.refused), all(|f| f.evicted), all(|f| f.overloaded), all(|f| f.handled)] {
         assert!(end >= 100, "{end}");
     }
+    let letters =
+        |end: fn(&reader::Fates) -> u64| -> u64 { runs.iter().flat_map(World::letters).map(|fates| end(&fates)).sum() };
+    for end in
+        [letters(|f| f.read), letters(|f| f.lost), letters(|f| f.replaced), letters(|f| f.held), letters(|f| f.stalled)]
+    {
+        assert!(end >= 20, "{end}");
+    }
 }
 
 #[test]
@@ -112,7 +133,8 @@ fn a_seed_names_one_run() {
 fn plan(slots: usize, principals: Vec<Principal>, clients: Vec<Client>, until: Time) -> Plan {
     let bounds = Bounds { slots, waiting: 4096 };
     let capsules = vec![Capsule { bindings: vec![pattern("a.*")], budget: 64 << 10, workers: 16 }];
-    Plan { outer: bounds, nested: bounds, principals, capsules, topics: vec![topic("a.b")], clients, until }
+    let (subscriptions, topics) = (Vec::new(), vec![topic("a.b")]);
+    Plan { outer: bounds, nested: bounds, principals, capsules, subscriptions, topics, clients, until }
 }
 
 /// Calls and publications that end by themselves.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
+use astrid_capsule::manifest::Delivery;
 use astrid_capsule::{Pattern, Topic};
 use astrid_host::bus::routes::Index;
 use astrid_host::sched::{Bounds, Ticket};
@@ -15,6 +16,7 @@ use astrid_host::sched::{Bounds, Ticket};
 use crate::accounts::Accounts;
 use crate::gate::{Admission, Gate, Lane};
 use crate::inbox::{Fates, Inbox};
+use crate::reader::{self, Holder, Reader};
 use crate::rng::Rng;
 
 /// Nanoseconds since the beginning.
@@ -24,6 +26,8 @@ pub(crate) type CallId = u64;
 pub(crate) const MILLI: Time = 1_000_000;
 /// How deep calls may be nested.
 const MAX_DEPTH: u8 = 4;
+/// How long a publisher waits for a reader that takes nothing, as in the host's bus but for the unit.
+const STALL: Time = 30 * MILLI;
 /// The smallest reservation, as in the host's meter.
 const MIN_ESTIMATE: u64 = 1_000_000;
 
@@ -33,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) nested: Bounds,
     pub(crate) principals: Vec<Principal>,
     pub(crate) capsules: Vec<Capsule>,
+    pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) topics: Vec<Topic>,
     pub(crate) clients: Vec<Client>,
     /// When the clients stop.
@@ -50,6 +55,19 @@ pub(crate) struct Capsule {
     pub(crate) bindings: Vec<Pattern>,
     pub(crate) budget: usize,
     pub(crate) workers: usize,
+}
+
+pub(crate) struct Subscription {
+    pub(crate) pattern: Pattern,
+    /// Whose messages; None: everybody's, as a run loop.
+    pub(crate) principal: Option<usize>,
+    pub(crate) delivery: Delivery,
+    pub(crate) budget: usize,
+    /// Between one look and the next, on average.
+    pub(crate) every: Time,
+    /// In percent: instead of looking it dies, and comes back after so long.
+    pub(crate) dies: u64,
+    pub(crate) back: Time,
 }
 
 #[derive(Clone)]
@@ -120,6 +138,8 @@ enum Stage {
         until: Time,
     },
     Asks,
+    /// Waits until its publication has room.
+    Holds,
 }
 
 #[derive(Clone, Copy)]
@@ -137,6 +157,9 @@ enum Event {
     Computed(CallId),
     Deadline(CallId),
     GiveUp(CallId),
+    Read(usize),
+    /// Whoever published to this subscription at the time of the event has waited long enough.
+    Stall(usize, Holder),
 }
 
 /// What was seen of a principal's calls and publications that came from outside.
@@ -159,6 +182,7 @@ pub(crate) struct World {
     nested: Gate,
     accounts: Accounts,
     inboxes: Vec<Inbox>,
+    readers: Vec<Reader>,
     /// A moving average of each capsule's fuel.
     averages: Vec<u64>,
     calls: BTreeMap<CallId, Call>,
@@ -183,6 +207,7 @@ impl World {
             nested: Gate::new(plan.nested),
             accounts: Accounts::new(plan.principals.iter().map(|p| (p.fuel, p.bytes))),
             inboxes: plan.capsules.iter().map(|c| Inbox::new(c.budget, c.workers)).collect(),
+            readers: plan.subscriptions.iter().map(|s| Reader::new(s.delivery, s.budget)).collect(),
             averages: vec![0; plan.capsules.len()],
             calls: BTreeMap::new(),
             children: BTreeMap::new(),
@@ -193,6 +218,9 @@ impl World {
         for client in 0..world.plan.clients.len() {
             let first = world.plan.clients[client].every.map_or(0, |every| world.rng.within(&(0..=every)));
             world.at(first, Event::Client(client));
+        }
+        for subscription in 0..world.plan.subscriptions.len() {
+            world.at(0, Event::Read(subscription));
         }
         world
     }
@@ -213,6 +241,7 @@ impl World {
         self.outer.check_empty();
         self.nested.check_empty();
         self.inboxes.iter().for_each(Inbox::check_empty);
+        self.readers.iter().for_each(Reader::check_empty);
         self.accounts.check_empty(self.now);
     }
 
@@ -224,6 +253,11 @@ impl World {
     /// What became of the publications for each capsule.
     pub(crate) fn fates(&self) -> impl Iterator<Item = Fates> {
         self.inboxes.iter().map(|inbox| inbox.fates)
+    }
+
+    /// What became of the letters to each subscription.
+    pub(crate) fn letters(&self) -> impl Iterator<Item = reader::Fates> {
+        self.readers.iter().map(|reader| reader.fates)
     }
 
     fn step(&mut self) {
@@ -254,10 +288,18 @@ impl World {
                     self.end(call);
                 }
             }
+            Event::Read(subscription) => self.read(subscription),
+            Event::Stall(subscription, holder) => {
+                if self.readers[subscription].holds(holder) {
+                    let done = self.readers[subscription].stall();
+                    self.let_go(done);
+                }
+            }
         }
         self.outer.check();
         self.nested.check();
         self.inboxes.iter().for_each(Inbox::check);
+        self.readers.iter().for_each(Reader::check);
         self.accounts.check(self.now, |call| self.used(call));
     }
 
@@ -278,8 +320,8 @@ impl World {
             self.at(next, Event::Client(client));
         }
         if self.rng.percent(work.publishes) {
-            self.publish(client, 0);
-            if every.is_none() {
+            let held = self.publish(client, 0, Holder::Client(client));
+            if every.is_none() && !held {
                 self.at(self.now + MILLI, Event::Client(client));
             }
             return;
@@ -389,9 +431,11 @@ impl World {
                 }
                 Some(Step::Publish) => {
                     let (client, depth) = (call.client, call.depth);
-                    // Its time between two computations is none.
-                    call.stage = Stage::Asks;
-                    self.publish(client, depth);
+                    // Its time between two computations is none, unless it is held up.
+                    call.stage = Stage::Holds;
+                    if self.publish(client, depth, Holder::Call(id)) {
+                        return;
+                    }
                 }
                 Some(Step::Crash) | None => return self.end(id),
             }
@@ -415,13 +459,18 @@ impl World {
         self.begin(call).is_ok()
     }
 
-    fn publish(&mut self, client: usize, depth: u8) {
+    /// Whether whoever publishes is held up.
+    fn publish(&mut self, client: usize, depth: u8, holder: Holder) -> bool {
         let Client { principal, .. } = self.plan.clients[client];
         let size = self.rng.within(&self.plan.clients[client].work.size) as usize;
-        let topic = &self.plan.topics[self.rng.index(self.plan.topics.len())];
+        let number = self.rng.index(self.plan.topics.len());
+        let topic = &self.plan.topics[number];
         if depth >= MAX_DEPTH || self.accounts.send(principal, size, self.now).is_err() {
-            return;
+            return false;
         }
+        let subscriptions = self.plan.subscriptions.iter().enumerate();
+        let reads = |s: &Subscription| s.pattern.matches(topic) && s.principal.is_none_or(|own| own == principal);
+        let readers: Vec<usize> = subscriptions.filter(|(_, s)| reads(s)).map(|(n, _)| n).collect();
         let mut matches: Vec<usize> = self.routes.matches(topic).into_iter().copied().collect();
         matches.sort_unstable();
         let capsules = self.plan.capsules.iter().enumerate();
@@ -433,6 +482,50 @@ impl World {
             let one = Publication { serial: self.serial, principal, size, client, sent: self.now, depth };
             self.inboxes[capsule].push(one);
             self.work(capsule);
+        }
+        let mut held = false;
+        for reader in readers {
+            if self.readers[reader].post(principal, number, size, holder) {
+                held = true;
+                self.at(self.now + STALL, Event::Stall(reader, holder));
+            }
+        }
+        held
+    }
+
+    /// A reader looks, or dies, or comes back.
+    fn read(&mut self, subscription: usize) {
+        let Subscription { every, dies, back, .. } = self.plan.subscriptions[subscription];
+        let ends = self.now > self.plan.until;
+        if !ends && self.rng.percent(dies) {
+            let back = self.now + self.rng.within(&(back / 2..=back));
+            return self.at(back, Event::Read(subscription));
+        }
+        let took = self.readers[subscription].take();
+        if took.is_some() || !ends || !self.calls.is_empty() {
+            let next = self.now + self.rng.within(&(every / 2..=every + every / 2));
+            self.at(next, Event::Read(subscription));
+        }
+        self.let_go(took.unwrap_or_default());
+    }
+
+    /// Who was held up goes on, unless another subscription holds it up still.
+    fn let_go(&mut self, done: Vec<Holder>) {
+        for holder in done {
+            if self.readers.iter().any(|reader| reader.holds(holder)) {
+                continue;
+            }
+            match holder {
+                Holder::Call(id) => {
+                    if self.calls.get(&id).is_some_and(|call| matches!(call.stage, Stage::Holds)) {
+                        self.go_on(id);
+                    }
+                }
+                Holder::Client(client) if self.plan.clients[client].every.is_none() => {
+                    self.at(self.now, Event::Client(client));
+                }
+                Holder::Client(_) => {}
+            }
         }
     }
 
@@ -457,6 +550,7 @@ impl World {
             self.call(child).origin = Origin::Nobody;
             self.end(child);
         }
+        self.readers.iter_mut().for_each(|reader| reader.forget(Holder::Call(id)));
         let used = self.used(id);
         let call = self.calls.remove(&id).expect("it runs or waits");
         let ran = !matches!(call.stage, Stage::Waits(_) | Stage::Granted);

@@ -1,7 +1,7 @@
 //! Homes, and the programs that serve and use them, as processes.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -143,17 +143,39 @@ impl Home {
         started.unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}"))
     }
 
+    /// As [`Self::start`], with its standard error in a pipe, which fills up unless somebody reads it.
     #[track_caller]
-    fn try_start_as(&self, mut command: Command, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
+    pub fn start_unread(&self) -> (Daemon, PipeReader) {
+        let (unread, stderr) = std::io::pipe().expect("two file handles");
+        let started = self.spawn(program("astrid-daemon"), "127.0.0.1:0", &[], stderr.into(), PathBuf::new());
+        (started.unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}")), unread)
+    }
+
+    #[track_caller]
+    fn try_start_as(&self, command: Command, address: &str, arguments: &[&str]) -> Result<Daemon, Ended> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         // A file, because nobody reads a pipe while a test is busy.
-        let stderr = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let path = self.beside().join(format!("stderr-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let stderr = File::create(&path).expect("a new file").into();
+        self.spawn(command, address, arguments, stderr, path)
+    }
+
+    /// `path` is where its standard error can be read, if anywhere.
+    #[track_caller]
+    fn spawn(
+        &self,
+        mut command: Command,
+        address: &str,
+        arguments: &[&str],
+        stderr: Stdio,
+        path: PathBuf,
+    ) -> Result<Daemon, Ended> {
         command.arg("--home").arg(self.path()).args(["--listen", address]).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a new file"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("a program that was built");
         let stdout = lines(child.stdout.take().expect("it is piped"));
         let first = stdout.recv_timeout(DEADLINE);
-        let mut daemon = Daemon { home: self.clone(), child, stdout, stderr, ready: Value::Null };
+        let mut daemon = Daemon { home: self.clone(), child, stdout, stderr: path, ready: Value::Null };
         match first {
             Ok(line) => {
                 daemon.ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));

@@ -6,9 +6,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use astrid_capsule::Pattern;
+use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::Request;
 use astrid_tests::pack;
+use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -164,18 +166,30 @@ async fn a_home_or_a_setting_that_cannot_be_trusted_is_refused_by_its_name() {
     assert_well(&home.start()).await;
 }
 
+/// Installs the guest that never ends, under a name of its own and with this much time.
+#[track_caller]
+fn install_looping(daemon: &Daemon, name: &str, timeout_ms: u64) {
+    let looping = pack::repacked(daemon.home().beside(), name, "spin", |manifest| {
+        manifest.package.name = name.into();
+        manifest.limits.timeout_ms = timeout_ms;
+        for binding in &mut manifest.subscribe {
+            binding.topic = Pattern::parse(&format!("{name}.{}", binding.topic)).unwrap();
+        }
+    });
+    install(daemon, &looping);
+}
+
+/// Sends a request whose answer nobody waits for.
+async fn leave_running(daemon: &Daemon, topic: &str) {
+    let (mut connection, request) = (daemon.connect_unix().await, bus(topic, &json!({})));
+    tokio::spawn(async move { connection.send(request).await });
+}
+
 /// Signals while endless loops run, some of which end at their deadline before the drain does and some of which do not.
 async fn stop_while_busy(signal: Signal) {
     let daemon = Daemon::start();
     for (name, timeout_ms) in [("brief", 3_000), ("long", 600_000)] {
-        let looping = pack::repacked(daemon.home().beside(), name, "spin", |manifest| {
-            manifest.package.name = name.into();
-            manifest.limits.timeout_ms = timeout_ms;
-            for binding in &mut manifest.subscribe {
-                binding.topic = Pattern::parse(&format!("{name}.{}", binding.topic)).unwrap();
-            }
-        });
-        install(&daemon, &looping);
+        install_looping(&daemon, name, timeout_ms);
     }
     let mut busy = Vec::new();
     for topic in ["long.spin.v1.compute", "long.spin.v1.call", "brief.spin.v1.compute"] {
@@ -208,4 +222,54 @@ async fn stop_while_busy(signal: Signal) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_and_ctrl_c_end_a_busy_daemon_within_ten_seconds_and_answer_what_can_be_answered() {
     tokio::join!(stop_while_busy(Signal::TERM), stop_while_busy(Signal::INT));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_drain_at_once_and_the_exit_code_says_so() {
+    let daemon = Daemon::start();
+    install_looping(&daemon, "long", 600_000);
+    leave_running(&daemon, "long.spin.v1.compute").await;
+    let mut idle = daemon.connect().await;
+    // The loop, and the gateway's call above it.
+    while idle.send(Request::get("/healthz")).await.unwrap().expect(200)["pool"]["in_use"] != 2 {}
+
+    daemon.signal(Signal::TERM);
+    until_said(&daemon, "stopping: SIGTERM").await;
+    daemon.signal(Signal::TERM);
+    let ended = tokio::task::spawn_blocking(move || daemon.wait()).await.unwrap();
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+    assert!(ended.stderr.contains("second signal") && !ended.stderr.contains("end of the drain"), "{ended:?}");
+}
+
+/// Waits until the daemon's standard error says this.
+async fn until_said(daemon: &Daemon, what: &str) {
+    let started = Instant::now();
+    while !daemon.stderr().contains(what) {
+        assert!(started.elapsed() < DEADLINE, "it never says {what}: {}", daemon.stderr());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_hangs_ends_at_the_hard_deadline_whoever_does_not_read_what_the_daemon_says() {
+    let home = Home::new();
+    let (daemon, unread) = home.start_unread();
+    install_looping(&daemon, "long", 600_000);
+    let waiting = || ioctl_fionread(&unread).expect("a pipe");
+    let before = waiting();
+    leave_running(&daemon, "long.spin.v1.chatter").await;
+    let started = Instant::now();
+    while waiting() < before + 1000 {
+        assert!(started.elapsed() < DEADLINE, "{} bytes", waiting());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    // It writes on until the pipe is full. From then on whoever has something to say waits for ever; the drain does, too.
+    daemon.signal(Signal::TERM);
+    let ended = tokio::task::spawn_blocking(move || daemon.wait()).await.unwrap();
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+
+    // What was acknowledged before is there.
+    assert_well(&home.start()).await;
+    drop(unread);
 }

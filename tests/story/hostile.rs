@@ -11,6 +11,7 @@ use astrid_tests::pack;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::observation::{metrics, sum};
 use crate::{Load, assert_well, bus, install, install_guests, join};
 
 const GUESTS: [&str; 5] = ["trap", "spin", "bomb", "caller", "echo"];
@@ -89,6 +90,50 @@ async fn handles_are_had_again_once_they_are_given_back() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_mebibyte_arrives_and_a_larger_one_is_a_failure() {
+    let daemon = daemon();
+    let digits = |many: usize| bus("bomb.v1.digits", &json!(many));
+    assert_eq!(daemon.unix(digits(1 << 20)).await.body.len(), 1 << 20);
+    let reason = daemon.unix(digits((1 << 20) + 1)).await.refusal(413, "payload_too_large");
+    assert!(reason.contains("1048576"), "{reason}");
+    let through = json!({ "topic": "bomb.v1.digits", "payload": (1 << 20) + 1 });
+    let outcome = daemon.unix(bus("caller.v1.request", &through)).await.expect(200);
+    assert_eq!(outcome["failure"], json!({ "name": "too-large", "detail": "1048576" }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_principals_publications_are_handled_at_once_by_a_capsule_and_the_next_waits() {
+    // A quarter of them is for what comes from outside.
+    let daemon = Daemon::start_with(&["--runtime-instances", "100"]);
+    // Long enough for all of them to have begun.
+    let long = pack::repacked(daemon.home().beside(), "long", "spin", |manifest| manifest.limits.timeout_ms = 3_000);
+    install(&daemon, &long);
+    let mut people = Vec::new();
+    for number in 1..=17 {
+        people.push(join(&daemon, "admin", &format!("p{number}"), number).await);
+    }
+    let publish = Request::post("/api/bus/publish/spin.v1.compute", &json!({}));
+    for person in &people {
+        let taken = daemon.tcp(publish.clone().bearer(&person.bearer)).await.expect(202);
+        assert_eq!(taken, json!({ "delivered": 1 }));
+    }
+    let mut health = daemon.connect().await;
+    let mut most = 0;
+    let started = Instant::now();
+    loop {
+        let seen = health.send(Request::get("/healthz")).await.expect("an answer").expect(200);
+        let in_use = seen["pool"]["in_use"].as_u64().expect("a number");
+        most = most.max(in_use);
+        let ended = sum(&metrics(&daemon).await, "astrid_invocations_total", &[("capsule", "spin")]);
+        if ended == 17.0 {
+            break;
+        }
+        assert!(started.elapsed() < DEADLINE, "{ended} of 17, {seen}");
+    }
+    assert_eq!(most, 16);
+}
+
+#[tokio::test]
 async fn a_table_grows_to_ten_thousand_elements_and_no_further() {
     let daemon = Daemon::start();
     let text = "[package]\nname = \"table\"\nversion = \"0.1.0\"\n\
@@ -98,6 +143,45 @@ async fn a_table_grows_to_ten_thousand_elements_and_no_further() {
     install(&daemon, &pack::write(daemon.home().beside(), "table", &manifest, &component));
     let grown = daemon.unix(bus("table.v1.grow", &json!({}))).await.expect(200);
     assert_eq!(grown, json!(10_000));
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_component_has_at_most_eight_core_instances_four_tables_and_one_memory() {
+    let daemon = Daemon::start();
+    let of = |module: &str, many: usize| {
+        format!("(core module $e {module}) {}", "(core instance (instantiate $e))".repeat(many))
+    };
+    // The guest itself is one instance with a table and a memory.
+    for (n, (more, fits)) in [
+        (of("", 7), true),
+        (of("", 8), false),
+        (of("(table 1 funcref)", 3), true),
+        (of("(table 1 funcref)", 4), false),
+        (of("(table 1 funcref) (table 1 funcref)", 1), false),
+        (of("(memory 1)", 1), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = format!(
+            "[package]\nname = \"much{n}\"\nversion = \"0.1.0\"\n\
+             [[subscribe]]\ntopic = \"much{n}.v1.grow\"\nhandler = \"grow\"\n"
+        );
+        let component = TABLE_BOMB.replacen("(core instance $i", &format!("{more}(core instance $i"), 1);
+        let component = wat::parse_str(component).expect("a component");
+        let manifest = Manifest::parse(&text).expect("a manifest");
+        let archive = pack::write(daemon.home().beside(), &format!("much{n}"), &manifest, &component);
+        let installed = daemon.astrid(&["capsule", "install", archive.to_str().expect("a text")]);
+        if fits {
+            installed.out();
+            let grown = daemon.unix(bus(&format!("much{n}.v1.grow"), &json!({}))).await.expect(200);
+            assert_eq!(grown, json!(10_000), "{more}");
+        } else {
+            let reason = installed.refusal(1);
+            assert!(reason.contains("can't be compiled") && reason.contains("exceeds"), "{more}: {reason}");
+        }
+    }
     assert_well(&daemon).await;
 }
 
@@ -258,6 +342,19 @@ async fn whoever_sleeps_in_the_host_wakes_no_later_than_its_time() {
     assert!([502, 504].contains(&answer.status), "{answer:?}");
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_nothing_is_left(&daemon).await;
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn between_two_host_calls_a_deadline_is_seen_and_others_run_though_no_slice_of_fuel_ends() {
+    let daemon = Daemon::start();
+    // Far more reads of the store than any machine does in this time, for less than a slice of fuel.
+    let hasty = pack::repacked(daemon.home().beside(), "hasty", "spin", |manifest| manifest.limits.timeout_ms = 2);
+    install(&daemon, &hasty);
+    daemon.unix(bus("spin.v1.ask", &json!(10_000))).await.refusal(504, "timeout");
+    // Had a slice ended, the guest would have let others run in any case.
+    let fuel = sum(&metrics(&daemon).await, "astrid_fuel_total", &[("capsule", "spin")]);
+    assert!(fuel > 0.0 && fuel < 1_000_000.0, "{fuel}");
     assert_well(&daemon).await;
 }
 

@@ -4,6 +4,7 @@
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`field`]: faults that hosts of plugins had in the field
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
@@ -21,6 +22,7 @@ mod capsules;
 mod console;
 mod durability;
 mod environment;
+mod field;
 mod hostile;
 mod hostile_crowd;
 mod interceptors;

@@ -200,7 +200,14 @@ async fn every_key_is_shown_with_who_set_it_to_whoever_may_see_the_status() {
     assert_eq!(settings["runtime.instances"], ("32", "flag"));
     assert_eq!(settings["runtime.max-waiting"], ("99", "file"));
     assert_eq!(settings["log.level"], ("debug", "flag"));
-    assert_eq!(settings["bus.max-depth"], ("16", "default"));
+    for (key, value) in [
+        ("bus.max-depth", "16"),
+        ("http.header-timeout-secs", "10"),
+        ("http.body-timeout-secs", "30"),
+        ("http.max-connections", "10000"),
+    ] {
+        assert_eq!(settings[key], (value, "default"), "{key}");
+    }
     for key in ["runtime.blocking", "runtime.async-io"] {
         assert_eq!(settings[key].1, "derived", "{key}");
     }
@@ -234,4 +241,25 @@ async fn with_room_for_one_waiting_commit_everybody_gets_their_turn_and_nobody_b
         let answer = answer.expect("answered with 200");
         assert!(answer["version"].is_u64() || answer["answer"]["version"].is_u64(), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn samples_are_folded_five_times_in_each_window_of_the_storm_monitor_without_anybody_looking() {
+    let daemon = Daemon::start();
+    // Each begins with a tick, so after the third one there were two windows of five seconds.
+    let started = Instant::now();
+    let folded = loop {
+        let samples = metrics(&daemon).await;
+        let ticks = |task: &str| sum(&samples, "astrid_background_ticks_total", &[("task", task)]);
+        if ticks("storms") >= 3.0 {
+            break ticks("upkeep");
+        }
+        assert!(started.elapsed() < DEADLINE, "{samples:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    // Eleven; or one more or less, if the machine was busy.
+    assert!((10.0..=12.0).contains(&folded), "{folded}");
+    // None comes early.
+    let status = daemon.unix(Request::get("/api/sys/status")).await.expect(200);
+    assert!(status["uptime_secs"].as_u64().unwrap() >= 10, "{status}");
 }

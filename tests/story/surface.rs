@@ -288,3 +288,80 @@ async fn no_bytes_make_the_listener_do_more_than_refuse_them_and_close() {
     assert!(cut.starts_with("HTTP/1.1 400 ") && cut.contains("broke off"), "{cut}");
     assert_well(&daemon).await;
 }
+
+#[tokio::test]
+async fn a_request_has_at_most_a_hundred_headers_and_32_kib_of_path_query_and_headers() {
+    let daemon = Daemon::start();
+    let with_headers = |path: &str, many: usize| {
+        let more: String = (0..many - 2).map(|n| format!("x-{n}: y\r\n")).collect();
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n")
+    };
+    for (path, status) in [("/healthz", 200), ("/api/auth/me", 401)] {
+        for (many, status) in [(100, status), (101, 431)] {
+            let answer = over_tcp(&daemon, with_headers(path, many)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}, {many} headers: {answer}");
+        }
+    }
+    // What counts: names, values, path and query.
+    const HEAD: usize = 32 * 1024;
+    let (path, fixed) = ("/api/auth/me", "hostxconnectioncloselargequery=?".len());
+    for (query, header) in [(0, HEAD - path.len() - fixed), (HEAD / 2, HEAD / 2 - path.len() - fixed)] {
+        for (over, status) in [(0, 401), (1, 431)] {
+            let (query, header) = ("q".repeat(query), "y".repeat(header + over));
+            let head = format!("GET {path}?query={query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nlarge: {header}");
+            let answer = over_tcp(&daemon, format!("{head}\r\n\r\n")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{} bytes over: {answer}", over);
+            assert_eq!(answer.contains("32768 bytes"), over == 1, "{answer}");
+        }
+    }
+    assert_well(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_slow_head_and_a_slow_body_have_times_of_their_own() {
+    let body = "POST /api/auth/redeem HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 2\r\nconnection: close\r\n\r\n{";
+    // An hour for the one, a second for the other: each is let go by its own.
+    let slow_body =
+        Daemon::start_with(&["--set", "http.header-timeout-secs=3600", "--set", "http.body-timeout-secs=1"]);
+    let answer = over_tcp(&slow_body, body).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("the body took too long"), "{answer}");
+
+    let slow_head =
+        Daemon::start_with(&["--set", "http.header-timeout-secs=1", "--set", "http.body-timeout-secs=3600"]);
+    let mut waiting = TcpStream::connect(slow_head.address()).await.unwrap();
+    waiting.write_all(body.as_bytes()).await.unwrap();
+    for head in ["GET /healthz HTTP/1.1\r\nhost: x\r\nx: ", "GET", ""] {
+        let answer = over_tcp(&slow_head, head).await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+    // Each of those took as long as a head may; the body still may come.
+    let answer = raw(waiting, b"}").await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && !answer.contains("broke off"), "{answer}");
+}
+
+#[tokio::test]
+async fn of_more_tcp_connections_than_there_is_room_for_the_next_is_served_when_one_ends_and_the_owner_gets_in() {
+    let daemon = Daemon::start_with(&["--set", "http.max-connections=3", "--set", "http.header-timeout-secs=3600"]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut connection = daemon.connect().await;
+        connection.send(Request::get("/healthz")).await.unwrap().expect(200);
+        held.push(connection);
+    }
+    // The kernel takes it; nobody serves it.
+    let mut next = daemon.connect().await;
+    let next = tokio::spawn(async move { next.send(Request::get("/healthz")).await });
+    let mut owner = daemon.connect_unix().await;
+    for _ in 0..50 {
+        let status = owner.send(Request::get("/api/sys/status")).await.unwrap().expect(200);
+        assert_eq!(status["connected_clients"], 4, "the three and the owner: {status}");
+        assert!(!next.is_finished());
+    }
+    for connection in &mut held {
+        connection.send(Request::get("/healthz")).await.unwrap().expect(200);
+    }
+    held.pop();
+    next.await.unwrap().unwrap().expect(200);
+    assert_well(&daemon).await;
+}

@@ -142,7 +142,7 @@ pub fn of_failure(failure: Failure, asked: Asked) -> Problem {
             Problem::new(Kind::PayloadTooLarge, format!("the payload or the answer has more than {most} bytes"))
         }
         Failure::Invalid(reason) => Problem::bad_request(reason),
-        Failure::Trapped => Problem::unavailable("the handler died"),
+        Failure::Trapped | Failure::Closed => Problem::unavailable("the handler died"),
         Failure::Refused(Refusal { code, reason }) => {
             let kind = match code {
                 RefusalCode::Invalid => Kind::BadRequest,

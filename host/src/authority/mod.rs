@@ -267,10 +267,9 @@ mod tests {
     #[test]
     fn of_many_bindings_those_remain_to_which_one_by_one_a_principal_is_admitted() {
         let binding = |requires: &[&str], public| Subscribe {
-            topic: Pattern::parse("a.b").unwrap(),
-            handler: "h".into(),
             requires: requires.iter().map(|c| Capability::parse(c).unwrap()).collect(),
             public,
+            ..Subscribe::handled(Pattern::parse("a.b").unwrap(), "h")
         };
         let bindings =
             [binding(&[], true), binding(&[], false), binding(&["a:b"], false), binding(&["a:b", "c:d"], false)];

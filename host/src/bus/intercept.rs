@@ -212,6 +212,7 @@ mod tests {
                 publication: false,
                 depth: 1,
                 cause: None,
+                reply: None,
             };
             let chain = Interceptions::new(self.all).of(&message.topic, sender);
             let outcome = chain.run(message, LIMIT).await;

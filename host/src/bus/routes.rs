@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use astrid_capsule::{Pattern, Topic};
 
-/// An immutable index; a change of routes builds a new one.
+/// Finds what matches a topic.
 pub struct Index<R> {
     root: Node<R>,
 }
@@ -26,24 +26,45 @@ impl<R> Default for Node<R> {
     }
 }
 
+impl<R> Default for Index<R> {
+    fn default() -> Self {
+        Self { root: Node::default() }
+    }
+}
+
 impl<R> Index<R> {
     pub fn new(routes: impl IntoIterator<Item = (Pattern, R)>) -> Self {
-        let mut root = Node::default();
+        let mut index = Self::default();
         for (pattern, route) in routes {
-            let mut node = &mut root;
-            let mut segments = pattern.segments().peekable();
-            let trailing = loop {
-                match segments.next() {
-                    None => break false,
-                    Some("*") if segments.peek().is_none() => break true,
-                    Some("*") => node = node.any.get_or_insert_default(),
-                    Some(literal) => node = node.next.entry(literal.to_owned()).or_default(),
-                }
-            };
-            let list = if trailing { &mut node.below } else { &mut node.here };
-            list.push((pattern.clone(), route));
+            index.insert(pattern, route);
         }
-        Self { root }
+        index
+    }
+
+    /// Adds a route; others of the same pattern stay.
+    pub fn insert(&mut self, pattern: Pattern, route: R) {
+        let mut node = &mut self.root;
+        let mut segments = pattern.segments().peekable();
+        let trailing = loop {
+            match segments.next() {
+                None => break false,
+                Some("*") if segments.peek().is_none() => break true,
+                Some("*") => node = node.any.get_or_insert_default(),
+                Some(literal) => node = node.next.entry(literal.to_owned()).or_default(),
+            }
+        };
+        drop(segments);
+        let list = if trailing { &mut node.below } else { &mut node.here };
+        list.push((pattern, route));
+    }
+
+    /// Takes away the routes of this pattern for which `gone` holds, and every node that is empty then.
+    pub fn remove(&mut self, pattern: &Pattern, gone: impl Fn(&R) -> bool) {
+        self.root.remove(&pattern.segments().collect::<Vec<_>>(), &gone);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.root.is_empty()
     }
 
     /// Every route whose pattern matches, in no particular order.
@@ -66,6 +87,29 @@ impl<R> Index<R> {
 }
 
 impl<R> Node<R> {
+    fn is_empty(&self) -> bool {
+        self.next.is_empty() && self.any.is_none() && self.here.is_empty() && self.below.is_empty()
+    }
+
+    fn remove(&mut self, segments: &[&str], gone: &impl Fn(&R) -> bool) {
+        match segments {
+            [] => self.here.retain(|(_, route)| !gone(route)),
+            ["*"] => self.below.retain(|(_, route)| !gone(route)),
+            ["*", rest @ ..] => {
+                let Some(node) = &mut self.any else { return };
+                node.remove(rest, gone);
+                self.any.take_if(|node| node.is_empty());
+            }
+            [literal, rest @ ..] => {
+                let Some(node) = self.next.get_mut(*literal) else { return };
+                node.remove(rest, gone);
+                if node.is_empty() {
+                    self.next.remove(*literal);
+                }
+            }
+        }
+    }
+
     fn collect<'a>(&'a self, segments: &[&str], found: &mut impl FnMut(&'a Pattern, &'a R)) {
         let Some((first, rest)) = segments.split_first() else {
             return self.here.iter().for_each(|(p, r)| found(p, r));
@@ -115,6 +159,19 @@ mod tests {
             found.sort();
             expected.sort();
             prop_assert_eq!(&found, &expected);
+            // What is taken away is gone, and the rest is as if it had never been there.
+            let mut less = Index::new(patterns.iter().enumerate().map(|(n, p)| (Pattern::parse(p).unwrap(), n)));
+            for (n, pattern) in patterns.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+                less.remove(&Pattern::parse(pattern).unwrap(), |route| *route == n);
+            }
+            let mut left: Vec<usize> = less.matches(&topic).into_iter().copied().collect();
+            left.sort();
+            let matching = |n: &usize| Pattern::parse(&patterns[*n]).unwrap().matches(&topic);
+            prop_assert_eq!(left, (0..patterns.len()).filter(|n| n % 2 == 1).filter(matching).collect::<Vec<_>>());
+            for (n, pattern) in patterns.iter().enumerate() {
+                less.remove(&Pattern::parse(pattern).unwrap(), |route| *route == n);
+            }
+            prop_assert!(less.is_empty());
             let best = index.best(&topic).map(|p| Pattern::parse(p).unwrap().specificity());
             prop_assert_eq!(best, expected.iter().map(|p| Pattern::parse(p).unwrap().specificity()).max());
         }

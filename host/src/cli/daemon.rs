@@ -167,6 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_agreed_and_does_not_end_is_said_to_hang_after_fifteen_seconds_with_how_to_force_it() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let host = Host::answering(202, "{}");
+        fs::write(host.home.state_file(), format!(r#"{{"pid":{}}}"#, child.id())).unwrap();
+        let began = Instant::now();
+        let ran = host.astrid(&["stop"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(began.elapsed() >= Duration::from_secs(15));
+        let told = ["still runs after 15 s".to_owned(), format!("`kill -9 {}`", child.id()), "astrid.log".to_owned()];
+        assert!(ran.exit == Exit::Failed && told.iter().all(|part| ran.err.contains(part)), "{ran:?}");
+    }
+
+    #[test]
     fn a_host_that_cannot_be_asked_can_be_signalled() {
         let host = Host::answering(502, r#"{"error":"unavailable","reason":"the gateway is not loaded"}"#);
         fs::write(host.home.state_file(), r#"{"pid":4321}"#).unwrap();

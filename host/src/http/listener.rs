@@ -157,8 +157,9 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         return own::failure(StatusCode::BAD_REQUEST, "bad_request", "the request target must be a path");
     }
     let head_bytes: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
-    if head_bytes + path.len() > MAX_HEAD_BYTES {
-        let reason = format!("path and headers may have {MAX_HEAD_BYTES} bytes");
+    let query_bytes = request.uri().query().map_or(0, |query| 1 + query.len());
+    if head_bytes + path.len() + query_bytes > MAX_HEAD_BYTES {
+        let reason = format!("path, query and headers may have {MAX_HEAD_BYTES} bytes");
         return own::failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "bad_request", &reason);
     }
     let Some(mount) = host.mounts.find(path) else {

@@ -9,6 +9,7 @@ use super::Call;
 use super::bindings::handler::astrid::authority::{held, registrar, sessions};
 use super::bindings::handler::astrid::bus::bus::Options;
 use super::bindings::handler::astrid::bus::types::Failure;
+use super::bus::{Answer, Behalf, Subscription};
 use super::store::Transaction;
 use crate::authority::{Change, Identified, Presented, Rejection, Standing};
 use crate::bus::Sender;
@@ -105,6 +106,28 @@ impl sessions::HostSession for Call {
     ) -> wasmtime::Result<Result<u32, Failure>> {
         let sender = self.speaking_for(&session)?;
         Ok(self.send_publish(sender, topic, payload, target).await)
+    }
+
+    async fn request_stream(
+        &mut self,
+        session: Resource<Session>,
+        topic: String,
+        payload: Vec<u8>,
+        options: Options,
+    ) -> wasmtime::Result<Resource<Answer>> {
+        let (sender, until) = (self.speaking_for(&session)?, self.table.get(&session)?.0.expires_at);
+        let answer = self.begin_request(sender, Some(until), topic, payload, options);
+        Ok(self.table.push(answer)?)
+    }
+
+    async fn subscribe(
+        &mut self,
+        session: Resource<Session>,
+        topics: Vec<String>,
+    ) -> wasmtime::Result<Result<Resource<Subscription>, Failure>> {
+        let Session(identified) = self.table.get(&session)?;
+        let behalf = Behalf { principal: identified.principal.clone(), until: Some(identified.expires_at) };
+        self.open_subscription(behalf, &topics)
     }
 
     async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {

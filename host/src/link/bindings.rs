@@ -9,6 +9,9 @@ pub mod handler {
         imports: { default: async | trappable },
         exports: { default: async },
         with: {
+            "astrid:bus/bus.answer": crate::link::bus::Answer,
+            "astrid:bus/bus.caller": crate::link::bus::Caller,
+            "astrid:bus/bus.subscription": crate::link::bus::Subscription,
             "astrid:store/kv.bucket": crate::link::store::Bucket,
             "astrid:store/kv.transaction": crate::link::store::Transaction,
             "astrid:authority/sessions.session": crate::link::authority::Session,
@@ -30,6 +33,7 @@ macro_rules! export_world {
                     "astrid:store/kv": super::handler::astrid::store::kv,
                     "astrid:keys/keys": super::handler::astrid::keys::keys,
                     "astrid:env/env": super::handler::astrid::env::env,
+                    "astrid:capsule/supervision": super::handler::astrid::capsule::supervision,
                     "astrid:sys/log": super::handler::astrid::sys::log,
                     "astrid:sys/host": super::handler::astrid::sys::host,
                     "astrid:authority/held": super::handler::astrid::authority::held,
@@ -44,4 +48,6 @@ macro_rules! export_world {
 export_world!(interceptor, "astrid:capsule/interceptor");
 export_world!(front_end, "astrid:capsule/front-end");
 export_world!(authenticator, "astrid:capsule/authenticator");
+export_world!(relay, "astrid:capsule/relay");
+export_world!(runner, "astrid:capsule/runner");
 export_world!(starter, "astrid:capsule/starter");

@@ -1,15 +1,44 @@
 //! `astrid:bus`.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use astrid_capsule::PrincipalId;
+use wasmtime::component::Resource;
 
 use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
 use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
 use crate::Boxed;
 use crate::bus::intercept::Verdict;
-use crate::bus::{Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
+use crate::bus::mailbox::Mail;
+use crate::bus::subscription::{Open, Reader};
+use crate::bus::{self as native, Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
 
 impl types::Host for Call {}
+
+/// An answer that is on its way, or why there is none.
+pub struct Answer {
+    pub answer: Result<native::stream::Answer, Failure>,
+    pub behalf: Behalf,
+}
+
+/// The right to act for whoever sent a message.
+pub struct Caller(Sender);
+
+/// An open subscription.
+pub struct Subscription {
+    pub open: Arc<Open>,
+    pub behalf: Behalf,
+}
+
+/// Whose a subscription or an answer is.
+#[derive(Clone)]
+pub struct Behalf {
+    pub principal: PrincipalId,
+    /// When the session ends through which it was opened, in seconds since the Unix epoch.
+    pub until: Option<u64>,
+}
 
 impl bus::Host for Call {
     async fn publish(
@@ -19,6 +48,33 @@ impl bus::Host for Call {
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
         Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
+    }
+
+    async fn request_stream(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        options: bus::Options,
+    ) -> wasmtime::Result<Resource<Answer>> {
+        let answer = self.begin_request(self.sender.clone(), None, topic, payload, options);
+        Ok(self.table.push(answer)?)
+    }
+
+    async fn send_piece(&mut self, piece: Vec<u8>) -> wasmtime::Result<Result<(), types::Failure>> {
+        let Some(reply) = self.reply.clone() else { return Ok(Err(types::Failure::Closed)) };
+        let limit = self.host.bus.config().max_payload_bytes;
+        if piece.len() > limit {
+            return Ok(Err(types::Failure::TooLarge(limit as u64)));
+        }
+        let (host, principal) = (self.host.clone(), self.sender.principal.clone());
+        let sent = self.waited.around(async move {
+            // Whoever streams faster than its principal may is slowed down, not refused.
+            while let Err(wait) = host.meter.send(&principal, piece.len()) {
+                tokio::time::sleep(Duration::from_millis(wait.millis().into())).await;
+            }
+            reply.send(piece.into()).await
+        });
+        Ok(sent.await.map_err(Into::into))
     }
 
     async fn request(
@@ -31,13 +87,109 @@ impl bus::Host for Call {
     }
 }
 
+impl bus::HostAnswer for Call {
+    async fn next(&mut self, answer: Resource<Answer>) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
+        let waited = self.waited.clone();
+        let next = match &self.table.get(&answer)?.answer {
+            Ok(answer) => waited.around(answer.next()).await,
+            Err(failure) => Err(failure.clone()),
+        };
+        Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
+    }
+
+    async fn drop(&mut self, answer: Resource<Answer>) -> wasmtime::Result<()> {
+        self.table.delete(answer)?;
+        Ok(())
+    }
+}
+
+impl bus::HostCaller for Call {
+    async fn principal(&mut self, caller: Resource<Caller>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&caller)?.0.principal.to_string())
+    }
+
+    async fn holds(
+        &mut self,
+        caller: Resource<Caller>,
+        capability: String,
+        target: Option<String>,
+    ) -> wasmtime::Result<bool> {
+        let principal = &self.table.get(&caller)?.0.principal;
+        Ok(self.host.authority.holds(principal, &capability, target.as_deref()))
+    }
+
+    async fn request(
+        &mut self,
+        caller: Resource<Caller>,
+        topic: String,
+        payload: Vec<u8>,
+        options: bus::Options,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+        let sender = self.table.get(&caller)?.0.clone();
+        Ok(self.send_request(sender, topic, payload, options).await)
+    }
+
+    async fn publish(
+        &mut self,
+        caller: Resource<Caller>,
+        topic: String,
+        payload: Vec<u8>,
+        target: Option<String>,
+    ) -> wasmtime::Result<Result<u32, types::Failure>> {
+        let sender = self.table.get(&caller)?.0.clone();
+        Ok(self.send_publish(sender, topic, payload, target).await)
+    }
+
+    async fn drop(&mut self, caller: Resource<Caller>) -> wasmtime::Result<()> {
+        self.table.delete(caller)?;
+        Ok(())
+    }
+}
+
+impl bus::HostSubscription for Call {
+    async fn open(&mut self, topics: Vec<String>) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
+        let behalf = Behalf { principal: self.sender.principal.clone(), until: None };
+        self.open_subscription(behalf, &topics)
+    }
+
+    async fn next(
+        &mut self,
+        subscription: Resource<Subscription>,
+        timeout_ms: u32,
+    ) -> wasmtime::Result<Result<Option<bus::Event>, types::Failure>> {
+        let open = self.table.get(&subscription)?.open.clone();
+        let patience = Duration::from_millis(timeout_ms.into());
+        let next = self.waited.around(tokio::time::timeout(patience, open.next())).await;
+        let mail = match next {
+            Ok(Ok(mail)) => mail,
+            Ok(Err(failure)) => return Ok(Err(failure.into())),
+            Err(_) => return Ok(Ok(None)),
+        };
+        Ok(Ok(Some(match mail {
+            Mail::Gap(whose, lost) => bus::Event::Gap(types::Gap { principal: whose.to_string(), lost }),
+            Mail::Letter(_, message) => {
+                // A call acts until its own end, a run loop for as long as the message lives.
+                let caller = Caller(Sender { deadline: message.deadline, ..self.generation.caused_by(&message) });
+                let caller = self.table.push(caller)?;
+                bus::Event::Message(bus::Received { message: to_wit(&message), caller })
+            }
+        })))
+    }
+
+    async fn drop(&mut self, subscription: Resource<Subscription>) -> wasmtime::Result<()> {
+        self.table.delete(subscription)?;
+        Ok(())
+    }
+}
+
 /// Sending owns what it needs: a call's store can't be shared while it waits. Boxed, because a message leads into another
 /// call, whose future holds this one's type again.
 impl Call {
     /// Whether the capsule names the topic, and the payload fits into its principal's rate, which is charged.
-    fn may_send(&self, sender: &Sender, topic: &str, bytes: usize) -> Result<(), types::Failure> {
+    fn may_send(&self, sender: &Sender, topic: &str, bytes: usize) -> Result<(), Failure> {
         self.generation.may_send(topic)?;
-        self.host.meter.send(&sender.principal, bytes).map_err(|wait| types::Failure::Overloaded(wait.millis()))
+        let sent = self.host.meter.send(&sender.principal, bytes);
+        sent.map_err(|wait| Failure::Overloaded { retry_ms: wait.millis() })
     }
 
     pub(super) fn send_publish(
@@ -50,10 +202,41 @@ impl Call {
         let allowed = self.may_send(&sender, &topic, payload.len());
         let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
-        Box::pin(async move {
+        Box::pin(self.waited.around(async move {
             allowed?;
             Ok(host.bus.publish(sender, outgoing).await?)
-        })
+        }))
+    }
+
+    /// Begins a request whose answer comes in pieces.
+    pub(super) fn begin_request(
+        &self,
+        sender: Sender,
+        until: Option<u64>,
+        topic: String,
+        payload: Vec<u8>,
+        options: bus::Options,
+    ) -> Answer {
+        let behalf = Behalf { principal: sender.principal.clone(), until };
+        if let Err(failure) = self.may_send(&sender, &topic, payload.len()) {
+            return Answer { answer: Err(failure), behalf };
+        }
+        let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
+        let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
+        Answer { answer: Ok(self.host.bus.request_stream(sender, outgoing)), behalf }
+    }
+
+    /// Opens a subscription to messages of a principal.
+    pub(super) fn open_subscription(
+        &mut self,
+        behalf: Behalf,
+        topics: &[String],
+    ) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
+        let reader = Reader::Principal(behalf.principal.clone());
+        match self.host.bus.subscribe(reader, topics, &self.generation.manifest.subscribe) {
+            Ok(open) => Ok(Ok(self.table.push(Subscription { open: Arc::new(open), behalf })?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 
     pub(super) fn send_request(
@@ -85,6 +268,7 @@ impl From<Failure> for types::Failure {
             Failure::Invalid(why) => Self::Invalid(why),
             Failure::Trapped => Self::Trapped,
             Failure::Refused(refusal) => Self::Refused(refusal.into()),
+            Failure::Closed => Self::Closed,
         }
     }
 }
@@ -137,6 +321,7 @@ pub fn to_wit(message: &Message) -> types::Message {
         sender: message.sender.to_string(),
         target: message.target.as_ref().map(|t| t.as_str().into()),
         remaining_ms: if message.publication { 0 } else { u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX) },
+        streams: message.reply.is_some(),
         payload: message.payload.to_vec(),
     }
 }

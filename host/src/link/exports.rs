@@ -8,6 +8,8 @@ use super::bindings::authenticator::AuthenticatorPre;
 use super::bindings::front_end::FrontEndPre;
 use super::bindings::handler::HandlerPre;
 use super::bindings::interceptor::InterceptorPre;
+use super::bindings::relay::RelayPre;
+use super::bindings::runner::RunnerPre;
 use super::bindings::starter::StarterPre;
 
 /// Ready to instantiate, one for each export that is there.
@@ -17,6 +19,8 @@ pub struct Exports {
     pub front_end: Option<FrontEndPre<Call>>,
     pub wasi_http: Option<ProxyPre<Call>>,
     pub authenticator: Option<AuthenticatorPre<Call>>,
+    pub relay: Option<RelayPre<Call>>,
+    pub runner: Option<RunnerPre<Call>>,
     pub starter: Option<StarterPre<Call>>,
 }
 
@@ -28,6 +32,8 @@ impl Exports {
             front_end: FrontEndPre::new(pre.clone()).ok(),
             wasi_http: ProxyPre::new(pre.clone()).ok(),
             authenticator: AuthenticatorPre::new(pre.clone()).ok(),
+            relay: RelayPre::new(pre.clone()).ok(),
+            runner: RunnerPre::new(pre.clone()).ok(),
             starter: StarterPre::new(pre).ok(),
         }
     }

@@ -18,6 +18,7 @@ mod sys;
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
@@ -25,9 +26,10 @@ use wasmtime_wasi_http::{
 };
 
 use crate::bus::Sender;
+use crate::bus::stream::Writer;
 use crate::host::Host;
 use crate::http::Connection;
-use crate::loader::Generation;
+use crate::loader::{Generation, Inbound};
 use crate::pool::Concurrency;
 use output::Output;
 
@@ -41,6 +43,10 @@ pub struct Call {
     sender: Sender,
     /// What the listener knows, where the call is an HTTP request.
     connection: Option<Arc<Connection>>,
+    /// Where pieces of the answer go.
+    reply: Option<Writer>,
+    /// Told when the call says that it is ready.
+    ready: Option<oneshot::Sender<()>>,
     limiter: Limiter,
     waited: HostWait,
     table: ResourceTable,
@@ -54,7 +60,7 @@ impl Call {
         host: Arc<Host>,
         generation: Arc<Generation>,
         sender: Sender,
-        connection: Option<Arc<Connection>>,
+        inbound: Inbound,
         bounds: &Bounds,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -63,7 +69,9 @@ impl Call {
             host,
             generation,
             sender,
-            connection,
+            connection: inbound.connection,
+            reply: inbound.reply,
+            ready: inbound.ready,
             limiter: Limiter::new(bounds),
             waited: HostWait::default(),
             table,
@@ -85,6 +93,15 @@ impl Call {
     /// What the guest has written to its standard streams.
     pub fn output(&self) -> Option<String> {
         self.wasi.as_ref().and_then(|(_, output)| output.text())
+    }
+}
+
+impl bindings::handler::astrid::capsule::supervision::Host for Call {
+    async fn ready(&mut self) -> wasmtime::Result<()> {
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(());
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One loaded version of a capsule, and the calls into it: every call in an instance of its own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use astrid_capsule::{Capability, PrincipalId, Topic};
 use bytes::Bytes;
 use hyper::Response;
 use metrics::{Counter, Histogram, counter, histogram};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::{Component, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
@@ -16,6 +18,8 @@ use wasmtime::{Engine, Store, Trap};
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
+use crate::bus::stream::Writer;
+use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
 use crate::http::{Body, Connection, Exchange, Mounted};
@@ -28,6 +32,8 @@ use crate::pool::{Concurrency, Lane, Permit, Rank};
 
 pub struct Generation {
     pub id: Arc<str>,
+    /// Unique for the life of the process.
+    pub serial: u64,
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
@@ -50,6 +56,19 @@ struct Figures {
     seconds: Histogram,
     host_wait: Histogram,
     peak_memory: Histogram,
+}
+
+/// What a call has besides its sender.
+#[derive(Default)]
+pub struct Inbound {
+    /// What the listener knows, where it is an HTTP request.
+    pub connection: Option<Arc<Connection>>,
+    /// Where pieces of its answer go.
+    pub reply: Option<Writer>,
+    /// Given up once it has an instance.
+    pub place: Option<Place>,
+    /// Told when it says that it is ready.
+    pub ready: Option<oneshot::Sender<()>>,
 }
 
 /// How long the authenticator may think.
@@ -89,7 +108,9 @@ impl Generation {
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
         let exports = Exports::new(pre);
-        Ok(Arc::new(Self { id, manifest, hash, grants, bounds, engine, exports, host, tally, figures }))
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { id, serial, manifest, hash, grants, bounds, engine, exports, host, tally, figures }))
     }
 
     /// Whether the operator granted this.
@@ -126,7 +147,7 @@ impl Generation {
     pub async fn start(self: &Arc<Self>) -> Result<(), String> {
         let Some(pre) = self.exports.starter.clone() else { return Ok(()) };
         let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        let outcome = self.enter(Rank::First, Lane::Host, sender, None, |store| {
+        let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
             Box::pin(async move {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 instance.astrid_capsule_lifecycle().call_start(store).await
@@ -150,7 +171,7 @@ impl Generation {
         rank: Rank,
         lane: Lane,
         mut sender: Sender,
-        connection: Option<Arc<Connection>>,
+        mut inbound: Inbound,
         call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
     ) -> Result<R, Failure> {
         let started = Instant::now();
@@ -167,7 +188,8 @@ impl Generation {
             self.figures.overloaded.increment(1);
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
-        let data = Call::new(host.clone(), self.clone(), sender, connection, &bounds);
+        drop(inbound.place.take());
+        let data = Call::new(host.clone(), self.clone(), sender, inbound, &bounds);
         let mut store = Store::new(&self.engine, data);
         store.limiter(|call| call.limiter());
         store.call_hook_async(Breath::new(started.into_std()));
@@ -243,7 +265,7 @@ impl Running<'_> {
 
 impl Generation {
     /// What this capsule sends while it works on a message.
-    fn caused_by(&self, message: &Message) -> Sender {
+    pub fn caused_by(&self, message: &Message) -> Sender {
         Sender {
             principal: message.principal.clone(),
             capsule: self.id.clone(),
@@ -260,14 +282,20 @@ fn nested(message: &Message) -> Rank {
 }
 
 impl Responder for Generation {
-    fn call(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+    fn call(
+        self: Arc<Self>,
+        handler: Arc<str>,
+        message: Message,
+        place: Option<Place>,
+    ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
             let Some(pre) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
             let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
             let lane = Lane::Principal(message.principal.clone());
-            let outcome = self.enter(rank, lane, sender, None, |store| {
+            let inbound = Inbound { reply: message.reply.clone(), place, ..Inbound::default() };
+            let outcome = self.enter(rank, lane, sender, inbound, |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     let message = link::bus::to_wit(&message);
@@ -295,7 +323,7 @@ impl Interceptor for Generation {
             let sender = self.caused_by(&message);
             let lane = Lane::Principal(message.principal.clone());
             // Nested: the sender waits, and holds an instance meanwhile.
-            let outcome = self.enter(nested(&message), lane, sender, None, |store| {
+            let outcome = self.enter(nested(&message), lane, sender, Inbound::default(), |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     let message = link::bus::to_wit(&message);
@@ -320,7 +348,7 @@ impl Authenticator for Generation {
                 }
             };
             let sender = self.nobody(Instant::now() + AUTHENTICATE);
-            let outcome = self.enter(Rank::First, Lane::Host, sender, None, |store| {
+            let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
                 Box::pin(async move {
                     let instance = pre.instantiate_async(&mut *store).await?;
                     instance.astrid_authority_authenticator().call_authenticate(store, &presented).await
@@ -350,9 +378,10 @@ impl Mounted for Generation {
             let sender =
                 Sender { cause: Some(exchange.id.clone()), ..self.nobody(Instant::now() + self.bounds.timeout) };
             if let Some(pre) = self.exports.front_end.clone() {
-                let (connection, lane) = (Some(exchange.connection.clone()), exchange.connection.lane());
+                let lane = exchange.connection.lane();
+                let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
                 let request = link::http::to_wit(exchange);
-                let outcome = self.enter(Rank::Outer, lane, sender, connection, |store| {
+                let outcome = self.enter(Rank::Outer, lane, sender, inbound, |store| {
                     Box::pin(async move {
                         let instance = pre.instantiate_async(&mut *store).await?;
                         instance.astrid_http_handler().call_handle(store, &request).await
@@ -372,11 +401,12 @@ impl Generation {
     /// own until it ends or its deadline passes.
     async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
-        let (connection, lane) = (Some(exchange.connection.clone()), exchange.connection.lane());
+        let lane = exchange.connection.lane();
+        let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
         let this = self.clone();
         let Some(pre) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {
-            this.enter(Rank::Outer, lane, sender, connection, |store| {
+            this.enter(Rank::Outer, lane, sender, inbound, |store| {
                 Box::pin(async move {
                     let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
                     let instance = pre.instantiate_async(&mut *store).await?;

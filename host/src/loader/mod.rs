@@ -20,12 +20,12 @@ use astrid_capsule::manifest::{Manifest, grant};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
+use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
-use crate::bus::{Inbox, Route};
 use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
-pub use generation::Generation;
+pub use generation::{Generation, Inbound};
 
 /// What the store remembers of an installed capsule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -275,14 +275,15 @@ impl Loader {
         let mut interceptions = Vec::new();
         let mut mounts = Vec::new();
         let mut authenticator = None;
-        let (mut live, mut failed) = (0, 0);
+        let mut live = Vec::new();
+        let mut failed = 0;
         for (id, (record, state)) in capsules.iter() {
             let State::Live { generation, routes: own } = state else {
                 failed += 1;
                 interceptions.extend(absent(id, record));
                 continue;
             };
-            live += 1;
+            live.push((generation.id.clone(), generation.serial));
             routes.extend(own.iter().cloned());
             interceptions.extend(generation.interceptions());
             mounts.extend(generation.mounts());
@@ -293,10 +294,10 @@ impl Loader {
         let manifests: Vec<Manifest> =
             capsules.values().filter_map(|(record, _)| Manifest::parse(&record.manifest).ok()).collect();
         host.authority.set_scopes(manifests.iter().flat_map(|manifest| &manifest.capability));
-        host.bus.set_routes(routes, interceptions);
+        metrics::gauge!("astrid_capsules", "state" => "live").set(live.len() as f64);
+        host.bus.set_routes(routes, interceptions, live);
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
-        metrics::gauge!("astrid_capsules", "state" => "live").set(live);
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
         before.map(|(record, _)| record.version)
     }
@@ -398,8 +399,7 @@ impl Loader {
 }
 
 fn live(host: &Host, generation: Arc<Generation>) -> State {
-    let inbox = Inbox::new(generation.clone(), host.bus.config());
-    let routes = generation.manifest.subscribe.iter().map(|b| Route::new(b.clone(), inbox.clone())).collect();
+    let routes = Route::all(generation.clone(), &generation.manifest.subscribe, host.bus.config());
     State::Live { generation, routes }
 }
 

@@ -10,6 +10,8 @@ wasmtime::component::bindgen!({
             export astrid:bus/handler@0.1.0;
             export astrid:bus/interceptor@0.1.0;
             export astrid:http/handler@0.1.0;
+            export astrid:http/relay@0.1.0;
+            export astrid:capsule/run-loop@0.1.0;
             export astrid:authority/authenticator@0.1.0;
             export astrid:capsule/lifecycle@0.1.0;
         }
@@ -17,9 +19,11 @@ wasmtime::component::bindgen!({
     world: "astrid:sdk-test/everything",
     imports: { default: trappable },
     with: {
+        "astrid:bus/bus.answer": crate::stream::Answer,
+        "astrid:bus/bus.caller": crate::stream::Caller,
+        "astrid:bus/bus.subscription": crate::stream::Subscription,
         "astrid:store/kv.bucket": crate::store::Bucket,
         "astrid:store/kv.transaction": crate::store::Transaction,
         "astrid:authority/sessions.session": crate::sessions::Session,
     },
-    additional_derives: [PartialEq],
 });

@@ -1,12 +1,16 @@
 //! `astrid:bus`: responders that the test sets, and a record of everything that was sent.
 
+use std::collections::VecDeque;
+
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Pattern, PrincipalId, Topic};
 use wasmtime::Result as Wasm;
+use wasmtime::component::Resource;
 
 use crate::bindings::astrid::bus::bus::{self, Options};
 use crate::bindings::astrid::bus::types::{self, Failure, Message};
 use crate::engine::State;
+use crate::stream::Answer;
 
 /// The largest payload and the largest answer, as a host delivers them unless it is told otherwise.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -19,6 +23,10 @@ pub(crate) struct Bus {
     pub(crate) responders: Vec<(Pattern, Responder)>,
     pub(crate) requested: Vec<Message>,
     pub(crate) published: Vec<Message>,
+    /// What subscriptions get, in order.
+    pub(crate) arriving: VecDeque<Message>,
+    /// Pieces of an answer that the capsule sent.
+    pub(crate) pieces: Vec<Vec<u8>>,
     /// What every publication answers.
     pub(crate) delivered: u32,
     last_id: u64,
@@ -87,6 +95,7 @@ impl State {
             sender: self.manifest.package.name.clone(),
             target,
             remaining_ms,
+            streams: false,
             payload,
         })
     }
@@ -130,6 +139,22 @@ impl bus::Host for State {
         let principal = self.caller.principal.clone();
         Ok(self.request_as(&principal, topic, payload, options))
     }
+
+    fn request_stream(&mut self, topic: String, payload: Vec<u8>, options: Options) -> Wasm<Resource<Answer>> {
+        let principal = self.caller.principal.clone();
+        self.request_stream_as(&principal, topic, payload, options)
+    }
+
+    fn send_piece(&mut self, piece: Vec<u8>) -> Wasm<Result<(), Failure>> {
+        if !self.caller.streams {
+            return Ok(Err(Failure::Closed));
+        }
+        if piece.len() > MAX_PAYLOAD_BYTES {
+            return Ok(Err(Failure::TooLarge(MAX_PAYLOAD_BYTES as u64)));
+        }
+        self.fakes.bus.pieces.push(piece);
+        Ok(Ok(()))
+    }
 }
 
 #[cfg(test)]
@@ -155,6 +180,7 @@ mod tests {
             sender: "a".into(),
             target: None,
             remaining_ms: 1,
+            streams: false,
             payload: vec![],
         };
         let mut bus = Bus::default();

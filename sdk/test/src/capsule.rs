@@ -258,7 +258,7 @@ impl Capsule {
 
     fn caller(&self, principal: &str) -> Caller {
         let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
-        Caller { principal: principal.into(), remaining_ms, connection: None }
+        Caller { principal: principal.into(), remaining_ms, connection: None, streams: false, everybody: false }
     }
 
     fn run<T>(
@@ -317,7 +317,7 @@ impl Call<'_> {
     /// the instance dies.
     pub fn handle_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Result<Vec<u8>, Refusal>, CallError> {
         let manifest = self.capsule.manifest.clone();
-        let bindings = manifest.subscribe.iter().map(|binding| (binding.handler.as_str(), &binding.topic));
+        let bindings = manifest.subscribe.iter().filter_map(|b| Some((b.handler.as_deref()?, &b.topic)));
         let (capsule, caller, message) = self.message(handler, bindings, payload)?;
         let indices = HandlerExport::new(&capsule.linked).map_err(|_| CallError::NoExport("astrid:bus/handler"))?;
         let answer = capsule.run(caller, |store, instance| {
@@ -381,6 +381,7 @@ impl<'a> Call<'a> {
             sender: "test".into(),
             target,
             remaining_ms: caller.remaining_ms,
+            streams: caller.streams,
             payload,
         };
         Ok((capsule, caller, message))

@@ -49,6 +49,8 @@ pub(crate) struct Fakes {
     pub(crate) env: Values,
     pub(crate) registrar: Registrar,
     pub(crate) host: FakeHost,
+    /// Whether a run loop has said that it is.
+    pub(crate) ready: bool,
     pub(crate) logs: Vec<Logged>,
 }
 
@@ -58,6 +60,10 @@ pub(crate) struct Caller {
     pub(crate) remaining_ms: u32,
     /// For HTTP calls.
     pub(crate) connection: Option<Connection>,
+    /// Whether whoever asks reads the answer in pieces.
+    pub(crate) streams: bool,
+    /// Whether it is a run loop, whose subscriptions get everybody's messages.
+    pub(crate) everybody: bool,
 }
 
 /// The data of one call's store.

@@ -26,6 +26,7 @@ mod bus;
 mod capsule;
 mod engine;
 mod env;
+mod equal;
 mod error;
 mod find;
 mod http;
@@ -33,6 +34,7 @@ mod keys;
 mod registrar;
 mod sessions;
 mod store;
+mod stream;
 mod sys;
 
 pub use bindings::astrid::authority::registrar::{Quotas, Standing};

@@ -11,6 +11,7 @@ use crate::bindings::astrid::authority::sessions::{self, Credential, Rejection};
 use crate::bindings::astrid::bus::bus::Options;
 use crate::bindings::astrid::bus::types::Failure;
 use crate::engine::State;
+use crate::stream::{Answer, Subscription};
 use crate::{Connection, Identified, Presented, UnixPeer};
 
 /// The uid of the user that "runs the host": a Unix connection with it is presented as the owner's.
@@ -55,7 +56,7 @@ impl Sessions {
         }
     }
 
-    fn holds(&self, principal: &str, capability: &str, target: Option<&str>) -> bool {
+    pub(crate) fn holds(&self, principal: &str, capability: &str, target: Option<&str>) -> bool {
         let Ok(required) = Capability::parse(capability) else { return false };
         if required.is_pattern() || target.is_some_and(|t| PrincipalId::parse(t).is_err()) {
             return false;
@@ -131,6 +132,26 @@ impl sessions::HostSession for State {
     ) -> Wasm<Result<u32, Failure>> {
         let principal = self.table.get(&session)?.0.principal.clone();
         Ok(self.publish_as(&principal, topic, payload, target))
+    }
+
+    fn request_stream(
+        &mut self,
+        session: Resource<Session>,
+        topic: String,
+        payload: Vec<u8>,
+        options: Options,
+    ) -> Wasm<Resource<Answer>> {
+        let principal = self.table.get(&session)?.0.principal.clone();
+        self.request_stream_as(&principal, topic, payload, options)
+    }
+
+    fn subscribe(
+        &mut self,
+        session: Resource<Session>,
+        topics: Vec<String>,
+    ) -> Wasm<Result<Resource<Subscription>, Failure>> {
+        let principal = self.table.get(&session)?.0.principal.clone();
+        self.subscribe_as(Some(principal), topics)
     }
 
     fn drop(&mut self, session: Resource<Session>) -> Wasm<()> {

@@ -191,6 +191,18 @@ fn forced_conflicts_reach_the_guest_and_so_does_a_store_that_is_away() {
 }
 
 #[test]
+fn a_transaction_is_attempted_32_times_and_then_given_up() {
+    let mut counter = guest("counter");
+    counter.store().conflict_next(31);
+    assert_eq!(counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap(), json!({ "count": 1 }));
+    counter.store().conflict_next(33);
+    let refusal = counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap_err();
+    assert_eq!((refusal.code, counter.store().conflicts_left()), (RefusalCode::Conflict, 1));
+    counter.store().conflict_next(0);
+    assert_eq!(counter.handle("increment", json!({ "key": "k" })).unwrap().unwrap(), json!({ "count": 2 }));
+}
+
+#[test]
 fn the_stores_bounds_are_the_contracts() {
     let mut counter = guest("counter");
     for (handler, payload) in [

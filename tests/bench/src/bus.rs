@@ -15,7 +15,8 @@ use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Pattern, PrincipalId, Topic};
 use astrid_host::Boxed;
 use astrid_host::authority::{Authority, Change, Standing};
-use astrid_host::bus::{Bus, Config, Failure, Inbox, Message, Outgoing, Responder, Route, Sender};
+use astrid_host::bus::waiting::Place;
+use astrid_host::bus::{Bus, Config, Failure, Message, Outgoing, Responder, Route, Sender};
 use astrid_host::observe;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
@@ -202,7 +203,12 @@ impl Way for Bus {
             flow: Arc<Flow>,
         }
         impl Responder for Counter {
-            fn call(self: Arc<Self>, _: Arc<str>, _: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+            fn call(
+                self: Arc<Self>,
+                _: Arc<str>,
+                _: Message,
+                _: Option<Place>,
+            ) -> Boxed<'static, Result<Bytes, Failure>> {
                 self.flow.got(self.subscriber);
                 Box::pin(ready(Ok(Bytes::new())))
             }
@@ -229,18 +235,15 @@ fn bus<R: Responder + 'static>(
     let authority = Arc::new(Authority::new());
     authority.apply(1, principals.iter().map(standing).collect());
     let bus = Bus::new(Config { queue_bytes, ..Config::default() }, authority);
-    let inboxes: Vec<_> = responders.into_iter().map(|r| Inbox::new(r, bus.config())).collect();
-    let route = |topic: &str, inbox: &Arc<Inbox>| {
-        let (topic, handler) = (Pattern::parse(topic)?, "tick".into());
-        anyhow::Ok(Route::new(Subscribe { topic, handler, requires: vec![], public: false }, inbox.clone()))
-    };
-    let mut routes = inboxes.iter().map(|inbox| route(TOPIC, inbox)).collect::<anyhow::Result<Vec<_>>>()?;
+    let tick = |topic: &str| anyhow::Ok(Subscribe::handled(Pattern::parse(topic)?, "tick"));
+    let mut bindings = vec![tick(TOPIC)?];
     for n in 0..others {
         // Neighbours of the topic, so that a lookup meets them.
-        let topic = if n % 2 == 0 { format!("bench.v1.n{n}") } else { format!("bench.n{n}.*") };
-        routes.push(route(&topic, &inboxes[0])?);
+        bindings.push(tick(&if n % 2 == 0 { format!("bench.v1.n{n}") } else { format!("bench.n{n}.*") })?);
     }
-    bus.set_routes(routes, []);
+    // What matches nothing belongs to the first.
+    let of = |(n, responder)| Route::all(responder, if n == 0 { &bindings[..] } else { &bindings[..1] }, bus.config());
+    bus.set_routes(responders.into_iter().map(|r| r as Arc<dyn Responder>).enumerate().flat_map(of), [], []);
     Ok(bus)
 }
 
@@ -353,7 +356,12 @@ struct Busy {
 }
 
 impl Responder for Busy {
-    fn call(self: Arc<Self>, _: Arc<str>, message: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+    fn call(
+        self: Arc<Self>,
+        _: Arc<str>,
+        message: Message,
+        _: Option<Place>,
+    ) -> Boxed<'static, Result<Bytes, Failure>> {
         let now = self.began.elapsed();
         if let Some(sent) = message.payload.first_chunk().map(|sent| Duration::from_nanos(u64::from_be_bytes(*sent)))
             && !sent.is_zero()
@@ -428,7 +436,7 @@ pub(crate) fn idle(_: &Setup, report: &mut Report) -> anyhow::Result<()> {
     /// Holds what it gets until there is a permit.
     struct Gate(Semaphore);
     impl Responder for Gate {
-        fn call(self: Arc<Self>, _: Arc<str>, _: Message) -> Boxed<'static, Result<Bytes, Failure>> {
+        fn call(self: Arc<Self>, _: Arc<str>, _: Message, _: Option<Place>) -> Boxed<'static, Result<Bytes, Failure>> {
             Box::pin(async move {
                 let _pass = self.0.acquire().await;
                 Ok(Bytes::new())

@@ -92,6 +92,7 @@ impl Instance<'_> {
             sender: "bench".into(),
             target: None,
             remaining_ms: 10_000,
+            streams: false,
             payload: payload.to_vec(),
         };
         let handler = self.exports.astrid_bus_handler();

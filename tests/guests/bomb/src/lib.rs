@@ -52,6 +52,11 @@ fn thousand(_: Message) -> Answer {
     json(&2000)
 }
 
+/// Answers with a number of as many digits as the payload says.
+fn digits(message: Message) -> Answer {
+    Ok(vec![b'1'; message.json()?])
+}
+
 /// Asks itself, without end.
 fn ask(_: Message) -> Answer {
     Ok(bus::request_raw("bomb.v1.ask", b"", &Options::default())?)
@@ -64,5 +69,6 @@ handlers! {
     "buckets" => buckets,
     "transactions" => transactions,
     "thousand" => thousand,
+    "digits" => digits,
     "ask" => ask,
 }

@@ -47,6 +47,7 @@ fn failure(failure: Failure) -> Outcome {
         Failure::TooLarge(most) => ("too-large", Some(most.to_string())),
         Failure::Invalid(reason) => ("invalid", Some(reason)),
         Failure::Trapped => ("trapped", None),
+        Failure::Closed => ("closed", None),
         Failure::Refused(refusal) => {
             let name = match refusal.code {
                 RefusalCode::Invalid => "refused-invalid",

@@ -1,4 +1,5 @@
-//! A guest of WASI 0.3: it runs on the engine with component-model concurrency.
+//! A guest of WASI 0.3: it runs on the engine with component-model concurrency. `compute` and `draws` never end, and
+//! `reach` asks for what its manifest does not name.
 
 #[allow(unsafe_code, unreachable_pub, reason = "generated code")]
 mod preview3 {
@@ -21,6 +22,8 @@ mod preview3 {
     });
 }
 
+use std::hint::black_box;
+
 use astrid_sdk::prelude::*;
 
 /// Eight random bytes as a number, from WASI 0.3.
@@ -28,4 +31,21 @@ fn draw(_: Message) -> Answer {
     json(&preview3::wasi::random::random::get_random_u64())
 }
 
-handlers! { "draw" => draw }
+fn compute(_: Message) -> Answer {
+    let mut n = 0_u64;
+    loop {
+        n = black_box(n.wrapping_add(1));
+    }
+}
+
+fn draws(_: Message) -> Answer {
+    loop {
+        black_box(preview3::wasi::random::random::get_random_u64());
+    }
+}
+
+fn reach(_: Message) -> Answer {
+    Ok(bus::request_raw("system.v1.status", b"{}", &bus::Options::default())?)
+}
+
+handlers! { "draw" => draw, "compute" => compute, "draws" => draws, "reach" => reach }

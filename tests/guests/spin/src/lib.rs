@@ -1,5 +1,6 @@
 //! Never ends: computes for ever, or calls the host for ever, cheaply or dearly. Only a deadline or fuel stops it; but
-//! for `fill`, which ends when it is refused, and `heard`, which hears what the others publish.
+//! for `ask`, which ends after as many calls as it is told, `fill`, which ends when it is refused, and `heard`, which
+//! hears what the others publish.
 
 use std::hint::black_box;
 
@@ -18,6 +19,15 @@ fn call(_: Message) -> Answer {
     loop {
         bucket.get("nothing")?;
     }
+}
+
+/// As `call`, as often as the payload says; then it answers.
+fn ask(message: Message) -> Answer {
+    let bucket = Bucket::open("spin", Scope::Capsule)?;
+    for _ in 0..message.json::<u32>()? {
+        bucket.get("nothing")?;
+    }
+    json(&"asked")
 }
 
 /// Each call keeps the host busy for a while and costs next to no fuel.
@@ -88,6 +98,7 @@ handlers! {
     "compute" => compute,
     "call" => call,
     "random" => random,
+    "ask" => ask,
     "shout" => shout,
     "chatter" => chatter,
     "poll" => poll,

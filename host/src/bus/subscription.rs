@@ -1,0 +1,323 @@
+//! Subscriptions: messages as they are published, for code that waits for them.
+//!
+//! Owns which open subscriptions a publication reaches, and what waits in each ([`mailbox`](super::mailbox)). A reader is
+//! a principal, who gets its own messages and nobody else's, or a capsule's run loop, which gets everybody's while its
+//! generation is the live one.
+//! Bounded by: a budget for each subscription, [`MAX_OPEN`] and [`OWN_BYTES`] for each principal. Publishing costs what
+//! matches of the sender's own and of the run loops', however many others there are.
+//! Refuses to know: wasm, what is in a payload.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::Duration;
+
+use astrid_capsule::PrincipalId;
+use astrid_capsule::manifest::{Delivery, Subscribe};
+use tokio::sync::{Notify, oneshot};
+
+use super::mailbox::{Mail, Mailbox, Posted};
+use super::routes::Index;
+use super::{Failure, Message, events};
+use crate::authority::Authority;
+
+/// Subscriptions of one principal at once.
+pub const MAX_OPEN: usize = 4096;
+/// Bytes that may wait in all subscriptions of one principal; what exceeds them is lost and told.
+pub const OWN_BYTES: usize = 16 << 20;
+/// Topics of one subscription.
+pub const MAX_TOPICS: usize = 16;
+/// How long a publisher waits for one that takes nothing.
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// Whose messages a subscription gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reader {
+    Principal(PrincipalId),
+    /// Everybody's, while this generation of the capsule is the live one.
+    Loop {
+        capsule: Arc<str>,
+        generation: u64,
+    },
+}
+
+/// One open subscription. Ends for publishers when the last [`Open`] of it is dropped.
+pub struct Subscription {
+    reader: Reader,
+    bindings: Vec<Subscribe>,
+    queue: Mutex<Queue>,
+    arrived: Notify,
+    /// Bytes that wait in all of the principal's subscriptions.
+    account: Arc<AtomicUsize>,
+}
+
+struct Queue {
+    mailbox: Mailbox<PrincipalId, Message, oneshot::Sender<()>>,
+    ended: bool,
+}
+
+/// What became of a message at one subscription.
+pub(super) enum Offered {
+    Taken,
+    /// Taken; whoever published should wait for this.
+    Full(oneshot::Receiver<()>),
+    Lost,
+    /// It takes nothing any more.
+    Ended,
+}
+
+impl Subscription {
+    /// Offers a message that its principal may send here.
+    pub(super) fn offer(&self, message: Message) -> Offered {
+        let size = message.size();
+        let topic = message.topic.clone();
+        let (waiter, room) = oneshot::channel();
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        if queue.ended {
+            return Offered::Ended;
+        }
+        let before = queue.mailbox.bytes();
+        let posted = if self.account.load(Ordering::Relaxed) + size > OWN_BYTES {
+            queue.mailbox.refuse(message.principal);
+            Posted::Refused(waiter)
+        } else {
+            queue.mailbox.post(message.principal.clone(), size, message, |other| other.topic == topic, waiter)
+        };
+        self.settle(before, queue.mailbox.bytes());
+        drop(queue);
+        self.arrived.notify_one();
+        match posted {
+            Posted::Taken => Offered::Taken,
+            Posted::Full => Offered::Full(room),
+            Posted::Evicted(lost) => {
+                events("lost").increment(lost);
+                Offered::Taken
+            }
+            Posted::Refused(_) => {
+                events("lost").increment(1);
+                Offered::Lost
+            }
+        }
+    }
+
+    /// Nobody waits for it any more until its reader takes something.
+    pub(super) fn stall(&self) {
+        let topics = self.bindings.iter().map(|b| b.topic.as_str()).collect::<Vec<_>>().join(", ");
+        tracing::warn!(topics, "a lossless subscription has taken nothing for {STALL:?}: it loses what has no room");
+        self.queue.lock().expect("no panic under this lock").mailbox.stall();
+    }
+
+    fn settle(&self, before: usize, after: usize) {
+        // Wraps around for a difference below zero, and back.
+        self.account.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// What is there now. Closed: it has ended, and everything was taken.
+    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Message>>, Failure> {
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let before = queue.mailbox.bytes();
+        // Dropped waiters wait no more.
+        let (mail, _go_on) = queue.mailbox.take();
+        self.settle(before, queue.mailbox.bytes());
+        match mail {
+            None if queue.ended => Err(Failure::Closed),
+            Some(Mail::Gap(whose, lost)) => {
+                events("gap").increment(1);
+                Ok(Some(Mail::Gap(whose, lost)))
+            }
+            mail => Ok(mail),
+        }
+    }
+
+    /// Waits for what comes next. One reader at a time.
+    pub async fn next(&self) -> Result<Mail<PrincipalId, Message>, Failure> {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(mail) = self.take()? {
+                return Ok(mail);
+            }
+            arrived.await;
+        }
+    }
+
+    /// Takes nothing more; what waits can still be read.
+    pub fn end(&self) {
+        self.queue.lock().expect("no panic under this lock").ended = true;
+        self.arrived.notify_one();
+    }
+
+    /// Whether this is another generation's of the same capsule.
+    pub(super) fn follows(&self, before: &Self) -> bool {
+        match (&self.reader, &before.reader) {
+            (Reader::Loop { capsule, generation }, Reader::Loop { capsule: other, generation: earlier }) => {
+                capsule == other && generation != earlier
+            }
+            _ => false,
+        }
+    }
+
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Whether it was opened for exactly these topics.
+    pub fn is_of(&self, bindings: &[Subscribe]) -> bool {
+        let topics = |bindings: &[Subscribe]| bindings.iter().map(|b| b.topic.clone()).collect::<Vec<_>>();
+        topics(&self.bindings) == topics(bindings)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Ok(queue) = self.queue.get_mut() {
+            self.account.fetch_sub(queue.mailbox.bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A subscription, for as long as this lives.
+pub struct Open {
+    subscription: Arc<Subscription>,
+    all: Arc<Subscriptions>,
+}
+
+impl std::ops::Deref for Open {
+    type Target = Subscription;
+
+    fn deref(&self) -> &Subscription {
+        &self.subscription
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.subscription.end();
+        self.all.remove(&self.subscription);
+    }
+}
+
+/// A place in an index: which subscription, by which of its topics.
+type Entry = (Arc<Subscription>, usize);
+
+/// Every open subscription.
+#[derive(Default)]
+pub struct Subscriptions {
+    tables: RwLock<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    own: HashMap<PrincipalId, Own>,
+    loops: Index<Entry>,
+    all: HashMap<usize, Weak<Subscription>>,
+}
+
+#[derive(Default)]
+struct Own {
+    index: Index<Entry>,
+    open: usize,
+    account: Arc<AtomicUsize>,
+}
+
+impl Subscriptions {
+    /// Opens one. All bindings have the same delivery, and there is at least one. Overloaded: the principal has as many
+    /// as it may.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        reader: Reader,
+        bindings: Vec<Subscribe>,
+        queue_bytes: usize,
+    ) -> Result<Open, Failure> {
+        let delivery = bindings.first().and_then(|b| b.delivery).unwrap_or(Delivery::Lossy);
+        let budget = bindings.iter().filter_map(|b| b.queue_bytes).max().unwrap_or(queue_bytes);
+        let mut tables = self.tables.write().expect("no panic under this lock");
+        let account = match &reader {
+            Reader::Loop { .. } => Arc::default(),
+            Reader::Principal(id) => {
+                let own = tables.own.entry(id.clone()).or_default();
+                if own.open >= MAX_OPEN {
+                    return Err(Failure::Overloaded { retry_ms: 1000 });
+                }
+                own.open += 1;
+                own.account.clone()
+            }
+        };
+        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false });
+        let subscription = Arc::new(Subscription { reader, bindings, queue, arrived: Notify::new(), account });
+        tables.all.insert(Arc::as_ptr(&subscription) as usize, Arc::downgrade(&subscription));
+        for (n, binding) in subscription.bindings.iter().enumerate() {
+            let entry = (subscription.clone(), n);
+            match &subscription.reader {
+                Reader::Loop { .. } => tables.loops.insert(binding.topic.clone(), entry),
+                Reader::Principal(id) => {
+                    let own = tables.own.get_mut(id).expect("it was put there above");
+                    own.index.insert(binding.topic.clone(), entry);
+                }
+            }
+        }
+        Ok(Open { subscription, all: self.clone() })
+    }
+
+    fn remove(&self, subscription: &Arc<Subscription>) {
+        let mut tables = self.tables.write().expect("no panic under this lock");
+        tables.all.remove(&(Arc::as_ptr(subscription) as usize));
+        let is_this = |entry: &Entry| Arc::ptr_eq(&entry.0, subscription);
+        match &subscription.reader {
+            Reader::Loop { .. } => {
+                for binding in &subscription.bindings {
+                    tables.loops.remove(&binding.topic, is_this);
+                }
+            }
+            Reader::Principal(id) => {
+                let Some(own) = tables.own.get_mut(id) else { return };
+                for binding in &subscription.bindings {
+                    own.index.remove(&binding.topic, is_this);
+                }
+                own.open -= 1;
+                if own.open == 0 {
+                    tables.own.remove(id);
+                }
+            }
+        }
+    }
+
+    /// Those that this message reaches, each once. `live` tells whether a generation of a capsule is the live one.
+    pub(super) fn matching(
+        &self,
+        message: &Message,
+        authority: &Authority,
+        live: impl Fn(&str, u64) -> bool,
+    ) -> Vec<Arc<Subscription>> {
+        let tables = self.tables.read().expect("no panic under this lock");
+        let own = tables.own.get(&message.principal).map(|own| &own.index);
+        let indices = own.into_iter().chain([&tables.loops]);
+        let mut entries: Vec<&Entry> = indices.flat_map(|index| index.matches(&message.topic)).collect();
+        entries.retain(|(subscription, _)| match &subscription.reader {
+            Reader::Principal(_) => true,
+            Reader::Loop { capsule, generation } => live(capsule, *generation),
+        });
+        let (principal, target) = (&message.principal, message.target.as_ref());
+        authority.retain_admitted(&mut entries, |(open, n)| &open.bindings[*n], principal, target);
+        let mut found: Vec<Arc<Subscription>> = Vec::new();
+        for (subscription, _) in entries {
+            if !found.iter().any(|other| Arc::ptr_eq(other, subscription)) {
+                found.push(subscription.clone());
+            }
+        }
+        found
+    }
+
+    /// Messages and bytes that wait, and for how many principals, one that waits twice counted twice.
+    pub(super) fn waiting(&self) -> (usize, usize, usize) {
+        let tables = self.tables.read().expect("no panic under this lock");
+        tables.all.values().filter_map(Weak::upgrade).fold((0, 0, 0), |sum, subscription| {
+            let mailbox = &subscription.queue.lock().expect("no panic under this lock").mailbox;
+            (sum.0 + mailbox.len(), sum.1 + mailbox.bytes(), sum.2 + mailbox.active())
+        })
+    }
+
+    /// Open subscriptions.
+    pub fn count(&self) -> usize {
+        self.tables.read().expect("no panic under this lock").all.len()
+    }
+}
