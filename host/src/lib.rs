@@ -55,6 +55,7 @@ pub mod sched;
 pub mod shutdown;
 pub mod store;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 
 /// This build's version.
@@ -62,3 +63,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A future behind a pointer, where a trait object must return one.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// For keys that only operators and administrators choose: quick, seeded, but no match for somebody who chooses keys to
+/// collide.
+pub(crate) type QuickMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;

@@ -11,18 +11,25 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use crate::QuickMap;
+
 /// What a principal's turn adds to its credit, in bytes.
 pub const QUANTUM: usize = 4 * 1024;
+/// Empty lanes that are kept, and the room for items that each may have.
+const SPARE: usize = 64;
+const SPARE_ITEMS: usize = 16;
 
 pub struct FairQueue<K, T> {
     classes: Vec<Class>,
     bytes: usize,
-    lanes: HashMap<K, Lane<T>>,
+    lanes: QuickMap<K, Lane<T>>,
     /// Principals whose turn comes, in order. Exactly those with items and nothing out.
     turns: VecDeque<K>,
     /// Principals with an item out: a few, as many as are served at once.
     out: Vec<K>,
     starved: u64,
+    /// Lanes of principals that have gone, for the next that come: at most [`SPARE`], none of them large.
+    spare: Vec<Lane<T>>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,6 +62,12 @@ pub enum Pushed<T> {
     Evicted(Vec<T>),
     /// There is no room that this principal is entitled to.
     Refused(T),
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), held: Vec::new(), credit: 0 }
+    }
 }
 
 impl<T> Lane<T> {
@@ -91,7 +104,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// A class for each budget, named by its place.
     pub fn with_budgets(budgets: impl IntoIterator<Item = usize>) -> Self {
         let classes = budgets.into_iter().map(|budget| Class { budget, bytes: 0, most: 0 }).collect();
-        Self { classes, bytes: 0, lanes: HashMap::new(), turns: VecDeque::new(), out: Vec::new(), starved: 0 }
+        Self {
+            classes,
+            bytes: 0,
+            lanes: QuickMap::default(),
+            turns: VecDeque::new(),
+            out: Vec::new(),
+            starved: 0,
+            spare: Vec::new(),
+        }
     }
 
     /// Bytes that wait.
@@ -137,7 +158,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
                 if !self.out.contains(idle.key()) {
                     self.turns.push_back(idle.key().clone());
                 }
-                idle.insert(Lane { items: VecDeque::new(), held: Vec::new(), credit: 0 })
+                idle.insert(self.spare.pop().unwrap_or_default())
             }
         };
         lane.items.push_back(Item { class, size, value: item });
@@ -173,10 +194,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     pub fn pop(&mut self) -> Option<(K, T)> {
         loop {
             let key = self.turns.pop_front()?;
-            let Entry::Occupied(mut place) = self.lanes.entry(key.clone()) else {
-                unreachable!("a principal with a turn has a lane");
-            };
-            let lane = place.get_mut();
+            let lane = self.lanes.get_mut(&key).expect("a principal with a turn has a lane");
             let size = lane.items.front().expect("a lane holds items").size;
             if lane.credit < size {
                 lane.credit += QUANTUM;
@@ -192,7 +210,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
             self.bytes -= size;
             self.classes[item.class].bytes -= size;
             if lane.items.is_empty() {
-                place.remove();
+                self.remove_lane(&key);
             }
             self.out.push(key.clone());
             return Some((key, item.value));
@@ -210,6 +228,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
             } else {
                 self.turns.push_back(key);
             }
+        }
+    }
+
+    fn remove_lane(&mut self, key: &K) {
+        let Some(mut lane) = self.lanes.remove(key) else { return };
+        if self.spare.len() < SPARE && lane.items.capacity() <= SPARE_ITEMS {
+            lane.held.clear();
+            lane.credit = 0;
+            self.spare.push(lane);
         }
     }
 
@@ -254,7 +281,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.bytes -= size;
         self.classes[class].bytes -= size;
         if lane.items.is_empty() {
-            self.lanes.remove(key);
+            self.remove_lane(key);
             self.turns.retain(|k| k != key);
         }
         Some(value)
