@@ -5,7 +5,10 @@
 //! Refuses to know what a handler is.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
 
 use astrid_capsule::PrincipalId;
 use astrid_capsule::manifest::Subscribe;
@@ -37,7 +40,7 @@ pub struct Inbox {
 }
 
 struct Queue {
-    fair: FairQueue<PrincipalId, (Arc<Route>, Message)>,
+    fair: FairQueue<PrincipalId, (Arc<Route>, Arc<Message>)>,
     workers: usize,
     /// Workers whose handler waits for something.
     waiting: usize,
@@ -45,8 +48,9 @@ struct Queue {
 
 /// What a worker is done with.
 struct Done {
-    /// Who may have its next message handled now; nobody where the binding does not say `ordered`.
-    principal: Option<PrincipalId>,
+    message: Arc<Message>,
+    /// Its principal's next may be handled now, and not before.
+    ordered: bool,
     waited: bool,
 }
 
@@ -86,7 +90,7 @@ impl Route {
             Failure::Overloaded { retry_ms: RETRY_MS }
         };
         let (place, evicted) = self.requests.enter(&message.principal, message.size()).ok_or_else(overloaded)?;
-        let answer = self.inbox.responder.clone().call(self.handler.clone(), message, Some(place));
+        let answer = self.inbox.responder.clone().call(self.handler.clone(), Arc::new(message), Some(place));
         tokio::select! {
             biased;
             answer = answer => answer,
@@ -95,7 +99,7 @@ impl Route {
     }
 
     /// Queues a publication and sees to it that somebody works on it. False: there was no room for it.
-    pub(super) fn enqueue(self: Arc<Self>, message: Message) -> bool {
+    pub(super) fn enqueue(self: Arc<Self>, message: Arc<Message>) -> bool {
         let (inbox, class) = (self.inbox.clone(), self.class);
         let (principal, size) = (message.principal.clone(), message.size());
         let mut queue = inbox.queue.lock().expect("no panic under this lock");
@@ -134,26 +138,28 @@ impl Inbox {
     async fn work(self: Arc<Self>) {
         let mut done = None;
         while let Some((route, message)) = self.next(done) {
-            let (topic, principal) = (message.topic.clone(), message.principal.clone());
-            let (outcome, waited) = self.call(&route, message).await;
+            let (outcome, waited) = self.call(&route, message.clone()).await;
             if let Err(failure) = outcome {
                 if matches!(failure, Failure::Overloaded { .. }) {
                     events("lost").increment(1);
                 }
+                let (topic, principal) = (&message.topic, &message.principal);
                 tracing::warn!(%topic, %principal, failure = failure.kind(), "a publication's handler failed");
             }
-            done = Some(Done { principal: route.binding.ordered.then_some(principal), waited });
+            done = Some(Done { message, ordered: route.binding.ordered, waited });
             // Handlers that never wait must not keep the thread from everybody else while the queue is refilled.
             tokio::task::consume_budget().await;
         }
     }
 
-    /// Calls the handler. True: it waited, and this worker counts as one that waits.
-    async fn call(self: &Arc<Self>, route: &Route, message: Message) -> (Result<Bytes, Failure>, bool) {
-        let mut call = self.responder.clone().call(route.handler.clone(), message, None);
+    /// Calls the handler. True: it waited, and this worker counts as one that waits. If the handler panics, its message is
+    /// what is lost, not the worker.
+    async fn call(self: &Arc<Self>, route: &Route, message: Arc<Message>) -> (Result<Bytes, Failure>, bool) {
+        let mut call = pin!(async { self.responder.clone().call(route.handler.clone(), message, None).await });
         let mut waited = false;
         let answer = poll_fn(|context| {
-            let polled = call.as_mut().poll(context);
+            let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)));
+            let polled = polled.unwrap_or(Poll::Ready(Err(Failure::Trapped)));
             if polled.is_pending() && !waited {
                 waited = true;
                 let mut queue = self.queue.lock().expect("no panic under this lock");
@@ -176,11 +182,13 @@ impl Inbox {
     }
 
     /// The next publication; none, and one worker less, if nothing may be handled now.
-    fn next(&self, done: Option<Done>) -> Option<(Arc<Route>, Message)> {
+    fn next(&self, done: Option<Done>) -> Option<(Arc<Route>, Arc<Message>)> {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         if let Some(done) = done {
             queue.waiting -= usize::from(done.waited);
-            done.principal.iter().for_each(|principal| queue.fair.release(principal));
+            if done.ordered {
+                queue.fair.release(&done.message.principal);
+            }
         }
         let next = queue.fair.pop();
         let starved = queue.fair.take_starved();

@@ -166,7 +166,7 @@ pub trait Responder: Send + Sync {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>>;
 }
@@ -360,6 +360,7 @@ impl Bus {
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
             readers = self.readers(&message, &self.table());
         }
+        let message = Arc::new(message);
         let mut taken = 0;
         for route in routes {
             if route.enqueue(message.clone()) {

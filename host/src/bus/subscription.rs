@@ -52,7 +52,7 @@ pub struct Subscription {
 }
 
 struct Queue {
-    mailbox: Mailbox<PrincipalId, Message, oneshot::Sender<()>>,
+    mailbox: Mailbox<PrincipalId, Arc<Message>, oneshot::Sender<()>>,
     ended: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) enum Offered {
 
 impl Subscription {
     /// Offers a message that its principal may send here.
-    pub(super) fn offer(&self, message: Message) -> Offered {
+    pub(super) fn offer(&self, message: Arc<Message>) -> Offered {
         let size = message.size();
         let topic = message.topic.clone();
         let (waiter, room) = oneshot::channel();
@@ -78,7 +78,7 @@ impl Subscription {
         }
         let before = queue.mailbox.bytes();
         let posted = if self.account.load(Ordering::Relaxed) + size > OWN_BYTES {
-            queue.mailbox.refuse(message.principal);
+            queue.mailbox.refuse(message.principal.clone());
             Posted::Refused(waiter)
         } else {
             queue.mailbox.post(message.principal.clone(), size, message, |other| other.topic == topic, waiter)
@@ -113,7 +113,7 @@ impl Subscription {
     }
 
     /// What is there now. Closed: it has ended, and everything was taken.
-    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Message>>, Failure> {
+    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Arc<Message>>>, Failure> {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         let before = queue.mailbox.bytes();
         // Dropped waiters wait no more.
@@ -130,7 +130,7 @@ impl Subscription {
     }
 
     /// Waits for what comes next. One reader at a time.
-    pub async fn next(&self) -> Result<Mail<PrincipalId, Message>, Failure> {
+    pub async fn next(&self) -> Result<Mail<PrincipalId, Arc<Message>>, Failure> {
         loop {
             let arrived = self.arrived.notified();
             if let Some(mail) = self.take()? {

@@ -15,12 +15,12 @@ impl Responder for Recorder {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         _: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
             let _ = self.0.send((handler.to_string(), message.principal.to_string(), message.payload.clone()));
-            Ok(message.payload)
+            Ok(message.payload.clone())
         })
     }
 }
@@ -151,7 +151,7 @@ impl Responder for Held {
     fn call(
         self: Arc<Self>,
         _: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
@@ -160,7 +160,7 @@ impl Responder for Held {
                 drop(place);
             }
             self.1.acquire().await.expect("never closed").forget();
-            Ok(message.payload)
+            Ok(message.payload.clone())
         })
     }
 }
@@ -231,7 +231,7 @@ struct Gate {
 }
 
 impl Responder for Gate {
-    fn call(self: Arc<Self>, _: Arc<str>, _: Message, _: Option<Place>) -> Boxed<'static, Result<Bytes, Failure>> {
+    fn call(self: Arc<Self>, _: Arc<str>, _: Arc<Message>, _: Option<Place>) -> Boxed<'static, Result<Bytes, Failure>> {
         self.got.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             // Without waiting, and without what tokio does for those that might wait.
@@ -290,6 +290,42 @@ async fn handlers_that_never_wait_let_others_run_all_the_same() {
     tokio::task::yield_now().await;
     let got = gate.got.load(Ordering::Relaxed);
     assert!(got > 0 && got < 1000, "{got} in one go");
+}
+
+/// Panics on `panic`, and on `panic later` after it has waited.
+struct Brittle(mpsc::UnboundedSender<Bytes>);
+
+impl Responder for Brittle {
+    fn call(
+        self: Arc<Self>,
+        _: Arc<str>,
+        message: Arc<Message>,
+        _: Option<Place>,
+    ) -> Boxed<'static, Result<Bytes, Failure>> {
+        assert!(message.payload != "panic", "as it was told to");
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            assert!(message.payload != "panic later", "as it was told to");
+            let _ = self.0.send(message.payload.clone());
+            Ok(Bytes::new())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_costs_its_message_and_neither_its_principal_nor_a_worker() {
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    let bus = Bus::new(Config::default(), Arc::new(Authority::new()));
+    bus.set_routes(Route::all(Arc::new(Brittle(tx)), &[binding("n.a", "a", &[], true)], bus.config()), [], []);
+    for _ in 0..2 * inbox::WORKERS {
+        for payload in [&b"panic"[..], b"panic later", b"fine"] {
+            assert_eq!(bus.publish(sender("alice"), out("n.a", payload)).await, Ok(1));
+        }
+        assert_eq!(rx.recv().await.unwrap(), "fine");
+    }
+    while bus.pending() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn topic_of(delivery: Delivery) -> Subscribe {

@@ -206,7 +206,7 @@ impl Way for Bus {
             fn call(
                 self: Arc<Self>,
                 _: Arc<str>,
-                _: Message,
+                _: Arc<Message>,
                 _: Option<Place>,
             ) -> Boxed<'static, Result<Bytes, Failure>> {
                 self.flow.got(self.subscriber);
@@ -359,7 +359,7 @@ impl Responder for Busy {
     fn call(
         self: Arc<Self>,
         _: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         _: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         let now = self.began.elapsed();
@@ -436,7 +436,12 @@ pub(crate) fn idle(_: &Setup, report: &mut Report) -> anyhow::Result<()> {
     /// Holds what it gets until there is a permit.
     struct Gate(Semaphore);
     impl Responder for Gate {
-        fn call(self: Arc<Self>, _: Arc<str>, _: Message, _: Option<Place>) -> Boxed<'static, Result<Bytes, Failure>> {
+        fn call(
+            self: Arc<Self>,
+            _: Arc<str>,
+            _: Arc<Message>,
+            _: Option<Place>,
+        ) -> Boxed<'static, Result<Bytes, Failure>> {
             Box::pin(async move {
                 let _pass = self.0.acquire().await;
                 Ok(Bytes::new())
