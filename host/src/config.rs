@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::runtime::{self, Machine};
-use crate::{bus, http, log, store};
+use crate::{bus, http, loader, log, store};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     pub bus: bus::Config,
     pub http: http::Config,
+    pub loader: loader::Config,
     pub log: log::Config,
     pub runtime: runtime::Config,
     pub store: store::Config,
@@ -107,6 +108,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.bus.check()?;
         self.http.check()?;
+        self.loader.check()?;
         self.log.check()?;
         self.runtime.check()?;
         self.store.check()

@@ -38,7 +38,10 @@ async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     let daemon = Daemon::start();
     daemon.unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
     let done = install(&daemon, &pack::packed("echo"));
-    assert_eq!((&done["id"], &done["version"], &done["grants"]), (&json!("echo"), &json!("0.1.0"), &json!([])));
+    assert_eq!(
+        (&done["id"], &done["installed_version"], &done["grants"]),
+        (&json!("echo"), &json!("0.1.0"), &json!([]))
+    );
     assert!(done.get("previous_version").is_none(), "{done}");
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
 
@@ -229,7 +232,7 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     let bin = daemon.home().path().join("bin");
     let before = fs::read_dir(&bin).unwrap().count();
     for (archive, names) in bad_archives(&folder) {
-        let reason = refused(&daemon, &archive, &["http:mount"]);
+        let reason = refused(&daemon, &archive, &["http:mount", "bus:receive:echo:*"]);
         for name in names {
             assert!(reason.contains(name), "{}: {reason}", archive.display());
         }
@@ -249,6 +252,9 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     // What is asked and not granted: an interface of the host, and topics that are not the capsule's own.
     let sneaky = refused(&daemon, &pack::packed("sneaky"), &["bus:send:*"]);
     assert!(sneaky.contains("sys:host"), "{sneaky}");
+    let twin = pack::repacked(&folder, "twin", "echo", |manifest| manifest.package.name = "twin".into());
+    let twin = refused(&daemon, &twin, &["bus:send:*", "bus:receive:other:*"]);
+    assert!(twin.contains("bus:receive:echo:v1:say"), "{twin}");
     let caller = refused(&daemon, &pack::packed("caller"), &["bus:send:echo:*", "sys:host"]);
     assert!(caller.contains("bus:send:identity:v1:*") && !caller.contains("bus:send:caller"), "{caller}");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), before, "nothing was kept");
@@ -270,7 +276,7 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     let twin = |name: &str| {
         pack::repacked(folder, &format!("{name}-twin"), name, |manifest| manifest.package.name = format!("{name}-twin"))
     };
-    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*"];
+    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*", "bus:receive:*"];
     for (name, what) in
         [("echo", "echo.v1.say"), ("front", "/front"), ("gateway", "/api"), ("identity", "identity.v1.")]
     {

@@ -14,6 +14,10 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`relays`]: answers that go on after their handler
+//! - [`streams`]: answers in pieces, and reading what is published
+//! - [`warm`]: instances that serve a principal for more than one call
+//! - [`run_loops`]: work that goes on without being asked
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -30,8 +34,12 @@ mod isolation;
 mod measured;
 mod observation;
 mod quotas;
+mod relays;
+mod run_loops;
 mod session;
+mod streams;
 mod surface;
+mod warm;
 
 use std::path::Path;
 use std::time::Instant;

@@ -10,7 +10,7 @@ pub mod env;
 use astrid_sdk::host;
 use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
 
-use desk::{Install, Logs, Nothing};
+use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
 use env::{Clear, Get, Set};
 
 fn status(message: Message) -> Answer {
@@ -41,10 +41,62 @@ fn config(message: Message) -> Answer {
 }
 
 fn capsule_install(message: Message) -> Answer {
-    let Install { source, grants } = message.object::<Install>()?.checked()?;
-    let installed = host::install(&source, &grants).map_err(desk::refusal)?;
+    let Install { source, grants, shadow } = message.object::<Install>()?.checked()?;
+    let options = host::InstallOptions { grants, shadow };
+    let installed = host::install(&source, &options).map_err(desk::refusal)?;
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))
+}
+
+fn capsule_show(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let found = host::capsules().into_iter().find(|row| row.id == capsule);
+    let found =
+        found.ok_or_else(|| Refusal::not_found(format!("no capsule `{}` is installed", capsule.escape_debug())))?;
+    json(&desk::Capsule::from(found))
+}
+
+fn capsule_rollback(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let (version, previous_version) = host::rollback(&capsule).map_err(desk::refusal)?;
+    log::info!("{} rolled {capsule} back to {version}", message.principal);
+    json(&RolledBack { version, previous_version })
+}
+
+fn capsule_swap(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let version = host::swap(&capsule).map_err(desk::refusal)?;
+    log::info!("{} swapped {capsule}", message.principal);
+    json(&Swapped { version })
+}
+
+/// Every capsule again, as new generations. The first that fails ends it; those before it are swapped.
+fn capsule_reload(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    for row in host::capsules() {
+        host::swap(&row.id).map_err(desk::refusal)?;
+    }
+    log::info!("{} reloaded every capsule", message.principal);
+    json(&Nothing {})
+}
+
+fn capsule_remove(message: Message) -> Answer {
+    let Remove { capsule, purge } = message.object()?;
+    host::remove(&capsule, purge).map_err(desk::refusal)?;
+    log::info!("{} {} {capsule}", message.principal, if purge { "purged" } else { "removed" });
+    json(&Nothing {})
+}
+
+fn capsule_history(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    json(&History::from(host::history(&capsule)))
+}
+
+fn capsule_gc(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    let (files, bytes) = host::gc().map_err(Refusal::unavailable)?;
+    log::info!("{} collected {files} files", message.principal);
+    json(&Collected { files, bytes })
 }
 
 fn usage(message: Message) -> Answer {
@@ -89,5 +141,12 @@ handlers! {
     "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
+    "capsule-show" => capsule_show,
+    "capsule-rollback" => capsule_rollback,
+    "capsule-swap" => capsule_swap,
+    "capsule-reload" => capsule_reload,
+    "capsule-remove" => capsule_remove,
+    "capsule-history" => capsule_history,
+    "capsule-gc" => capsule_gc,
     "usage" => usage,
 }

@@ -40,7 +40,7 @@ use intercept::{Interception, Interceptions};
 use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
-use subscription::{MAX_TOPICS, Offered, Open, Reader, STALL, Subscriptions};
+use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
 use waiting::Place;
 
 /// `[bus]` of the configuration.
@@ -52,7 +52,7 @@ pub struct Config {
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
     /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
-    /// `max-payload-bytes`).
+    /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
     pub queue_bytes: usize,
 }
 
@@ -96,6 +96,8 @@ pub struct Message {
     pub cause: Option<Arc<str>>,
     /// Where pieces of the answer go, if the sender reads any.
     pub reply: Option<Writer>,
+    /// Whether nothing that comes of it may last.
+    pub rehearsal: bool,
 }
 
 /// What a message costs beside its payload and topic, in bytes of a queue's budget.
@@ -189,6 +191,8 @@ pub struct Sender {
     pub deadline: Instant,
     pub depth: u8,
     pub cause: Option<Arc<str>>,
+    /// Whether nothing that comes of it may last: what is published reaches nobody, and what is written is dropped.
+    pub rehearsal: bool,
 }
 
 /// Where messages go: every message sees one of these, whole.
@@ -220,13 +224,18 @@ struct Figures {
     delivered: Counter,
 }
 
+impl Table {
+    fn empty() -> Self {
+        Self { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() }
+    }
+}
+
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
-        let table = Table { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() };
         Self {
             config,
             authority,
-            table: RwLock::new(Arc::new(table)),
+            table: RwLock::new(Arc::new(Table::empty())),
             inboxes: Mutex::default(),
             subscriptions: Arc::default(),
             ids: AtomicU64::new(1),
@@ -283,6 +292,11 @@ impl Bus {
         let (_, bytes, principals) = self.subscriptions.waiting();
         let waiting = inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.waiting());
         waiting.fold((bytes, principals), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// Whether a handler is bound to this topic.
+    pub fn handles(&self, topic: &Topic) -> bool {
+        self.table().routes.best(topic).is_some()
     }
 
     /// Open subscriptions.
@@ -347,6 +361,9 @@ impl Bus {
         let mut message = self.message(sender, outgoing, true)?;
         // Also where nobody waits: a circle of publications ends here.
         self.check_depth(&message)?;
+        if message.rehearsal {
+            return Ok(0);
+        }
         let table = self.table();
         let mut routes = table.routes.matches(&message.topic);
         self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
@@ -354,7 +371,8 @@ impl Bus {
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
-        if !chain.is_empty() && !(routes.is_empty() && readers.is_empty()) {
+        let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
@@ -367,23 +385,8 @@ impl Bus {
                 taken += 1;
             }
         }
-        let mut full = Vec::new();
-        while let Some(reader) = readers.pop() {
-            match reader.offer(message.clone()) {
-                Offered::Taken => taken += 1,
-                Offered::Full(room) => {
-                    taken += 1;
-                    full.push((reader, room));
-                }
-                Offered::Lost => {}
-                // Another generation went live meanwhile; what it opened for these topics takes over.
-                Offered::Ended => {
-                    let mut heirs = self.readers(&message, &self.table());
-                    heirs.retain(|heir| heir.follows(&reader));
-                    readers.extend(heirs);
-                }
-            }
-        }
+        let (subscribed, full) = self.hand_out(&message, readers);
+        taken += subscribed;
         self.figures.published.increment(1);
         self.figures.delivered.increment(taken.into());
         if taken == 0 {
@@ -399,6 +402,35 @@ impl Bus {
             }
         }
         Ok(taken)
+    }
+
+    /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
+    fn hand_out(
+        &self,
+        message: &Arc<Message>,
+        mut readers: Vec<Arc<Subscription>>,
+    ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
+        let (mut taken, mut full) = (0, Vec::new());
+        let mut next = 0;
+        while let Some(reader) = readers.get(next).cloned() {
+            next += 1;
+            match reader.offer(message.clone()) {
+                Offered::Taken => taken += 1,
+                Offered::Full(room) => {
+                    taken += 1;
+                    full.push((reader, room));
+                }
+                Offered::Lost => {}
+                // Another generation went live meanwhile; what it opened for these topics takes over.
+                Offered::Ended => {
+                    let mut heirs = self.readers(message, &self.table());
+                    let is_new = |heir: &Arc<_>| !readers.iter().any(|other| Arc::ptr_eq(other, heir));
+                    heirs.retain(|heir| heir.follows(&reader) && is_new(heir));
+                    readers.extend(heirs);
+                }
+            }
+        }
+        (taken, full)
     }
 
     /// Opens a subscription to `topics`, which `bindings` of the reader's manifest name. `queue-bytes` and `requires` are
@@ -439,7 +471,7 @@ impl Bus {
         Ok(bindings)
     }
 
-    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<subscription::Subscription>> {
+    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<Subscription>> {
         let live = |capsule: &str, generation| table.live.get(capsule) == Some(&generation);
         self.subscriptions.matching(message, &self.authority, live)
     }
@@ -479,6 +511,7 @@ impl Bus {
             depth: sender.depth.saturating_add(1),
             cause: sender.cause,
             reply: None,
+            rehearsal: sender.rehearsal,
         })
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::client::Answer;
 use super::failure::{Exit, Failure};
-use super::{Context, table, text};
+use super::{Context, table, text, time};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -25,7 +25,34 @@ pub(super) enum Verb {
         /// Grant what the manifest asks for; may be repeated
         #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
         grants: Vec<Capability>,
+        /// Replace a live version only if this one answers its next N calls alike
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        shadow: u32,
     },
+    /// Put a new version in place of the running one; without a path, the installed version as a new generation
+    Swap {
+        /// The capsule's id
+        capsule: String,
+        /// A file that the host can read
+        path: Option<PathBuf>,
+        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
+        grants: Vec<Capability>,
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        shadow: u32,
+    },
+    /// Go back to the version before
+    Rollback { capsule: String },
+    /// Show what happened to a capsule
+    History { capsule: String },
+    /// Uninstall a capsule; what it has stored is kept
+    Remove {
+        capsule: String,
+        /// Delete what it has stored as well, for every principal
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Delete components and compiled code that no installed version needs
+    Gc,
 }
 
 #[derive(Deserialize)]
@@ -44,17 +71,55 @@ struct Capsule {
 #[derive(Deserialize)]
 struct Installed {
     id: String,
-    version: String,
+    installed_version: String,
     previous_version: Option<String>,
-    hash: String,
+    wasm_hash: String,
     grants: Vec<String>,
+    #[serde(default)]
+    env_needs_prompt: bool,
+    #[serde(default)]
+    missing_imports: Vec<Missing>,
+}
+
+#[derive(Deserialize)]
+struct Missing {
+    interface: String,
+}
+
+#[derive(Deserialize)]
+struct History {
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    time_ms: u64,
+    what: String,
+    version: String,
+    hash: String,
+    why: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Collected {
+    files: u64,
+    bytes: u64,
 }
 
 impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Verb::List => list(context).await,
-            Verb::Install { path, grants } => install(context, &path, grants).await,
+            Verb::Install { path, grants, shadow } => install(context, &path, grants, shadow).await,
+            Verb::Swap { capsule, path: Some(path), grants, shadow } => {
+                named(&path, &capsule)?;
+                install(context, &path, grants, shadow).await
+            }
+            Verb::Swap { capsule, path: None, .. } => change(context, &capsule, "swap", "swapped").await,
+            Verb::Rollback { capsule } => change(context, &capsule, "rollback", "went back").await,
+            Verb::History { capsule } => history(context, &capsule).await,
+            Verb::Remove { capsule, purge } => remove(context, &capsule, purge).await,
+            Verb::Gc => gc(context).await,
         }
     }
 }
@@ -71,12 +136,93 @@ async fn list(context: &mut Context<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-async fn install(context: &mut Context<'_>, path: &Path, mut grants: Vec<Capability>) -> Result<Exit, Failure> {
+/// Whether the archive at `path` holds this capsule, as far as that can be told from here.
+fn named(path: &Path, capsule: &str) -> Result<(), Failure> {
+    match File::open(path).ok().and_then(|file| Archive::read(file).ok()) {
+        Some(archive) if archive.manifest.package.name != capsule => {
+            let (path, found) = (path.display(), archive.manifest.package.name);
+            Err(Failure::usage(format!("{path} holds `{found}`, not `{}`", text::shown(capsule))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A change without more to say than which capsule.
+async fn change(context: &mut Context<'_>, capsule: &str, verb: &str, done: &str) -> Result<Exit, Failure> {
+    let what = format!("{verb} {}", text::shown(capsule));
+    let path = format!("/api/capsules/{}/{verb}", text::encoded(capsule));
+    let answer = context.client.post(&what, &path, "{}".into()).await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+        return Ok(Exit::Done);
+    }
+    #[derive(Deserialize)]
+    struct Changed {
+        version: String,
+    }
+    let Changed { version } = answer.read()?;
+    context.console.remark(&format!("{} {done}: {} is live", text::shown(capsule), text::shown(&version)));
+    Ok(Exit::Done)
+}
+
+async fn history(context: &mut Context<'_>, capsule: &str) -> Result<Exit, Failure> {
+    let path = format!("/api/capsules/{}/history", text::encoded(capsule));
+    let answer = context.client.get(&format!("show the history of {}", text::shown(capsule)), &path).await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+        return Ok(Exit::Done);
+    }
+    let History { steps } = answer.read()?;
+    let row = |s: Step| {
+        let hash = s.hash.chars().take(12).collect();
+        [time::moment_ms(s.time_ms), s.what, s.version, hash, s.why.unwrap_or_default()]
+    };
+    let rows: Vec<[String; 5]> = steps.into_iter().map(row).collect();
+    context.console.print(&table::table(["WHEN", "WHAT", "VERSION", "HASH", "WHY"], &rows))?;
+    Ok(Exit::Done)
+}
+
+async fn remove(context: &mut Context<'_>, capsule: &str, purge: bool) -> Result<Exit, Failure> {
+    let shown = text::shown(capsule);
+    let question = format!("Delete {shown} and everything that it has stored, for every principal?");
+    if purge && context.console.can_ask() && !context.console.ask(&question) {
+        return Err(Failure::usage("nothing was removed"));
+    }
+    let what = format!("remove {shown}");
+    let query = if purge { "?purge=true" } else { "" };
+    let path = format!("/api/capsules/{}{query}", text::encoded(capsule));
+    let answer = context.client.delete(&what, &path).await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+    } else {
+        let kept = if purge { "and what it had stored" } else { "what it has stored is kept; --purge deletes it" };
+        context.console.remark(&format!("removed {shown}; {kept}"));
+    }
+    Ok(Exit::Done)
+}
+
+async fn gc(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let answer = context.client.post("clean up", "/api/sys/capsules/gc", "{}".into()).await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+        return Ok(Exit::Done);
+    }
+    let Collected { files, bytes } = answer.read()?;
+    context.console.remark(&format!("deleted {files} files, {bytes} bytes"));
+    Ok(Exit::Done)
+}
+
+async fn install(
+    context: &mut Context<'_>,
+    path: &Path,
+    mut grants: Vec<Capability>,
+    shadow: u32,
+) -> Result<Exit, Failure> {
     let absolute = std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
     let Some(source) = absolute.to_str() else {
         return Err(Failure::usage(format!("{} is no UTF-8 path, and the host takes no other", absolute.display())));
     };
-    let failure = match send(context, source, &grants).await {
+    let failure = match send(context, source, &grants, shadow).await {
         Ok(answer) => return finish(context, &answer),
         Err(failure) => failure,
     };
@@ -89,7 +235,7 @@ async fn install(context: &mut Context<'_>, path: &Path, mut grants: Vec<Capabil
     if context.console.can_ask() {
         let question = format!("{source} asks for {}. Grant and install?", names.join(", "));
         if context.console.ask(&text::shown(&question)) {
-            let answer = send(context, source, &grants).await?;
+            let answer = send(context, source, &grants, shadow).await?;
             return finish(context, &answer);
         }
     }
@@ -100,10 +246,13 @@ async fn install(context: &mut Context<'_>, path: &Path, mut grants: Vec<Capabil
     Err(failure.next(format!("if you trust it with {}: {command}", names.join(", "))))
 }
 
-async fn send(context: &Context<'_>, source: &str, grants: &[Capability]) -> Result<Answer, Failure> {
+async fn send(context: &Context<'_>, source: &str, grants: &[Capability], shadow: u32) -> Result<Answer, Failure> {
     let mut body = json!({ "source": source });
     if !grants.is_empty() {
         body["grants"] = grants.iter().map(Capability::as_str).collect();
+    }
+    if shadow > 0 {
+        body["shadow"] = shadow.into();
     }
     context.client.post(&format!("install {source}"), "/api/capsules", body.to_string()).await.map_err(|f| {
         if f.code == "not_found" { f.next("check the path: the host's own user must be able to read it") } else { f }
@@ -129,13 +278,21 @@ fn finish(context: &mut Context<'_>, answer: &Answer) -> Result<Exit, Failure> {
     }
     let installed: Installed = answer.read()?;
     let grants = if installed.grants.is_empty() { "none".to_owned() } else { installed.grants.join(", ") };
+    let id = installed.id.clone();
     context.console.print(&table::facts(&[
         ("capsule", installed.id),
-        ("version", installed.version),
+        ("version", installed.installed_version),
         ("before", installed.previous_version.unwrap_or_else(|| "not installed".to_owned())),
-        ("hash", installed.hash),
+        ("hash", installed.wasm_hash),
         ("grants", grants),
     ]))?;
+    for missing in installed.missing_imports {
+        context.console.remark(&format!("nothing handles {} yet, to which it sends", text::shown(&missing.interface)));
+    }
+    if installed.env_needs_prompt {
+        let id = text::quoted(&text::shown(&id));
+        context.console.remark(&format!("it wants to be told something: `{} env list {id}`", context.command));
+    }
     Ok(Exit::Done)
 }
 
@@ -146,7 +303,7 @@ mod tests {
     use super::*;
     use crate::cli::testing::{Host, astrid_at};
 
-    const DONE: &str = r#"{"id":"echo","version":"1.0.0","hash":"ab","grants":["keys:session"]}"#;
+    const DONE: &str = r#"{"id":"echo","installed_version":"1.0.0","wasm_hash":"ab","grants":["keys:session"]}"#;
 
     /// A host that installs what is granted `keys:session`, and an archive that asks for it.
     fn host() -> (Host, String) {

@@ -255,6 +255,7 @@ async fn publish(bus: &Bus, topic: &str, principal: &PrincipalId, payload: Bytes
         deadline: tokio::time::Instant::now() + Duration::from_secs(10),
         depth: 0,
         cause: None,
+        rehearsal: false,
     };
     let outgoing = Outgoing { topic: topic.to_owned(), payload, ..Outgoing::default() };
     bus.publish(sender, outgoing).await.map_err(|failure| anyhow!("{topic}: {failure:?}"))

@@ -1,20 +1,25 @@
-//! Calls of a capsule on the bus, each in a fresh instance, on one thread and on two; beside the same component in bare
-//! wasmtime.
+//! Calls of a capsule on the bus, each in a fresh instance or all in warm ones, on one thread and on two; beside the same
+//! component in bare wasmtime.
 //!
 //! The host is a library here: built, booted and asked as the daemon does it, without sockets. The peer shares its
 //! engine, and so every setting and the pool, and does for each call what can't be left out: a store with fuel, an
-//! instance, the call. It has no message, no check, no limits, no deadline and no figures.
+//! instance, the call; or, warm, fuel and the call in a store from a list. It has no message, no check, no limits, no
+//! deadline and no figures.
 
+use std::fs::File;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure};
 use astrid_capsule::PrincipalId;
+use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Isolation;
 use astrid_host::host::Host;
 use astrid_host::pool::Concurrency;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use crate::library::{self, Bare};
+use crate::library::{self, Bare, Instance};
 use crate::report::Report;
 use crate::{Setup, median, usage};
 
@@ -25,11 +30,25 @@ const PAYLOAD: &[u8] = &[b'x'; 1024];
 const TOPIC: &str = "echo.v1.say";
 const BARE: &str = "bare wasmtime";
 
-pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+/// A fresh instance for each call.
+pub(crate) fn fresh(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    bench(setup, report, "calls.fresh", Isolation::Call)
+}
+
+/// The instance of the principal's last call.
+pub(crate) fn warm(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    bench(setup, report, "calls.warm", Isolation::Principal)
+}
+
+fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -> anyhow::Result<()> {
+    let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
+    manifest.component.isolation = isolation;
+    let echo = setup.place(&format!("{name}.capsule"));
+    Archive::write(&manifest, &component, File::create(&echo)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let echo = setup.capsule("echo");
-    let host = runtime.block_on(library::host(setup, "calls", &echo))?;
+    let host = runtime.block_on(library::host(setup, name, &echo))?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo, "say", true)?;
+    let kept = Mutex::default();
     let principal = PrincipalId::parse("default")?;
 
     // Two rows of rounds, on one thread and on two.
@@ -37,7 +56,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     for _ in 0..=ROUNDS {
         for (threads, (ours, peers)) in [1, 2].into_iter().zip(&mut taken) {
             ours.push(round(&runtime, threads, || through_host(&host, &principal), || host.metrics.run_upkeep())?);
-            peers.push(round(&runtime, threads, || through_wasmtime(&bare), || ())?);
+            peers.push(round(&runtime, threads, || through_wasmtime(&bare, &kept, isolation), || ())?);
         }
     }
     let rates = taken.each_ref().map(|(ours, peers)| {
@@ -47,11 +66,11 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         ((of(ours, rate), of(peers, rate)), (of(ours, cpu), of(peers, cpu)))
     });
     for (threads, ((rate, bare_rate), (cpu, bare_cpu))) in [1, 2].into_iter().zip(rates) {
-        report.add_beside(format!("calls.fresh.{threads}"), rate, "calls/s", BARE, bare_rate);
-        report.add_beside(format!("calls.fresh.{threads}.cpu"), cpu, "µs/call", BARE, bare_cpu);
+        report.add_beside(format!("{name}.{threads}"), rate, "calls/s", BARE, bare_rate);
+        report.add_beside(format!("{name}.{threads}.cpu"), cpu, "µs/call", BARE, bare_cpu);
     }
     let [((one, bare_one), _), ((two, bare_two), _)] = rates;
-    report.add_beside("calls.fresh.scaling", two / one, "× one thread", BARE, bare_two / bare_one);
+    report.add_beside(format!("{name}.scaling"), two / one, "× one thread", BARE, bare_two / bare_one);
     host.store.close();
     Ok(())
 }
@@ -94,7 +113,24 @@ async fn through_host(host: &Host, principal: &PrincipalId) -> anyhow::Result<us
     Ok(library::ask(host, principal, TOPIC, Bytes::from_static(PAYLOAD)).await?.len())
 }
 
-/// The same without the host.
-async fn through_wasmtime(bare: &Bare) -> anyhow::Result<usize> {
-    Ok(bare.instance().await?.ask(PAYLOAD).await?.len())
+/// The same without the host. `kept`: instances of calls that have ended.
+async fn through_wasmtime<'a>(
+    bare: &'a Bare,
+    kept: &Mutex<Vec<Instance<'a>>>,
+    isolation: Isolation,
+) -> anyhow::Result<usize> {
+    let warm = match isolation {
+        Isolation::Call | Isolation::Run => None,
+        Isolation::Principal => kept.lock().expect("no panic under this lock").pop(),
+    };
+    let mut instance = match warm {
+        Some(instance) => instance,
+        None => bare.instance().await?,
+    };
+    instance.refuel()?;
+    let answer = instance.ask(PAYLOAD).await?;
+    if isolation == Isolation::Principal {
+        kept.lock().expect("no panic under this lock").push(instance);
+    }
+    Ok(answer.len())
 }

@@ -12,6 +12,7 @@ use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
 use astrid_host::link::bindings::handler::astrid::bus::types::Message;
 use astrid_host::link::bindings::handler::{Handler, HandlerPre};
+use astrid_host::loader::Options;
 use astrid_host::meter::FUEL_SLICE;
 use bytes::Bytes;
 use wasmtime::component::{Component, Linker};
@@ -26,7 +27,7 @@ pub(crate) async fn host(setup: &Setup, home: &str, capsule: &Path) -> anyhow::R
     let config = Config::load(&home.home.config(), &[], [])?;
     let host = Host::build(home.home.clone(), config, Arc::default(), Arc::default())?;
     host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-    host.loader.install(&host, capsule, &[]).await?;
+    host.loader.install(&host, capsule, &Options::default()).await?;
     Ok(host)
 }
 
@@ -38,6 +39,7 @@ pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, paylo
         deadline: tokio::time::Instant::now() + daemon::PATIENCE,
         depth: 0,
         cause: None,
+        rehearsal: false,
     };
     let outgoing = Outgoing { topic: topic.to_owned(), payload, ..Outgoing::default() };
     host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{topic}: {failure:?}"))

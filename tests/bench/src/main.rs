@@ -9,7 +9,8 @@
 //! | module | benches |
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
-//! | [`calls`] | calls of a capsule, each in a fresh instance |
+//! | [`relay`] | answers that go on: idle ones, and events through a hundred |
+//! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`bus`] | deliveries of the bus alone, its fairness, and what idle principals and other routes cost |
 //! | [`fuel`] | what metering costs a guest |
 //! | [`memory`] | what a live instance takes |
@@ -30,6 +31,7 @@ mod library;
 mod load;
 mod memory;
 mod native;
+mod relay;
 mod report;
 mod usage;
 
@@ -92,13 +94,15 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 13] = [
+const BENCHES: [(&str, Bench); 15] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
-    ("calls.fresh", calls::bench),
+    ("http.relay", relay::bench),
+    ("calls.fresh", calls::fresh),
+    ("calls.warm", calls::warm),
     ("bus.deliver", bus::deliver),
     ("bus.flood", bus::flood),
     ("bus.routes", bus::routes),
