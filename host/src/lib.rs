@@ -15,6 +15,7 @@
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
+//! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
 //! | [`link`] | WIT conversion, one file for each interface |
 //! | [`config`], [`home`], [`log`], [`observe`], [`shutdown`], [`files`] | what a process needs |
 //! | [`host`] | all of it together, from command line to exit |
@@ -56,6 +57,7 @@ pub mod runtime;
 pub mod sched;
 pub mod shutdown;
 pub mod store;
+pub mod trust;
 
 use std::collections::HashMap;
 use std::pin::Pin;

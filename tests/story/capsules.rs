@@ -142,16 +142,23 @@ fn own_uid() -> Value {
     json!(fs::metadata("/proc/self").unwrap().uid())
 }
 
-/// A gzipped tar of these entries, as `Archive::write` would never write it.
+/// A gzipped tar of these entries and of `hashes` that fit, as `Archive::write` would never write it.
 fn tarball(path: &Path, entries: &[(&str, tar::EntryType, &[u8])]) {
     let mut tar = tar::Builder::new(GzEncoder::new(File::create(path).unwrap(), Compression::fast()));
-    for (name, kind, bytes) in entries {
+    let hashes: String = entries
+        .iter()
+        .map(|(name, _, bytes)| format!("{} {} {name}\n", blake3::hash(bytes).to_hex(), bytes.len()))
+        .collect();
+    for (name, kind, bytes) in entries.iter().chain([&("hashes", tar::EntryType::Regular, hashes.as_bytes())]) {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(*kind);
         header.set_mode(0o644);
         if *kind == tar::EntryType::Symlink {
             header.set_link_name("/etc/passwd").unwrap();
         }
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(bytes.len() as u64);
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
@@ -192,10 +199,10 @@ fn bad_archives(folder: &Path) -> Vec<(PathBuf, &'static [&'static str])> {
         &[("../Capsule.toml", Regular, toml), ("component.wasm", Regular, component)],
         &["../Capsule.toml"],
     );
-    tar("alone.capsule", &[("Capsule.toml", Regular, toml)], &["component.wasm", "missing"]);
+    tar("alone.capsule", &[("Capsule.toml", Regular, toml)], &["component.wasm is expected"]);
     let extra: [(&str, tar::EntryType, &[u8]); 3] =
         [("Capsule.toml", Regular, toml), ("component.wasm", Regular, component), ("x", Regular, b"x")];
-    tar("extra.capsule", &extra, &["more than"]);
+    tar("extra.capsule", &extra, &["`x`"]);
     let key = format!("colour = \"red\"\n{}", echo.manifest_text);
     tar(
         "key.capsule",

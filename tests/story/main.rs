@@ -18,6 +18,7 @@
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
 //! - [`run_loops`]: work that goes on without being asked
+//! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -38,6 +39,7 @@ mod relays;
 mod run_loops;
 mod session;
 mod streams;
+mod supply;
 mod surface;
 mod warm;
 

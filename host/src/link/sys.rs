@@ -55,6 +55,7 @@ impl From<InstallError> for host::InstallError {
             InstallError::Invalid(why) => Self::Invalid(why),
             InstallError::NotFound(why) => Self::NotFound(why),
             InstallError::Ungranted(list) => Self::Ungranted(list),
+            InstallError::Untrusted(why) => Self::Untrusted(why),
             InstallError::Conflict(why) => Self::Conflict(why),
             InstallError::Failed(why) => Self::Failed(why),
         }
@@ -125,6 +126,7 @@ impl host::Host for Call {
             env_needs_prompt: done.env_needs_prompt,
             unhandled: done.unhandled,
             shadowed: done.shadowed.map_or(0, |compared| compared.calls),
+            publisher: done.publisher,
         }))
     }
 

@@ -20,6 +20,7 @@ use super::{Generation, InstallError, Loader, Runner, State, artefact, read_arch
 use crate::fault::{self, Point};
 use crate::host::Host;
 use crate::store::Commit;
+use crate::trust;
 
 /// How long calls of a generation that gave way are waited for before that is said.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -49,6 +50,8 @@ pub struct Installed {
     /// Topics that it sends to and nothing handles, by the manifest's patterns.
     pub unhandled: Vec<String>,
     pub shadowed: Option<Compared>,
+    /// Whoever of `etc/trust/` vouches for the archive.
+    pub publisher: Option<String>,
 }
 
 impl Loader {
@@ -58,20 +61,32 @@ impl Loader {
         if !path.is_absolute() {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
-        let owned = path.to_owned();
-        let archive = host
-            .blocking
-            .run(move || read_archive(&owned))
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map(|(_, archive)| archive)?;
-        let done = self.put(host, archive, options, None).await;
+        let judging = {
+            let (host, path) = (host.clone(), path.to_owned());
+            move || {
+                let (hash, archive) = read_archive(&path)?;
+                let source = trust::Source::of(&path);
+                let publisher = trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)
+                    .map_err(|why| InstallError::Untrusted(format!("{}: {why}", path.display())))?;
+                Ok((archive, publisher))
+            }
+        };
+        let judged = host.blocking.run(judging).await;
+        let judged = judged.map_err(|error| InstallError::Failed(error.to_string())).flatten();
+        let done = match judged {
+            Ok((archive, publisher)) => {
+                let done = self.put(host, archive, options, None).await;
+                done.map(|done| Installed { publisher, ..done })
+            }
+            Err(error) => Err(error),
+        };
         match &done {
             Ok(done) => tracing::info!(
                 id = done.id,
                 version = done.version,
                 previous = done.previous_version,
                 hash = done.hash,
+                publisher = done.publisher,
                 "installed"
             ),
             Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
@@ -168,6 +183,7 @@ impl Loader {
             hash: record.hash,
             grants: record.grants,
             shadowed,
+            publisher: None,
         })
     }
 

@@ -34,6 +34,7 @@ use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
 use crate::http::relay::Relayed;
+use crate::trust;
 pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
@@ -107,6 +108,8 @@ pub enum InstallError {
     NotFound(String),
     #[error("the manifest asks for what was not granted: {}", .0.join(", "))]
     Ungranted(Vec<String>),
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
@@ -409,6 +412,11 @@ impl Loader {
                 Err(error) => (String::new(), Err(error.to_string())),
             };
             if !record::is_applied(&host.store, &entry.name, &hash)? {
+                let archive = archive.and_then(|archive| {
+                    let source = trust::Source::Distro(folder.to_owned());
+                    trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)?;
+                    Ok(archive)
+                });
                 unapplied.push((entry.name, hash, archive, grants));
             }
         }
@@ -436,7 +444,7 @@ fn absent(id: &str, record: &Record) -> Vec<Interception> {
 fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let file = crate::files::open_regular(path)
         .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
-    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
+    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     let archive =
         Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;

@@ -44,7 +44,7 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
     manifest.component.isolation = isolation;
     let echo = setup.place(&format!("{name}.capsule"));
-    Archive::write(&manifest, &component, File::create(&echo)?)?;
+    Archive::new(&manifest, component).write(File::create(&echo)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let host = runtime.block_on(library::host(setup, name, &echo))?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo, "say", true)?;
