@@ -182,10 +182,10 @@ fn engine_config(config: &Config, instances: u32, pagemap: bool, concurrency: Co
     let mut pooling = PoolingAllocationConfig::default();
     pooling
         .total_component_instances(instances)
-        .total_core_instances(instances * 4)
+        .total_core_instances(instances * MAX_CORE_INSTANCES)
         // Most components have one; JavaScript ones have two.
-        .total_memories(instances * 2)
-        .total_tables(instances * 2)
+        .total_memories(instances * MAX_MEMORIES)
+        .total_tables(instances * 4)
         .total_stacks(instances)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_memories_per_component(MAX_MEMORIES)
