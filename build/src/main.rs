@@ -69,6 +69,9 @@ enum Verb {
     New {
         /// The capsule's id: 1 to 64 of a-z 0-9 -, beginning with a letter.
         name: String,
+        /// What it begins as: handler, interceptor or http.
+        #[arg(long, value_name = "TEMPLATE", default_value = "handler", value_parser = new::template)]
+        template: new::Template,
         /// The folder to make, instead of ./NAME.
         #[arg(long)]
         path: Option<PathBuf>,
@@ -119,7 +122,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Toolchain { print_env } => toolchain::verb(*print_env),
         Verb::Build { paths } => component::build_verb(paths, cli.json),
         Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
-        Verb::New { name, path } => new::verb(name, path.as_deref()),
+        Verb::New { name, template, path } => new::verb(name, *template, path.as_deref(), cli.json),
         Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args),
         Verb::Bench { name } => bench::verb(name.as_deref()),
         Verb::Up(options) => up::verb(options),

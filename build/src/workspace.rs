@@ -79,7 +79,9 @@ impl Workspace {
 /// The folder of the checkout that this program was built from.
 pub(crate) fn checkout() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
+    let folder = own.parent().unwrap_or(own);
+    // It may have been built through a project's link.
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
 pub mod capability;
+pub mod near;
 pub mod principal;
 pub mod topic;
 
@@ -16,7 +17,11 @@ pub mod distro;
 #[cfg(feature = "package")]
 pub mod env;
 #[cfg(feature = "package")]
+pub mod faults;
+#[cfg(feature = "package")]
 pub mod manifest;
+#[cfg(feature = "package")]
+pub mod shape;
 
 pub use capability::Capability;
 pub use principal::PrincipalId;
