@@ -28,6 +28,9 @@ pub(crate) const MANIFEST: &str = "Capsule.toml";
 /// How components are built, whatever the project's own profile says: small, and the same everywhere.
 const PROFILE: [&str; 5] = ["lto=\"fat\"", "codegen-units=1", "panic=\"abort\"", "strip=true", "debug=false"];
 
+/// The time that a build is said to be of, in seconds since the Unix epoch.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// A folder with a manifest, and where its component is to be found.
 pub(crate) struct Capsule {
     pub(crate) manifest: Manifest,
@@ -215,7 +218,11 @@ pub(crate) fn build(workspace: Option<&Workspace>, capsules: &[Capsule]) -> Resu
         for setting in PROFILE {
             cargo.arg("--config").arg(format!("profile.release.{setting}"));
         }
-        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={}", remap(&workspace.root)));
+        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={}", remap(workspace)));
+        // For build scripts and macros that would put the time of the build into it.
+        if env::var_os(EPOCH).is_none() {
+            cargo.env(EPOCH, "0");
+        }
         packages.iter().for_each(|id| {
             cargo.arg("--package").arg(id);
         });
@@ -227,9 +234,15 @@ pub(crate) fn build(workspace: Option<&Workspace>, capsules: &[Capsule]) -> Resu
 }
 
 /// Flags that keep this machine's paths out of a component, as a TOML list: the same source makes the same bytes.
-fn remap(root: &Path) -> toml::Value {
+fn remap(workspace: &Workspace) -> toml::Value {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let pairs = [(Some(root.to_owned()), "/source"), (Some(checkout()), "/astrid"), (home, "/cargo")];
+    // The last that fits a path is taken: what build scripts generate is in the target directory, wherever that is.
+    let pairs = [
+        (Some(checkout()), "/astrid"),
+        (home, "/cargo"),
+        (Some(workspace.root.clone()), "/source"),
+        (Some(workspace.target.clone()), "/target"),
+    ];
     let flags = pairs.into_iter().filter_map(|(from, to)| {
         let from = from?.into_os_string().into_string().ok()?;
         Some(toml::Value::String(format!("--remap-path-prefix={from}={to}")))

@@ -43,7 +43,7 @@ pub(crate) fn lint(manifest: &Manifest, surface: &Surface, border: &Border) -> V
     let mut found = Vec::new();
     acl(manifest, border, &mut found);
     asks(manifest, surface, &mut found);
-    env(manifest, surface, &mut found);
+    env(manifest, border, &mut found);
     exports(manifest, surface, &mut found);
     let asking = surface.imports(HELD) || surface.imports(SESSIONS);
     for declared in manifest.capability.iter().filter(|_| !asking) {
@@ -101,13 +101,13 @@ fn asks(manifest: &Manifest, surface: &Surface, found: &mut Vec<Warning>) {
     }
 }
 
-fn env(manifest: &Manifest, surface: &Surface, found: &mut Vec<Warning>) {
-    match (manifest.env.keys().next(), surface.imports(ENV)) {
+fn env(manifest: &Manifest, border: &Border, found: &mut Vec<Warning>) {
+    match (manifest.env.keys().next(), border.uses(ENV)) {
         (Some(field), false) => {
-            found.push(("unused-env", format!("[env.{field}]: the component does not import {ENV}")));
+            found.push(("unused-env", format!("[env.{field}]: the component does not read {ENV}")));
         }
         (None, true) => {
-            found.push(("missing-env", format!("the component imports {ENV}, and Capsule.toml has no [env] field")));
+            found.push(("missing-env", format!("the component reads {ENV}, and Capsule.toml has no [env] field")));
         }
         _ => {}
     }
@@ -149,7 +149,7 @@ mod tests {
         for import in imports {
             let (interface, function) = import.split_once('#').unwrap_or((import, ""));
             let name = format!("{interface}@0.1.0");
-            border.imports.entry(name.clone()).or_default().insert(function.into(), String::new());
+            border.imports.entry(name.clone()).or_default().insert(function.into(), "func()".into());
             surface.imports.insert(name);
         }
         surface.exports.extend(exports.iter().map(|export| format!("{export}@0.1.0")));
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn what_fits_is_not_spoken_of() {
         let whole = format!("[[publish]]\ntopic = \"b.c\"\n{HANDLED}[env.KEY]\ntype = \"string\"\n");
-        assert!(rules(&whole, &["astrid:bus/bus#request", ENV], &[BUS_HANDLER, LIFECYCLE]).is_empty());
+        assert!(rules(&whole, &["astrid:bus/bus#request", "astrid:env/env#get"], &[BUS_HANDLER, LIFECYCLE]).is_empty());
         // The types of http name resources of the bus; a piece of an answer needs no topic.
         assert!(rules(HANDLED, &["astrid:bus/bus", "astrid:bus/bus#send-piece"], &[BUS_HANDLER]).is_empty());
     }
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(rules(all, &[], &[]), ["unused-ask"; 5]);
         assert!(rules("asks = [\"keys:x\"]", &["astrid:keys/keys"], &[]).is_empty());
         assert_eq!(rules("[env.KEY]\ntype = \"string\"", &[], &[]), ["unused-env"]);
-        assert_eq!(rules("", &[ENV], &[]), ["missing-env"]);
+        assert_eq!(rules("", &["astrid:env/env#get"], &[]), ["missing-env"]);
         for export in [BUS_HANDLER, BUS_INTERCEPTOR, HTTP_HANDLER, "astrid:bus/other"] {
             assert_eq!(rules("", &[], &[export]), ["uncalled-export"], "{export}");
         }

@@ -91,8 +91,6 @@ pub(crate) fn print(tests: &[Test]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn calls_are_summed_for_each_test_and_noise_is_passed_over() {
         let line = |test: &str, fuel: u64, memory: u64| {

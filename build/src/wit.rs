@@ -37,6 +37,13 @@ impl Border {
         Ok(Self { imports: side(&mut world.imports.iter()), exports: side(&mut world.exports.iter()) })
     }
 
+    /// Whether it imports any function of an interface, in any version; not only types.
+    pub(crate) fn uses(&self, interface: &str) -> bool {
+        let named = |name: &str| name.split('@').next() == Some(interface);
+        let function = |text: &String| text.starts_with("func") || text.starts_with("async func");
+        self.imports.iter().any(|(name, items)| named(name) && items.values().any(function))
+    }
+
     /// Whether it imports a function of an interface, in any version.
     pub(crate) fn calls(&self, interface: &str, function: &str) -> bool {
         let named = |name: &str| name.split('@').next() == Some(interface);
