@@ -181,6 +181,14 @@ impl Capsule {
                         folder.display()
                     )
                 })?;
+                let bindings = folder.join("src/bindings.rs");
+                ensure!(
+                    !package.is_cargo_component() || bindings.is_file(),
+                    "`{}` is a cargo-component project, and its src/bindings.rs is missing; `cargo install \
+                     cargo-component`, then `cargo component bindings` in {} makes it",
+                    package.name,
+                    folder.display()
+                );
                 (target.join("wasm").join(TARGET).join("release").join(library(package)?), Some(package.id.clone()))
             }
         };

@@ -24,6 +24,8 @@ pub(crate) struct Package {
     pub(crate) name: String,
     manifest_path: PathBuf,
     pub(crate) targets: Vec<Target>,
+    /// `[package.metadata]`: what other tools are told.
+    metadata: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +37,11 @@ pub(crate) struct Target {
 impl Package {
     pub(crate) fn folder(&self) -> &Path {
         self.manifest_path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Whether it was made for cargo-component. Plain cargo builds it from the bindings that cargo-component has written.
+    pub(crate) fn is_cargo_component(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|metadata| metadata.get("component").is_some())
     }
 
     /// The file name of the component that its library becomes, if the library is one.
