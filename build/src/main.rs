@@ -139,15 +139,15 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.verb {
-        Verb::Toolchain { print_env } => toolchain::verb(*print_env),
+        Verb::Toolchain { print_env } => toolchain::verb(*print_env, cli.json),
         Verb::Build { paths } => component::build_verb(paths, cli.json),
         Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
         Verb::Check { path, strict } => check::verb(path, *strict, cli.json),
         Verb::Diff { old, new } => diff::verb(old, new, cli.json),
         Verb::New { name, template, path } => new::verb(name, *template, path.as_deref(), cli.json),
         Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args, cli.json),
-        Verb::Bench { name } => bench::verb(name.as_deref()),
-        Verb::Up(options) => up::verb(options),
+        Verb::Bench { name } => bench::verb(name.as_deref(), cli.json),
+        Verb::Up(options) => up::verb(options, cli.json),
         Verb::Session { command } => up::session(command),
     }
 }

@@ -127,7 +127,7 @@ fn foreign(manifest: &str, component: &str) -> tempfile::TempDir {
     folder
 }
 
-const ECHO: &str = include_str!("../../tests/foreign.wat");
+const ECHO: &str = include_str!("../../tests/foreign/echo.wat");
 const BINDING: &str = "[[subscribe]]\ntopic = \"foreign.v1.echo\"\nhandler = \"echo\"\n";
 
 #[test]

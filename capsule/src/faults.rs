@@ -20,6 +20,10 @@ use crate::{near, shown};
 /// The most faults that are told of one text.
 pub const MAX_FAULTS: usize = 32;
 
+/// Manifests with more entries than this are told one fault of those that entries have together: finding the entry means
+/// reading the others again and again.
+const MANY_PARTS: usize = 256;
+
 /// Something to change in a text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Fault {
@@ -111,6 +115,12 @@ impl<'t> Search<'t> {
             if fits && self.alone(&part, self.found.len() == before, &sound) {
                 sound.push(part);
             }
+        }
+        if sound.len() > MANY_PARTS {
+            if let Some(wrong) = read(join(&sound)) {
+                self.tell(wrong.span.map_or(0, |span| span.start), wrong.text);
+            }
+            return;
         }
         while !self.full() && self.together(&mut sound) {}
     }
@@ -209,6 +219,9 @@ impl<'t> Search<'t> {
     fn unknown(&mut self, key: &Spanned<Cow<'t, str>>, shape: &Shape, within: &str) {
         let name = key.get_ref();
         let Shape::Struct(known) = shape else { return };
+        if self.full() {
+            return;
+        }
         let place = if within.is_empty() { String::new() } else { format!(" in {within}") };
         let hint = near::meant(name, known.iter().map(|(key, _)| *key));
         self.tell(key.span().start, format!("unknown key `{}`{place}{hint}", shown(name)));
@@ -426,5 +439,9 @@ max-fuel = 1
     fn faults_are_bounded() {
         let many: String = (0..1000).map(|n| format!("k{n} = 1\n")).collect();
         assert_eq!(faults(&many).len(), MAX_FAULTS);
+        let binding = |n: usize| format!("[[subscribe]]\ntopic = \"a.n{n}\"\nhandler = \"x\"\n");
+        let bindings: String = (0..300).map(|n| binding(n % 299)).collect();
+        let told = told(&format!("{PACKAGE}{bindings}"));
+        assert!(told.len() == 1 && told[0].contains("(a.n0): the topic is bound twice"), "{told:?}");
     }
 }
