@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use astrid_capsule::Capability;
 use astrid_capsule::manifest::Manifest;
@@ -68,27 +67,6 @@ async fn a_component_of_another_tool_chain_runs_with_its_extra_exports_and_versi
     install(&daemon, &archive);
     let payload = json!({ "said": ["x".repeat(1000), null] });
     assert_eq!(daemon.unix(bus("foreign.v1.echo", &payload)).await.expect(200), payload);
-}
-
-/// Runs where componentize-qjs is on PATH: nothing here may be fetched.
-#[tokio::test]
-async fn a_capsule_in_javascript_is_installed_and_answers_where_its_tool_chain_is() {
-    if Command::new("componentize-qjs").arg("--version").output().is_err() {
-        eprintln!("componentize-qjs is not on PATH: nothing was tested");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/js");
-    let built = Command::new(recipe.join("build.sh")).arg(folder.path()).output().unwrap();
-    assert!(built.status.success(), "{built:?}");
-    let manifest = Manifest::parse(&fs::read_to_string(recipe.join("Capsule.toml")).unwrap()).unwrap();
-    let component = fs::read(folder.path().join("js.wasm")).unwrap();
-    let archive = pack::write(folder.path(), "js", &manifest, &component);
-    let daemon = Daemon::start();
-    install(&daemon, &archive);
-    let answer = daemon.unix(bus("js.v1.hello", &json!({ "name": "Bo" }))).await.expect(200);
-    assert_eq!(answer, json!({ "text": "Hello, Bo!", "principal": "default" }));
-    daemon.unix(bus("js.v1.hello", &json!({}))).await.refusal(400, "invalid");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
