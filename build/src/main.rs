@@ -88,8 +88,8 @@ enum Verb {
     New {
         /// The capsule's id: 1 to 64 of a-z 0-9 -, beginning with a letter.
         name: String,
-        /// What it begins as: handler, interceptor or http.
-        #[arg(long, value_name = "TEMPLATE", default_value = "handler", value_parser = new::template)]
+        /// What it begins as.
+        #[arg(long, default_value = new::TEMPLATES[0].name, value_parser = new::parser())]
         template: new::Template,
         /// The folder to make, instead of ./NAME.
         #[arg(long)]

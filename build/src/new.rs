@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use astrid_capsule::manifest::Manifest;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use crate::{files, run, workspace};
@@ -56,12 +57,11 @@ impl Template {
     }
 }
 
-/// As it is named on the command line.
-pub(crate) fn template(name: &str) -> Result<Template, String> {
-    TEMPLATES.into_iter().find(|template| template.name == name).ok_or_else(|| {
-        let names = TEMPLATES.map(|template| template.name);
-        format!("there is no such template{}", astrid_capsule::near::meant(name, names))
-    })
+/// Reads the name of one on the command line.
+pub(crate) fn parser() -> impl TypedValueParser<Value = Template> {
+    let names = TEMPLATES.map(|template| template.name);
+    PossibleValuesParser::new(names)
+        .try_map(|name| TEMPLATES.into_iter().find(|template| template.name == name).ok_or("no such template"))
 }
 
 /// `new`.
@@ -145,7 +145,6 @@ mod tests {
         let mut known = TEMPLATES.map(|template| template.name);
         known.sort_unstable();
         assert_eq!(names, known);
-        assert!(template("handlr").unwrap_err().contains("`handler`"));
     }
 
     #[test]

@@ -351,6 +351,8 @@ fn read(table: Table<'_>) -> Option<Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn told(text: &str) -> Vec<String> {
@@ -443,5 +445,54 @@ max-fuel = 1
         let bindings: String = (0..300).map(|n| binding(n % 299)).collect();
         let told = told(&format!("{PACKAGE}{bindings}"));
         assert!(told.len() == 1 && told[0].contains("(a.n0): the topic is bound twice"), "{told:?}");
+    }
+
+    const LINES: [&str; 24] = [
+        "asks = [\"http:mount\"]",
+        "[package]",
+        "name = \"a\"",
+        "version = \"0.1.0\"",
+        "[[publish]]",
+        "topic = \"b.c\"",
+        "[[subscribe]]",
+        "topic = \"a.b\"",
+        "handler = \"b\"",
+        "requires = [\"a:b\"]",
+        "public = true",
+        "delivery = \"lossy\"",
+        "[[intercept]]",
+        "topic = \"*\"",
+        "handler = \"c\"",
+        "priority = 7",
+        "[env.KEY]",
+        "type = \"string\"",
+        "default = 3",
+        "[http]",
+        "mounts = [\"/a\"]",
+        "[limits]",
+        "max-fuel = 12345",
+        "timeout-ms = \"soon\"",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_text_has_faults_exactly_if_it_does_not_read(
+            kept in proptest::sample::subsequence(&LINES[..], 0..=LINES.len()),
+            moved in proptest::collection::vec((0..LINES.len(), 0..LINES.len()), 0..3),
+        ) {
+            let mut lines = kept;
+            for (from, to) in moved {
+                let line = LINES[from];
+                lines.insert(to.min(lines.len()), line);
+            }
+            let text = lines.join("\n");
+            let reads = toml::from_str::<Manifest>(&text).is_ok_and(|manifest| manifest.check().is_ok());
+            let found = faults(&text);
+            prop_assert_eq!(found.is_empty(), reads, "{}\n{:?}", text, found);
+            let count = lines.len().max(1);
+            prop_assert!(found.iter().all(|fault| (1..=count).contains(&fault.line)), "{}\n{:?}", text, found);
+        }
     }
 }
