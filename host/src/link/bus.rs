@@ -80,7 +80,8 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
+        let answer = self.send_request(self.turn.sender.clone(), topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 }
 
@@ -94,7 +95,7 @@ impl bus::HostAnswer for Call {
             Ok(answer) => waited.around(answer.next()).await,
             Err(failure) => Err(failure.clone()),
         };
-        Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
+        Ok(self.noted(next.map(|piece| piece.map(Into::into)).map_err(Into::into)))
     }
 
     async fn drop(&mut self, answer: Resource<OfCall<Answer>>) -> wasmtime::Result<()> {
@@ -126,7 +127,8 @@ impl bus::HostCaller for Call {
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let sender = self.of_call(&caller)?.0.clone();
-        Ok(self.send_request(sender, topic, payload, options).await)
+        let answer = self.send_request(sender, topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 
     async fn publish(

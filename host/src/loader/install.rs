@@ -7,7 +7,7 @@
 //! the old generation finishes its calls and stands by while the new one is on probation.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use astrid_capsule::archive::Archive;
@@ -15,14 +15,16 @@ use astrid_capsule::manifest::{Manifest, Probe};
 use astrid_capsule::{Capability, Topic, check};
 
 use super::record::{self, Record, Step};
-use super::rehearsal::{Compared, MAX_SHADOWED, Shadow};
-use super::{Generation, InstallError, Loader, State, artefact, read_archive};
+use super::rehearsal::{Compared, MAX_SHADOWED, SHADOW_PATIENCE, Shadow};
+use super::{Change, Generation, InstallError, Loader, State, artefact, read_archive};
 use crate::fault::{self, Point};
 use crate::host::Host;
 use crate::store::Commit;
 
 /// How long calls of a generation that gave way are waited for before that is said.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long the next change of a capsule waits for them.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What whoever installs chooses.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +56,7 @@ pub struct Installed {
 impl Loader {
     /// Reads an archive from an absolute local path, checks it and makes it live.
     pub async fn install(&self, host: &Arc<Host>, path: &Path, options: &Options) -> Result<Installed, InstallError> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
         if !path.is_absolute() {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
@@ -65,7 +67,7 @@ impl Loader {
             .await
             .map_err(|error| InstallError::Failed(error.to_string()))?
             .map(|(_, archive)| archive)?;
-        let done = self.put(host, archive, options, None).await;
+        let done = self.put(host, archive, options, None, &mut change).await;
         match &done {
             Ok(done) => tracing::info!(
                 id = done.id,
@@ -79,19 +81,21 @@ impl Loader {
         done
     }
 
-    pub(super) async fn put(
-        &self,
+    pub(super) async fn put<'a>(
+        &'a self,
         host: &Arc<Host>,
         archive: Archive,
         options: &Options,
         applied: Option<(&str, &str)>,
+        change: &mut Change<'a>,
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
-        let before = self.installed(&id);
         if options.shadow > MAX_SHADOWED {
             return Err(InstallError::Invalid(format!("a shadow compares at most {MAX_SHADOWED} calls")));
         }
-        let grants = granted(&archive.manifest, &options.grants, before.as_ref().map(|(record, _)| record))?;
+        self.settle(&id, change).await?;
+        let previous = stored(host, &id)?;
+        let grants = granted(&archive.manifest, &options.grants, previous.as_ref())?;
         let checking = move || {
             let surface = check::check(&archive.manifest, &archive.component);
             (archive, surface)
@@ -112,6 +116,8 @@ impl Loader {
             concurrent: surface.needs_concurrency(),
         };
         fault::reach(&id, Point::Checked);
+        // Three would be too many.
+        self.standby.lock().expect("no panic under this lock").remove(&id);
         let concurrency = record.concurrency();
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
@@ -132,19 +138,21 @@ impl Loader {
         };
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let mut commit =
-            generation.hook(host, before.as_ref().map(|(record, _)| record.version.clone())).await.map_err(failed)?;
+            generation.hook(host, previous.as_ref().map(|record| record.version.clone())).await.map_err(failed)?;
         fault::reach(&id, Point::Hooked);
-        let old = before.as_ref().and_then(|(_, generation)| generation.clone());
-        self.rehearse(&generation, old.as_ref().map(|old| &old.manifest)).await.map_err(failed)?;
+        let old = self.installed(&id).and_then(|(_, generation)| generation);
+        // What a version has promised holds for the next one, also if that version does not run.
+        let promised = previous.as_ref().and_then(|record| Manifest::parse(&record.manifest).ok());
+        self.rehearse(&generation, promised.as_ref()).await.map_err(failed)?;
         let shadowed = match &old {
-            Some(old) if options.shadow > 0 => Some(shadow(old, &generation, options.shadow).await.map_err(failed)?),
+            Some(old) if options.shadow > 0 => Some(self.compare(old, &generation, options.shadow, change).await?),
             _ => None,
         };
         fault::reach(&id, Point::Probed);
 
-        let previous = before.as_ref().map(|(record, _)| record);
         let what = if previous.is_some() { "upgraded" } else { "installed" };
-        record::put(&mut commit, &id, &record, previous);
+        // The same again leaves the version to go back to what it is.
+        record::put(&mut commit, &id, &record, previous.as_ref().filter(|previous| **previous != record));
         let step = Step::now(what, &record, None);
         record::step(&host.store, &mut commit, &id, &step).map_err(|error| failed(format!("{error:#}")))?;
         if let Some((name, hash)) = applied {
@@ -154,7 +162,7 @@ impl Loader {
         fault::reach(&id, Point::Committed);
 
         let manifest = generation.manifest.clone();
-        let previous_version = previous.map(|record| record.version.clone());
+        let previous_version = previous.map(|record| record.version);
         self.replace(host, &id, record.clone(), generation, true);
         Ok(Installed {
             env_needs_prompt: manifest.env.iter().any(|(_, field)| field.default.is_none()),
@@ -183,6 +191,70 @@ impl Loader {
         Ok(())
     }
 
+    /// Waits until the generation that gave way last has finished its calls: of each capsule there are two at most.
+    async fn settle<'a>(&'a self, id: &str, change: &mut Change<'a>) -> Result<(), InstallError> {
+        let leaving = || {
+            let leaving = self.leaving.lock().expect("no panic under this lock");
+            leaving.get(id).and_then(Weak::upgrade).filter(|old| old.watch.running() > 0)
+        };
+        while let Some(old) = leaving() {
+            *change = None;
+            let left = old.watch.drained(SETTLE).await;
+            if left > 0 {
+                return Err(InstallError::Failed(format!(
+                    "{id}: {left} calls of the version before the live one still run; try again when they have ended"
+                )));
+            }
+            *change = Some(self.changing.lock().await);
+        }
+        Ok(())
+    }
+
+    /// Lets the candidate answer what the live version is asked, until enough is compared. Other changes are made
+    /// meanwhile, so what was checked before is checked again.
+    async fn compare<'a>(
+        &'a self,
+        live: &Arc<Generation>,
+        candidate: &Arc<Generation>,
+        calls: u32,
+        change: &mut Change<'a>,
+    ) -> Result<Compared, InstallError> {
+        let id = live.id.to_string();
+        let busy = || InstallError::Conflict(format!("{id}: another version is compared with the live one now"));
+        {
+            let mut compared = self.compared.lock().expect("no panic under this lock");
+            if compared.contains_key(&id) {
+                return Err(busy());
+            }
+            compared.insert(id.clone(), candidate.hash.clone());
+        }
+        let shadow = Shadow::new(candidate.clone(), calls);
+        live.watch.set_shadow(Some(shadow.clone()));
+        *change = None;
+        let found = shadow.wait(calls).await;
+        *change = Some(self.changing.lock().await);
+        live.watch.set_shadow(None);
+        self.compared.lock().expect("no panic under this lock").remove(&id);
+        let Compared { calls: done, differences, told } = &found;
+        if *differences > 0 {
+            let told = told.join("; ");
+            return Err(InstallError::Failed(format!(
+                "{id}: {differences} of {done} live calls were answered differently: {told}"
+            )));
+        }
+        if *done < calls {
+            let secs = SHADOW_PATIENCE.as_secs();
+            return Err(InstallError::Failed(format!("{id}: only {done} of {calls} calls came within {secs} seconds")));
+        }
+        let (_, now) = self.installed(&id).unwrap_or_default();
+        if now.is_none_or(|now| now.serial != live.serial) {
+            return Err(InstallError::Conflict(format!("{id}: the live version changed while it was compared")));
+        }
+        self.undeclared(&candidate.manifest)?;
+        self.conflicts(&candidate.manifest)?;
+        Ok(found)
+    }
+
     /// Makes the generation the live one; the one before finishes its calls.
     fn replace(&self, host: &Arc<Host>, id: &str, record: Record, generation: Arc<Generation>, on_probation: bool) {
         let before = self.installed(id).map(|(record, _)| record);
@@ -196,6 +268,7 @@ impl Loader {
         let Some((old, before)) = old.zip(before) else { return };
         old.retire();
         host.sweep();
+        self.leaving.lock().expect("no panic under this lock").insert(id.to_owned(), Arc::downgrade(&old));
         if on_probation {
             standby.insert(id.to_owned(), (before, old.clone()));
         }
@@ -207,11 +280,12 @@ impl Loader {
                 left => tracing::warn!(id, hash = old.hash, left, "calls of the generation before still run"),
             }
             fault::reach(&id, Point::Retired);
+            let old = Arc::downgrade(&old);
             if on_probation {
                 tokio::time::sleep(lasts).await;
             }
             let mut standby = host.loader.standby.lock().expect("no panic under this lock");
-            if standby.get(&id).is_some_and(|(_, generation)| Arc::ptr_eq(generation, &old)) {
+            if standby.get(&id).is_some_and(|(_, generation)| Weak::ptr_eq(&Arc::downgrade(generation), &old)) {
                 standby.remove(&id);
             }
         });
@@ -222,17 +296,18 @@ impl Loader {
         &self,
         host: &Arc<Host>,
         id: &str,
-        why: Option<&str>,
     ) -> Result<(String, String), InstallError> {
-        let _one = self.changing.lock().await;
-        self.go_back(host, id, why).await
+        let mut change: Change<'_> = Some(self.changing.lock().await);
+        self.settle(id, &mut change).await?;
+        self.go_back(host, id, None).await
     }
 
     async fn go_back(&self, host: &Arc<Host>, id: &str, why: Option<&str>) -> Result<(String, String), InstallError> {
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
-        let (current, _) = self.installed(id).ok_or_else(unknown)?;
+        let current = stored(host, id)?.ok_or_else(|| unknown(id))?;
         let standby = self.standby.lock().expect("no panic under this lock").remove(id);
+        // Whoever wishes to go back wants another version, not another generation of this one.
+        let standby = standby.filter(|(record, _)| why.is_some() || *record != current);
         let (record, generation) = match standby {
             // Still warm, and known to work.
             Some(standby) => standby,
@@ -251,7 +326,8 @@ impl Loader {
         let step = Step::now("rolled-back", &record, why);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
-        metrics::counter!("astrid_capsule_rollbacks_total", "capsule" => id.to_owned()).increment(1);
+        fault::reach(id, Point::Committed);
+        counted(id);
         match why {
             Some(why) => tracing::error!(id, from = current.version, to = record.version, "rolled back: {why}"),
             None => tracing::info!(id, from = current.version, to = record.version, "rolled back"),
@@ -263,7 +339,9 @@ impl Loader {
     /// A generation on probation has used up its budget of errors.
     pub(super) fn exhausted(&self, host: &Arc<Host>, generation: &Generation) {
         let (host, id, serial) = (host.clone(), generation.id.clone(), generation.serial);
-        tokio::spawn(async move {
+        // A call can end after the runtime has.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
             let _one = host.loader.changing.lock().await;
             // Somebody may have been faster.
             let live = host.loader.installed(&id).and_then(|(_, generation)| generation);
@@ -288,6 +366,7 @@ impl Loader {
         if stepped.is_err() || host.store.commit(commit).await.is_err() {
             return false;
         }
+        counted(id);
         tracing::error!(id, to = before.version, "rolled back: {why}");
         self.flip(host, id.to_owned(), before, Some(generation));
         true
@@ -295,10 +374,11 @@ impl Loader {
 
     /// The installed version again, as a new generation.
     pub async fn swap(&self, host: &Arc<Host>, id: &str) -> Result<String, InstallError> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
+        self.settle(id, &mut change).await?;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
-        let (record, _) = self.installed(id).ok_or_else(unknown)?;
+        let (record, _) = self.installed(id).ok_or_else(|| unknown(id))?;
+        self.standby.lock().expect("no panic under this lock").remove(id);
         let generation = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
         generation.check_health().await.map_err(failed)?;
         for probe in &generation.manifest.probe {
@@ -318,20 +398,22 @@ impl Loader {
     pub async fn remove(&self, host: &Arc<Host>, id: &str, purge: bool) -> Result<(), InstallError> {
         let _one = self.changing.lock().await;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let installed = self.installed(id);
+        // What the distribution promised and could not bring has no record.
+        let installed = stored(host, id)?.or_else(|| self.installed(id).map(|(record, _)| record));
         // What was removed before can still be purged.
         if installed.is_none() && !(purge && record::was_removed(&host.store, id)) {
-            return Err(InstallError::NotFound(format!("no capsule `{id}` is installed")));
+            return Err(unknown(id));
         }
         let mut gone = None;
-        if let Some((record, _)) = installed {
+        if let Some(record) = installed {
             let mut commit = Commit::default();
-            record::remove(&mut commit, id);
+            let runs_on = self.as_distributed.get().is_some_and(|names| names.contains(id));
+            if runs_on { record::forget(&mut commit, id) } else { record::remove(&mut commit, id) }
             let step = Step::now("removed", &record, None);
             record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
             host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
             self.standby.lock().expect("no panic under this lock").remove(id);
-            gone = self.withdraw(host, id);
+            gone = if runs_on { None } else { self.withdraw(host, id) };
             if let Some(gone) = &gone {
                 gone.retire();
                 host.sweep();
@@ -367,6 +449,9 @@ impl Loader {
             needed.extend(record::before(&host.store, &id)?.map(|before| before.hash));
             needed.push(record.hash);
         }
+        // What runs in safe mode, and what is about to be installed.
+        needed.extend(self.list().into_iter().map(|listed| listed.hash).filter(|hash| !hash.is_empty()));
+        needed.extend(self.compared.lock().expect("no panic under this lock").values().cloned());
         let cleaned = host.clone();
         host.blocking.run(move || artefact::clean(&cleaned, &needed)).await?
     }
@@ -407,17 +492,17 @@ fn serves(manifest: &Manifest, probe: &Probe) -> bool {
     bound || probe.path.as_ref().is_some_and(below)
 }
 
-/// Lets the candidate answer what the live version is asked, until enough is compared.
-async fn shadow(live: &Arc<Generation>, candidate: &Arc<Generation>, calls: u32) -> Result<Compared, String> {
-    let shadow = Shadow::new(candidate.clone(), calls);
-    live.watch.set_shadow(Some(shadow.clone()));
-    let compared = shadow.wait(calls).await;
-    live.watch.set_shadow(None);
-    if compared.differences > 0 {
-        let Compared { calls, differences, told } = compared;
-        return Err(format!("{differences} of {calls} live calls were answered differently: {}", told.join("; ")));
-    }
-    Ok(compared)
+fn unknown(id: &str) -> InstallError {
+    InstallError::NotFound(format!("no capsule `{id}` is installed"))
+}
+
+/// What is installed, whether it runs or, in safe mode, not.
+fn stored(host: &Host, id: &str) -> Result<Option<Record>, InstallError> {
+    record::installed(&host.store, id).map_err(|error| InstallError::Failed(format!("{id}: {error:#}")))
+}
+
+fn counted(id: &str) {
+    metrics::counter!("astrid_capsule_rollbacks_total", "capsule" => id.to_owned()).increment(1);
 }
 
 /// What the manifest asks and the operator grants, now or when the version before was installed; everything asked must be

@@ -1,8 +1,8 @@
 //! What a version must show before it goes live: its hook for the store, its health, its probes, and answers like those
 //! of the version that it replaces.
 //!
-//! Everything but the hook is a rehearsal: what is written is dropped, what is published reaches nobody, and requests
-//! carry that on. The hook writes into a transaction that is committed with the installation.
+//! All of this is a rehearsal: what is written is dropped, what is published reaches nobody, and requests carry that on.
+//! Only the hook's transaction lasts, committed with the installation; until then nobody sees what it has written.
 //! Bounded by the manifest's limits for each call, 32 probes, and for a shadow [`MAX_SHADOWED`] calls in
 //! [`SHADOW_PATIENCE`].
 
@@ -34,7 +34,9 @@ use crate::store::Commit;
 /// Calls that a shadow can compare.
 pub(super) const MAX_SHADOWED: u32 = 10_000;
 /// How long a shadow waits for calls.
-pub(super) const SHADOW_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const SHADOW_PATIENCE: Duration = Duration::from_secs(20);
+/// Calls that are compared at once, each with its message in memory; what comes meanwhile is not compared.
+const MAX_COMPARING: u32 = 64;
 /// Differences that are told.
 const MAX_TOLD: usize = 3;
 /// The largest body of a probed path.
@@ -44,7 +46,9 @@ impl Generation {
     /// Runs the installation hook; what it wrote is what is to be committed with the installation.
     pub(super) async fn hook(self: &Arc<Self>, host: &Host, previous: Option<String>) -> Result<Commit, String> {
         let Some(export) = self.exports.installer.clone() else { return Ok(Commit::default()) };
-        let sender = self.nobody(Instant::now() + self.bounds.timeout);
+        let mut sender = self.nobody(Instant::now() + self.bounds.timeout);
+        // But for its transaction: what it writes or sends beside that could not be taken back.
+        sender.rehearsal = true;
         let turn = Turn::new(sender, Inbound::default());
         let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
             Box::pin(async move {
@@ -229,13 +233,17 @@ impl Shadow {
         };
         let _ = tokio::time::timeout(SHADOW_PATIENCE, all).await;
         // Nothing more is taken from here on.
-        let untaken = self.left.swap(0, Ordering::AcqRel);
+        self.left.store(0, Ordering::Release);
         let told = self.differences.lock().expect("no panic under this lock").clone();
-        Compared { calls: calls - untaken, differences: self.count.load(Ordering::Acquire), told }
+        Compared { calls: calls - self.open.load(Ordering::Acquire), differences: self.count.load(Ordering::Acquire), told }
     }
 
     /// Whether one more call is to be compared.
     fn takes(&self) -> bool {
+        let (open, left) = (self.open.load(Ordering::Acquire), self.left.load(Ordering::Acquire));
+        if open.saturating_sub(left) >= MAX_COMPARING {
+            return false;
+        }
         self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
     }
 

@@ -58,6 +58,8 @@ const fn histogram(name: &'static str, help: &'static str) -> Series {
 pub const SERIES: &[Series] = &[
     gauge("astrid_build_info", "Always 1; the labels say what runs"),
     gauge("astrid_capsules", "Installed capsules by state"),
+    gauge("astrid_capsule_generations", "Versions of capsules in memory: two of each at most"),
+    counter("astrid_capsule_rollbacks_total", "Versions that gave way to the one before, by capsule"),
     gauge("astrid_pool_instances", "Instances that may be alive at once"),
     gauge("astrid_pool_in_use", "Instances that are alive"),
     gauge("astrid_pool_waiting", "Calls that wait for an instance"),
