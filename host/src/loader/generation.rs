@@ -29,8 +29,8 @@ use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
 use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
-use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
+use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Turn};
 use crate::meter::ledger::Used;
@@ -167,6 +167,11 @@ impl Generation {
     /// Another has taken its place: nothing of it is kept from now on. Calls that run go on.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// It is to be live again: instances of it may be kept.
+    pub(super) fn recall(&self) {
+        self.retired.store(false, Ordering::Release);
     }
 
     /// Whether the operator granted this.

@@ -6,6 +6,7 @@
 //! serves; a shadow of live calls, if asked for; one commit of everything that lasts; routes and mounts change at once;
 //! the old generation finishes its calls and stands by while the new one is on probation.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::store::Commit;
 
 /// How long calls of a generation that gave way are waited for before that is said.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Why a version was taken back by itself.
+const EXHAUSTED: &str = "it used up its budget of errors while it was on probation";
 /// How long the next change of a capsule waits for them.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -257,13 +260,25 @@ impl Loader {
 
     /// Makes the generation the live one; the one before finishes its calls.
     fn replace(&self, host: &Arc<Host>, id: &str, record: Record, generation: Arc<Generation>, on_probation: bool) {
+        let mut standby = self.standby.lock().expect("no panic under this lock");
+        self.replace_among(host, id, record, generation, on_probation, &mut standby);
+    }
+
+    fn replace_among(
+        &self,
+        host: &Arc<Host>,
+        id: &str,
+        record: Record,
+        generation: Arc<Generation>,
+        on_probation: bool,
+        standby: &mut BTreeMap<String, (Record, Arc<Generation>)>,
+    ) {
         let before = self.installed(id).map(|(record, _)| record);
         if on_probation && before.is_some() {
             generation.watch.try_out(host.config.loader.rule());
         }
         let old = self.flip(host, id.to_owned(), record, Some(generation.clone()));
         fault::reach(id, Point::Flipped);
-        let mut standby = self.standby.lock().expect("no panic under this lock");
         standby.remove(id);
         let Some((old, before)) = old.zip(before) else { return };
         old.retire();
@@ -272,7 +287,6 @@ impl Loader {
         if on_probation {
             standby.insert(id.to_owned(), (before, old.clone()));
         }
-        drop(standby);
         let (host, id, lasts) = (host.clone(), id.to_owned(), host.config.loader.rule().lasts);
         tokio::spawn(async move {
             match old.watch.drained(DRAIN).await {
@@ -292,11 +306,7 @@ impl Loader {
     }
 
     /// Goes back to the version before, and keeps the one that was live as the version before. Returns both.
-    pub async fn rollback(
-        &self,
-        host: &Arc<Host>,
-        id: &str,
-    ) -> Result<(String, String), InstallError> {
+    pub async fn rollback(&self, host: &Arc<Host>, id: &str) -> Result<(String, String), InstallError> {
         let mut change: Change<'_> = Some(self.changing.lock().await);
         self.settle(id, &mut change).await?;
         self.go_back(host, id, None).await
@@ -310,7 +320,10 @@ impl Loader {
         let standby = standby.filter(|(record, _)| why.is_some() || *record != current);
         let (record, generation) = match standby {
             // Still warm, and known to work.
-            Some(standby) => standby,
+            Some((record, generation)) => {
+                generation.recall();
+                (record, generation)
+            }
             None => {
                 let before = record::before(&host.store, id).map_err(|error| failed(format!("{error:#}")))?;
                 let before = before
@@ -319,40 +332,82 @@ impl Loader {
                 (before, generation)
             }
         };
+        self.record_return(host, id, &current, &record, why).await?;
+        fault::reach(id, Point::Committed);
+        self.replace(host, id, record.clone(), generation, false);
+        Ok((record.version, current.version))
+    }
+
+    /// Makes it last that `record` took the place of `current` again.
+    async fn record_return(
+        &self,
+        host: &Host,
+        id: &str,
+        current: &Record,
+        record: &Record,
+        why: Option<&str>,
+    ) -> Result<(), InstallError> {
+        let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let mut commit = Commit::default();
         // A swap changes no record: then the version before stays what it is.
-        let earlier = (record != current).then_some(&current);
-        record::put(&mut commit, id, &record, earlier);
-        let step = Step::now("rolled-back", &record, why);
+        let earlier = (record != current).then_some(current);
+        record::put(&mut commit, id, record, earlier);
+        let step = Step::now("rolled-back", record, why);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
-        fault::reach(id, Point::Committed);
         counted(id);
         match why {
             Some(why) => tracing::error!(id, from = current.version, to = record.version, "rolled back: {why}"),
             None => tracing::info!(id, from = current.version, to = record.version, "rolled back"),
         }
-        self.replace(host, id, record.clone(), generation, false);
-        Ok((record.version, current.version))
+        Ok(())
     }
 
-    /// A generation on probation has used up its budget of errors.
+    /// A generation on probation has used up its budget of errors. Whoever stands by takes over at once, and the record
+    /// follows when no other change is made.
     pub(super) fn exhausted(&self, host: &Arc<Host>, generation: &Generation) {
         let (host, id, serial) = (host.clone(), generation.id.clone(), generation.serial);
         // A call can end after the runtime has.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            let _one = host.loader.changing.lock().await;
+            let loader = &host.loader;
+            let stood_by = loader.stand_in(&host, &id, serial);
+            let _one = loader.changing.lock().await;
             // Somebody may have been faster.
-            let live = host.loader.installed(&id).and_then(|(_, generation)| generation);
-            if live.is_none_or(|live| live.serial != serial) {
+            let wanted = stood_by.as_ref().map_or(serial, |(_, serial)| *serial);
+            let live = loader.installed(&id).and_then(|(_, generation)| generation);
+            if live.is_none_or(|live| live.serial != wanted) {
                 return;
             }
-            let why = "it used up its budget of errors while it was on probation";
-            if let Err(error) = host.loader.go_back(&host, &id, Some(why)).await {
-                tracing::error!(id = &*id, "{why}, and could not be rolled back: {error}");
+            let done = match (&stood_by, stored(&host, &id)) {
+                (Some((record, _)), Ok(Some(current))) => {
+                    loader.record_return(&host, &id, &current, record, Some(EXHAUSTED)).await
+                }
+                (None, _) => loader.go_back(&host, &id, Some(EXHAUSTED)).await.map(|_| ()),
+                (_, Ok(None)) => Err(unknown(&id)),
+                (_, Err(error)) => Err(error),
+            };
+            if let Err(error) = done {
+                tracing::error!(
+                    id = &*id,
+                    stood_in = stood_by.is_some(),
+                    "{EXHAUSTED}, which is not recorded: {error}"
+                );
             }
         });
+    }
+
+    /// Makes the generation that stands by the live one again, if the live one is still the one with this serial. Returns its
+    /// record and serial.
+    fn stand_in(&self, host: &Arc<Host>, id: &str, serial: u64) -> Option<(Record, u64)> {
+        let mut standby = self.standby.lock().expect("no panic under this lock");
+        let (_, live) = self.installed(id)?;
+        live.filter(|live| live.serial == serial)?;
+        let (record, generation) = standby.remove(id)?;
+        let stood_by = (record.clone(), generation.serial);
+        generation.recall();
+        self.replace_among(host, id, record, generation, false, &mut standby);
+        Some(stood_by)
     }
 
     /// At the start of the host: what is installed does not start, so the version before takes its place, if it does.
@@ -408,7 +463,11 @@ impl Loader {
         if let Some(record) = installed {
             let mut commit = Commit::default();
             let runs_on = self.as_distributed.get().is_some_and(|names| names.contains(id));
-            if runs_on { record::forget(&mut commit, id) } else { record::remove(&mut commit, id) }
+            if runs_on {
+                record::forget(&mut commit, id)
+            } else {
+                record::remove(&mut commit, id)
+            }
             let step = Step::now("removed", &record, None);
             record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
             host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;

@@ -235,7 +235,11 @@ impl Shadow {
         // Nothing more is taken from here on.
         self.left.store(0, Ordering::Release);
         let told = self.differences.lock().expect("no panic under this lock").clone();
-        Compared { calls: calls - self.open.load(Ordering::Acquire), differences: self.count.load(Ordering::Acquire), told }
+        Compared {
+            calls: calls - self.open.load(Ordering::Acquire),
+            differences: self.count.load(Ordering::Acquire),
+            told,
+        }
     }
 
     /// Whether one more call is to be compared.
