@@ -17,6 +17,8 @@ pub mod distro;
 pub mod env;
 #[cfg(feature = "package")]
 pub mod manifest;
+#[cfg(feature = "package")]
+mod probe;
 
 pub use capability::Capability;
 pub use principal::PrincipalId;

@@ -26,6 +26,7 @@ mod table;
 mod testing;
 mod text;
 mod time;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Manifest, Probe};
+use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Capability, Topic, check};
 
 use super::record::{self, Record, Step};
@@ -26,7 +26,8 @@ use crate::store::Commit;
 const DRAIN: Duration = Duration::from_secs(30);
 /// Why a version was taken back by itself.
 const EXHAUSTED: &str = "it used up its budget of errors while it was on probation";
-/// How long the next change of a capsule waits for them.
+/// How often it is looked whether they have ended, and how long the next change of the capsule waits for that.
+const LOOK: Duration = Duration::from_millis(5);
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// What whoever installs chooses.
@@ -96,9 +97,7 @@ impl Loader {
         if options.shadow > MAX_SHADOWED {
             return Err(InstallError::Invalid(format!("a shadow compares at most {MAX_SHADOWED} calls")));
         }
-        self.settle(&id, change).await?;
-        let previous = stored(host, &id)?;
-        let grants = granted(&archive.manifest, &options.grants, previous.as_ref())?;
+        granted(&archive.manifest, &options.grants, stored(host, &id)?.as_ref())?;
         let checking = move || {
             let surface = check::check(&archive.manifest, &archive.component);
             (archive, surface)
@@ -109,6 +108,9 @@ impl Loader {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
+        self.settle(&id, change).await?;
+        let previous = stored(host, &id)?;
+        let grants = granted(&archive.manifest, &options.grants, previous.as_ref())?;
         self.undeclared(&archive.manifest)?;
         self.conflicts(&archive.manifest)?;
         let record = Record {
@@ -119,8 +121,6 @@ impl Loader {
             concurrent: surface.needs_concurrency(),
         };
         fault::reach(&id, Point::Checked);
-        // Three would be too many.
-        self.standby.lock().expect("no panic under this lock").remove(&id);
         let concurrency = record.concurrency();
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
@@ -186,26 +186,34 @@ impl Loader {
         generation.check_health().await?;
         let own = &generation.manifest.probe;
         // What a version has promised holds for the next one, as far as that serves it.
-        let kept =
-            before.into_iter().flat_map(|manifest| &manifest.probe).filter(|probe| serves(&generation.manifest, probe));
+        let kept = before
+            .into_iter()
+            .flat_map(|manifest| &manifest.probe)
+            .filter(|probe| probe.is_served_by(&generation.manifest));
         for probe in own.iter().chain(kept.filter(|probe| !own.contains(probe))) {
             generation.probe(probe).await?;
         }
         Ok(())
     }
 
-    /// Waits until the generation that gave way last has finished its calls: of each capsule there are two at most.
+    /// Lets go of the generation that gave way last, and waits until it has finished its calls: of each capsule there are
+    /// two at most. Others make their changes meanwhile.
     async fn settle<'a>(&'a self, id: &str, change: &mut Change<'a>) -> Result<(), InstallError> {
+        self.standby.lock().expect("no panic under this lock").remove(id);
         let leaving = || {
             let leaving = self.leaving.lock().expect("no panic under this lock");
-            leaving.get(id).and_then(Weak::upgrade).filter(|old| old.watch.running() > 0)
+            leaving.get(id).filter(|old| old.strong_count() > 0).cloned()
         };
         while let Some(old) = leaving() {
             *change = None;
-            let left = old.watch.drained(SETTLE).await;
-            if left > 0 {
+            let gone = async {
+                while old.strong_count() > 0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            if tokio::time::timeout(SETTLE, gone).await.is_err() {
                 return Err(InstallError::Failed(format!(
-                    "{id}: {left} calls of the version before the live one still run; try again when they have ended"
+                    "{id}: calls of the version before the live one still run; try again when they have ended"
                 )));
             }
             *change = Some(self.changing.lock().await);
@@ -308,7 +316,14 @@ impl Loader {
     /// Goes back to the version before, and keeps the one that was live as the version before. Returns both.
     pub async fn rollback(&self, host: &Arc<Host>, id: &str) -> Result<(String, String), InstallError> {
         let mut change: Change<'_> = Some(self.changing.lock().await);
-        self.settle(id, &mut change).await?;
+        let current = stored(host, id)?;
+        let warm = {
+            let standby = self.standby.lock().expect("no panic under this lock");
+            standby.get(id).is_some_and(|(record, _)| current.as_ref().is_some_and(|current| record != current))
+        };
+        if !warm {
+            self.settle(id, &mut change).await?;
+        }
         self.go_back(host, id, None).await
     }
 
@@ -433,7 +448,6 @@ impl Loader {
         self.settle(id, &mut change).await?;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let (record, _) = self.installed(id).ok_or_else(|| unknown(id))?;
-        self.standby.lock().expect("no panic under this lock").remove(id);
         let generation = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
         generation.check_health().await.map_err(failed)?;
         for probe in &generation.manifest.probe {
@@ -539,16 +553,6 @@ impl Loader {
         let plain = manifest.publish.iter().filter_map(|sent| Topic::parse(sent.topic.as_str()).ok());
         plain.filter(|topic| !host.bus.handles(topic)).map(|topic| topic.to_string()).collect()
     }
-}
-
-/// Whether a manifest serves what this probe asks for.
-fn serves(manifest: &Manifest, probe: &Probe) -> bool {
-    let topic = probe.topic.as_ref().and_then(|topic| Topic::parse(topic).ok());
-    let bound =
-        topic.is_some_and(|topic| manifest.subscribe.iter().any(|b| b.handler.is_some() && b.topic.matches(&topic)));
-    let mounts = manifest.http.iter().flat_map(|http| &http.mounts);
-    let below = |path: &String| mounts.clone().any(|mount| path.starts_with(mount.as_str()));
-    bound || probe.path.as_ref().is_some_and(below)
 }
 
 fn unknown(id: &str) -> InstallError {
