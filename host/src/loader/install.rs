@@ -302,12 +302,14 @@ impl Loader {
                 left => tracing::warn!(id, hash = old.hash, left, "calls of the generation before still run"),
             }
             fault::reach(&id, Point::Retired);
-            let old = Arc::downgrade(&old);
+            let gone = Arc::downgrade(&old);
+            // It is in memory no longer than somebody needs it.
+            drop(old);
             if on_probation {
                 tokio::time::sleep(lasts).await;
             }
             let mut standby = host.loader.standby.lock().expect("no panic under this lock");
-            if standby.get(&id).is_some_and(|(_, generation)| Weak::ptr_eq(&Arc::downgrade(generation), &old)) {
+            if standby.get(&id).is_some_and(|(_, generation)| Weak::ptr_eq(&Arc::downgrade(generation), &gone)) {
                 standby.remove(&id);
             }
         });
