@@ -219,6 +219,12 @@ async fn a_shadow_is_compared_with_live_calls_whose_callers_never_notice() {
         assert_eq!(live(&daemon).await, "2.0.0");
     }
     assert!(load.end().await > 60);
+    // The same for what a front end answers.
+    let page = Request::get("/fickle/page");
+    let load = Load::start(vec![daemon.connect().await, daemon.connect().await], &page).await;
+    let said = refused(&daemon, &made(&home, "3.0.0", "oops"), &["--shadow", "10"]);
+    assert!(said.contains("10 of 10 live calls were answered differently: /fickle/page: 200 became 500"), "{said}");
+    load.end().await;
 
     // Whoever waits for calls holds nobody up.
     let waiting = arguments(&made(&home, "4.0.0", "well"));
