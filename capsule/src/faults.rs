@@ -174,6 +174,7 @@ impl<'t> Search<'t> {
                 self.tell(span.start, format!("{path} can't be \"{}\"{hint}", shown(text)));
                 return false;
             }
+            (DeValue::Table(_), Shape::Table) => {}
             (DeValue::String(_), Shape::Text | Shape::OneOf(_) | Shape::Scalar)
             | (DeValue::Integer(_), Shape::Integer | Shape::Scalar)
             | (DeValue::Boolean(_), Shape::Boolean | Shape::Scalar)
