@@ -210,10 +210,8 @@ impl bus::HostSubscription for Call {
 
     async fn drop(&mut self, subscription: Resource<OfCall<Subscription>>) -> wasmtime::Result<()> {
         let subscription = self.table.delete(subscription)?.0;
-        if let Some(shift) = &self.turn.inbound.shift {
-            if let Some(subscription) = subscription {
-                shift.put_down(&subscription.open);
-            }
+        if let (Some(shift), Some(subscription)) = (&self.turn.inbound.shift, subscription) {
+            shift.put_down(&subscription.open);
         }
         Ok(())
     }
