@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::toolchain::{self, TARGET};
 use crate::workspace::{Package, Workspace, checkout};
-use crate::{files, run, say};
+use crate::{files, run, say, types};
 
 const MANIFEST: &str = "Capsule.toml";
 
@@ -228,8 +228,9 @@ fn pack(capsule: &Capsule) -> Result<Packed> {
         let problems = problems.iter().map(|problem| format!("the component {problem}")).collect();
         bail!(Refused { manifest: capsule.path.clone(), problems });
     }
+    let schemas = types::read(capsule.path.parent().unwrap_or(Path::new("")), &capsule.manifest)?;
     let mut bytes = Vec::new();
-    Archive::write(&capsule.manifest, &component, &mut bytes).context("can't pack")?;
+    Archive::write(&capsule.manifest, &component, &schemas, &mut bytes).context("can't pack")?;
     let read = Archive::read(&bytes[..]).with_context(|| format!("{} can't be packed", capsule.path.display()))?;
     Ok(Packed {
         name: read.manifest.package.name.clone(),

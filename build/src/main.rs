@@ -5,6 +5,7 @@
 //! | `toolchain` | that wasm32-wasip2 can be built here |
 //! | `workspace` | what cargo knows of a folder |
 //! | `component` | `build` and `pack`: from a cargo project to a checked `.capsule` |
+//! | `types` | from a capsule's `wit/` to the types that are packed with it |
 //! | `new` | a capsule project that builds and passes its test |
 //! | `test` | which tests a filter means, and the runner |
 //! | `bench` | the bench program, with everything that it measures built |
@@ -23,6 +24,7 @@ mod run;
 mod say;
 mod test;
 mod toolchain;
+mod types;
 mod up;
 mod workspace;
 

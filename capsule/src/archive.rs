@@ -1,4 +1,4 @@
-//! `.capsule`: a gzipped tar with exactly two files, `Capsule.toml` and `component.wasm`, in that order.
+//! `.capsule`: a gzipped tar of `Capsule.toml`, `component.wasm` and, where topics have types, `schema.json`, in that order.
 //!
 //! Writing is reproducible: no times, owners or paths. Reading trusts nothing: sizes are capped while decompressing,
 //! only plain files with exactly these names are taken, and nothing is ever written to disk from here.
@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 
 use crate::manifest::{Manifest, ManifestError};
+use crate::schema::{self, SchemaError, Schemas};
 
 /// The largest component, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
@@ -15,6 +16,7 @@ const MAX_PADDING: u64 = 64 * 1024;
 
 const MANIFEST: &str = "Capsule.toml";
 const COMPONENT: &str = "component.wasm";
+const SCHEMA: &str = "schema.json";
 
 /// An archive that was read and checked.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Archive {
     /// The manifest's text as it stood in the archive.
     pub manifest_text: String,
     pub component: Vec<u8>,
+    /// The types of its topics: every one that the manifest names is there.
+    pub schemas: Schemas,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,8 @@ pub enum ArchiveError {
     Format(String),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
 }
 
 fn format(text: impl Into<String>) -> ArchiveError {
@@ -44,10 +50,13 @@ impl Archive {
     }
 
     /// Writes an archive; the same input gives the same bytes.
-    pub fn write(manifest: &Manifest, component: &[u8], to: impl Write) -> io::Result<()> {
+    pub fn write(manifest: &Manifest, component: &[u8], schemas: &Schemas, to: impl Write) -> io::Result<()> {
         let gzip = flate2::GzBuilder::new().mtime(0).write(to, flate2::Compression::new(6));
         let mut tar = tar::Builder::new(gzip);
-        for (name, bytes) in [(MANIFEST, manifest.packed().as_bytes()), (COMPONENT, component)] {
+        let (manifest, schema) = (manifest.packed(), schemas.document());
+        let files = [(MANIFEST, manifest.as_bytes()), (COMPONENT, component)];
+        let schema = (!schema.is_empty()).then_some((SCHEMA, schema.as_bytes()));
+        for (name, bytes) in files.into_iter().chain(schema) {
             let mut header = tar::Header::new_ustar();
             header.set_entry_type(tar::EntryType::Regular);
             header.set_size(bytes.len() as u64);
@@ -60,13 +69,17 @@ impl Archive {
 
     /// Reads and checks an archive. Never reads more than the caps, whatever the headers say.
     pub fn read(from: impl Read) -> Result<Self, ArchiveError> {
-        let cap = MAX_COMPONENT_BYTES + crate::manifest::MAX_BYTES as u64 + 64 * 1024;
+        let cap = MAX_COMPONENT_BYTES + (crate::manifest::MAX_BYTES + schema::MAX_BYTES) as u64 + 64 * 1024;
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(from).take(cap));
         let mut entries = tar.entries().map_err(|e| format(e.to_string()))?;
         let manifest = next(&mut entries, MANIFEST, crate::manifest::MAX_BYTES as u64)?;
         let component = next(&mut entries, COMPONENT, MAX_COMPONENT_BYTES)?;
+        let schemas = match entries.next() {
+            Some(entry) => Schemas::parse(&file(entry, SCHEMA, schema::MAX_BYTES as u64)?)?,
+            None => Schemas::default(),
+        };
         if entries.next().is_some() {
-            return Err(format(format!("holds more than {MANIFEST} and {COMPONENT}")));
+            return Err(format(format!("holds more than {MANIFEST}, {COMPONENT} and {SCHEMA}")));
         }
         // To the end, so that gzip's checksum is compared and nothing hides behind the last file.
         let rest = io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| format(e.to_string()))?;
@@ -74,13 +87,19 @@ impl Archive {
             return Err(format("goes on after its last file"));
         }
         let manifest_text = String::from_utf8(manifest).map_err(|_| format(format!("{MANIFEST} is not UTF-8")))?;
-        Ok(Self { manifest: Manifest::parse(&manifest_text)?, manifest_text, component })
+        let manifest = Manifest::parse(&manifest_text)?;
+        schemas.check(&manifest)?;
+        Ok(Self { manifest, manifest_text, component, schemas })
     }
 }
 
 fn next<R: Read>(entries: &mut tar::Entries<'_, R>, name: &str, cap: u64) -> Result<Vec<u8>, ArchiveError> {
     let missing = || format(format!("{name} is missing"));
-    let entry = entries.next().ok_or_else(missing)?.map_err(|e| format(e.to_string()))?;
+    file(entries.next().ok_or_else(missing)?, name, cap)
+}
+
+fn file<R: Read>(entry: io::Result<tar::Entry<'_, R>>, name: &str, cap: u64) -> Result<Vec<u8>, ArchiveError> {
+    let entry = entry.map_err(|e| format(e.to_string()))?;
     if entry.header().entry_type() != tar::EntryType::Regular {
         return Err(format(format!("holds something other than a plain file where {name} is expected")));
     }
@@ -108,7 +127,7 @@ mod tests {
 
     fn archive() -> Vec<u8> {
         let mut bytes = Vec::new();
-        Archive::write(&Manifest::parse(MANIFEST_TEXT).unwrap(), b"wasm", &mut bytes).unwrap();
+        Archive::write(&Manifest::parse(MANIFEST_TEXT).unwrap(), b"wasm", &Schemas::default(), &mut bytes).unwrap();
         bytes
     }
 
@@ -135,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_two_plain_files_are_taken() {
+    fn only_plain_files_of_these_names_are_taken() {
         use tar::EntryType::{Link, Regular, Symlink};
         let toml = MANIFEST_TEXT.as_bytes();
         type Files<'a> = &'a [(&'a str, tar::EntryType, &'a [u8])];
@@ -146,7 +165,7 @@ mod tests {
             (&[("../Capsule.toml", Regular, toml)], "holds `../Capsule.toml`"),
             (&[("/Capsule.toml", Regular, toml)], "holds `/Capsule.toml`"),
             (&[("component.wasm", Regular, b"x"), ("Capsule.toml", Regular, toml)], "holds `component.wasm`"),
-            (&[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"x"), ("c", Regular, b"x")], "holds more"),
+            (&[("Capsule.toml", Regular, toml), ("component.wasm", Regular, b"x"), ("c", Regular, b"x")], "holds `c`"),
         ];
         for (files, want) in cases {
             let error = Archive::read(&tarball(files)[..]).unwrap_err().to_string();

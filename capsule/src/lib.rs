@@ -1,5 +1,6 @@
 //! What a capsule is, in one place for the host, the tools and the components: the grammar of topics, capabilities
-//! and principal ids, and (feature `package`) the manifest, the archive and what a component must look like.
+//! and principal ids, and (feature `package`) the manifest, the archive, the types of topics and what a
+//! component must look like.
 //!
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
@@ -17,6 +18,12 @@ pub mod distro;
 pub mod env;
 #[cfg(feature = "package")]
 pub mod manifest;
+#[cfg(feature = "package")]
+pub mod near;
+#[cfg(feature = "package")]
+pub mod schema;
+#[cfg(feature = "package")]
+pub mod tool;
 
 pub use capability::Capability;
 pub use principal::PrincipalId;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use astrid_capsule::near;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -182,35 +183,9 @@ impl Layers {
 
 /// "; did you mean …?" for a word that is within reach of a known one, else what is known.
 fn meant<'a>(word: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let known: Vec<&String> = known.collect();
-    let nearest = known.iter().map(|k| (distance(word, k), *k)).min();
-    match nearest {
-        Some((edits, nearest)) if edits <= (nearest.len() / 3).max(1) => format!("; did you mean `{nearest}`?"),
-        _ => format!("; known are {}", known.into_iter().cloned().collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// How many characters must be put in, left out, replaced or swapped with their neighbour (each pair once) to make one
-/// word the other. Words of more than 64 bytes are far from everything.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().max(b.len()) > 64 {
-        return usize::MAX;
-    }
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            table[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let cheapest = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
-                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                if swapped { cheapest.min(table[i - 2][j - 2] + 1) } else { cheapest }
-            };
-        }
-    }
-    table[a.len()][b.len()]
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let meant = near::meant(word, known.iter().copied());
+    if meant.is_empty() { format!("; known are {}", known.join(", ")) } else { meant }
 }
 
 /// TOML's errors end in a line break.
@@ -297,21 +272,5 @@ mod tests {
             let error = format!("{:#}", load(file, &sets, &environment).unwrap_err());
             assert!(error.contains(want), "{error}");
         }
-    }
-
-    #[test]
-    fn a_distance_counts_what_a_hand_gets_wrong() {
-        for (a, b, edits) in [
-            ("", "", 0),
-            ("", "ab", 2),
-            ("abc", "abc", 0),
-            ("abd", "abc", 1),
-            ("acb", "abc", 1),
-            ("ab", "abc", 1),
-            ("x", "abc", 3),
-        ] {
-            assert_eq!((distance(a, b), distance(b, a)), (edits, edits), "{a} {b}");
-        }
-        assert_eq!(distance(&"a".repeat(65), "a"), usize::MAX);
     }
 }

@@ -142,6 +142,7 @@ fn finish(context: &mut Context<'_>, answer: &Answer) -> Result<Exit, Failure> {
 #[cfg(test)]
 mod tests {
     use astrid_capsule::manifest::Manifest;
+    use astrid_capsule::schema::Schemas;
 
     use super::*;
     use crate::cli::testing::{Host, astrid_at};
@@ -160,7 +161,8 @@ mod tests {
         let manifest = "asks = [\"keys:session\"]\n[package]\nname = \"echo\"\nversion = \"1.0.0\"\n";
         let path = host.home.root().join("it's.capsule");
         let component = [b"\0asm".as_slice(), &[0x0d, 0, 1, 0]].concat();
-        Archive::write(&Manifest::parse(manifest).unwrap(), &component, File::create(&path).unwrap()).unwrap();
+        let to = File::create(&path).unwrap();
+        Archive::write(&Manifest::parse(manifest).unwrap(), &component, &Schemas::default(), to).unwrap();
         (host, path.to_str().unwrap().to_owned())
     }
 

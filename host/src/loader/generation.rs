@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use astrid_capsule::manifest::Manifest;
-use astrid_capsule::{Capability, PrincipalId, Topic};
+use astrid_capsule::schema::Schemas;
+use astrid_capsule::{Capability, Pattern, PrincipalId, Topic};
 use bytes::Bytes;
 use hyper::Response;
 use metrics::{Counter, Histogram, counter, histogram};
@@ -19,6 +20,7 @@ use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
 use crate::bus::stream::Writer;
+use crate::bus::typed::{Typed, Types};
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
@@ -37,6 +39,7 @@ pub struct Generation {
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
+    types: Types,
     bounds: Bounds,
     engine: Engine,
     exports: Exports,
@@ -84,6 +87,7 @@ impl Generation {
         concurrency: Concurrency,
         hash: String,
         manifest: Manifest,
+        schemas: Schemas,
         grants: Vec<Capability>,
     ) -> anyhow::Result<Arc<Self>> {
         let mut linker = Linker::new(component.engine());
@@ -105,12 +109,13 @@ impl Generation {
             peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
         let tally = host.meter.capsule(&id);
+        let types = if host.config.bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
         let exports = Exports::new(pre);
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { id, serial, manifest, hash, grants, bounds, engine, exports, host, tally, figures }))
+        Ok(Arc::new(Self { id, serial, manifest, hash, grants, types, bounds, engine, exports, host, tally, figures }))
     }
 
     /// Whether the operator granted this.
@@ -121,6 +126,11 @@ impl Generation {
     /// What the operator granted: what [`Self::granted`] looks at.
     pub fn grants(&self) -> &[Capability] {
         &self.grants
+    }
+
+    /// What its messages are held to: nothing, unless `bus.strict` is on.
+    pub fn types(&self) -> &Types {
+        &self.types
     }
 
     /// Whether the manifest names the topic among those it sends to.
@@ -313,6 +323,10 @@ impl Responder for Generation {
                 }
             }
         })
+    }
+
+    fn typed(&self, binding: &Pattern) -> Option<Arc<Typed>> {
+        self.types.bound(binding)
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod artefact;
 mod generation;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +18,7 @@ use anyhow::Context;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
 use astrid_capsule::manifest::{Manifest, grant};
+use astrid_capsule::schema::{SchemaError, Schemas};
 use astrid_capsule::{Capability, check};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,7 @@ use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
 pub use generation::{Generation, Inbound};
+pub use topics::{Direction, Topic};
 
 /// What the store remembers of an installed capsule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,11 +41,18 @@ struct Record {
     manifest: String,
     /// Whether it needs the engine with component-model concurrency.
     concurrent: bool,
+    /// Its `schema.json`; empty if no topic has a type.
+    #[serde(default)]
+    schema: String,
 }
 
 impl Record {
     fn concurrency(&self) -> Concurrency {
         if self.concurrent { Concurrency::With } else { Concurrency::Without }
+    }
+
+    fn schemas(&self) -> Result<Schemas, SchemaError> {
+        if self.schema.is_empty() { Ok(Schemas::default()) } else { Schemas::parse(self.schema.as_bytes()) }
     }
 }
 
@@ -120,6 +130,15 @@ impl Loader {
             (_, State::Live { generation, .. }) => Some(generation.manifest.env.clone()),
             (record, State::Failed) => Manifest::parse(&record.manifest).ok().map(|manifest| manifest.env),
         }
+    }
+
+    /// The topics of an installed capsule, live or failed, with the schemas of those that have types.
+    pub fn topics(&self, id: &str) -> Option<Vec<Topic>> {
+        let record = {
+            let capsules = self.capsules.read().expect("no panic under this lock");
+            capsules.get(id)?.0.clone()
+        };
+        Some(topics::of(&Manifest::parse(&record.manifest).ok()?, &record.schemas().ok()?))
     }
 
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
@@ -220,16 +239,18 @@ impl Loader {
             grants: grants.iter().map(|c| c.as_str().to_owned()).collect(),
             manifest: archive.manifest_text,
             concurrent: surface.needs_concurrency(),
+            schema: archive.schemas.document(),
         };
         let concurrency = record.concurrency();
 
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
-            let component = archive.component;
+            let (component, schemas) = (archive.component, archive.schemas);
             let blocking = host.blocking.clone();
             let compile = move || {
                 let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
-                let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
+                let generation =
+                    Generation::new(&host, compiled, concurrency, hash.clone(), manifest, schemas, grants)?;
                 artefact::keep(&host, &hash, &component)?;
                 anyhow::Ok(generation)
             };
@@ -259,7 +280,8 @@ impl Loader {
             let concurrency = record.concurrency();
             let compiled = artefact::load(&host, &record.hash, concurrency)?;
             let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
-            Generation::new(&host, compiled, concurrency, record.hash, manifest, grants)
+            let schemas = record.schemas()?;
+            Generation::new(&host, compiled, concurrency, record.hash, manifest, schemas, grants)
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
