@@ -82,7 +82,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 20] = {
+pub const ROUTES: [Route; 21] = {
     use Action::{About, BusPublish, BusRequest, Change, Me, Principals, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -102,6 +102,7 @@ pub const ROUTES: [Route; 20] = {
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
         route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),
+        route("GET",    "/api/capsules/{capsule}/topics", Bearer, &[],     Nothing,       Topic("system.v1.capsule.topics", 200)),
         route("GET",    "/api/capsules/{capsule}/env",         Bearer, ABOUT,   Nothing,       About("system.v1.env.get", 200)),
         route("POST",   "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Json,          About("system.v1.env.set", 204)),
         route("DELETE", "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Nothing,       About("system.v1.env.clear", 204)),

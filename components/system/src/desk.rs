@@ -96,29 +96,24 @@ pub struct Logs {
     /// This level and everything more severe.
     pub level: Option<String>,
     /// Only lines with a greater sequence number.
-    #[serde(default)]
-    pub after: u64,
+    pub after: Option<u64>,
     /// 1 to [`MAX_LINES`].
-    #[serde(default = "Logs::default_limit")]
-    pub limit: u32,
+    pub limit: Option<u32>,
 }
 
 impl Logs {
-    fn default_limit() -> u32 {
-        DEFAULT_LINES
-    }
-
     /// The query for the host; `invalid` if a field is out of bounds.
     pub fn query(self) -> Result<LogQuery, Refusal> {
-        if !(1..=MAX_LINES).contains(&self.limit) {
-            return Err(Refusal::invalid(format!("limit = {} must be 1 to {MAX_LINES}", self.limit)));
+        let limit = self.limit.unwrap_or(DEFAULT_LINES);
+        if !(1..=MAX_LINES).contains(&limit) {
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_LINES}")));
         }
         if let Some(level) = &self.level
             && !LEVELS.contains(&level.as_str())
         {
             return Err(Refusal::invalid(format!("level `{}` must be {}", level.escape_debug(), LEVELS.join(", "))));
         }
-        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after, limit: self.limit })
+        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after.unwrap_or(0), limit })
     }
 }
 
@@ -223,8 +218,7 @@ impl From<Vec<host::Setting>> for Settings {
 pub struct Install {
     /// The absolute path of a `.capsule` file on the host's machine.
     pub source: String,
-    #[serde(default)]
-    pub grants: Vec<String>,
+    pub grants: Option<Vec<String>>,
 }
 
 impl Install {
@@ -327,7 +321,7 @@ mod tests {
 
     #[test]
     fn an_install_wants_an_absolute_path() {
-        let install = |source: &str| Install { source: source.into(), grants: vec![] }.checked();
+        let install = |source: &str| Install { source: source.into(), grants: None }.checked();
         assert!(install("/srv/notes.capsule").is_ok());
         for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/a.capsule", "/a\0b"] {
             let refusal = install(source).unwrap_err();

@@ -1,17 +1,19 @@
 //! The operator's desk: the host's own operations as topics.
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
-//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`] and
-//! [`mod@env`] say how the host's records read as JSON.
+//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`], [`mod@env`]
+//! and [`topics`] say how the host's records read as JSON.
 
 pub mod desk;
 pub mod env;
+pub mod topics;
 
 use astrid_sdk::host;
 use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
 
 use desk::{Install, Logs, Nothing};
 use env::{Clear, Get, Set};
+use topics::{Request, Topics};
 
 fn status(message: Message) -> Answer {
     let Nothing {} = message.object()?;
@@ -42,9 +44,15 @@ fn config(message: Message) -> Answer {
 
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants } = message.object::<Install>()?.checked()?;
-    let installed = host::install(&source, &grants).map_err(desk::refusal)?;
+    let installed = host::install(&source, &grants.unwrap_or_default()).map_err(desk::refusal)?;
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))
+}
+
+fn capsule_topics(message: Message) -> Answer {
+    let Request { capsule } = message.object()?;
+    let found = host::topics(&capsule).ok_or_else(|| Refusal::not_found(format!("no capsule `{capsule}`")))?;
+    json(&Topics::new(found)?)
 }
 
 fn usage(message: Message) -> Answer {
@@ -89,5 +97,6 @@ handlers! {
     "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
+    "capsule-topics" => capsule_topics,
     "usage" => usage,
 }

@@ -7,7 +7,7 @@ use astrid_capsule::PrincipalId;
 use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
-use crate::loader::InstallError;
+use crate::loader::{self, InstallError};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -63,6 +63,24 @@ impl host::Host for Call {
     async fn capsules(&mut self) -> wasmtime::Result<Vec<host::Capsule>> {
         let list = self.host.loader.list().into_iter();
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
+    }
+
+    async fn topics(&mut self, capsule: String) -> wasmtime::Result<Option<Vec<host::Topic>>> {
+        let of = |of: loader::Type| host::TopicType { name: of.name, schema: of.schema };
+        let topic = |topic: loader::Topic| host::Topic {
+            topic: topic.topic,
+            direction: match topic.direction {
+                loader::Direction::Publish => host::Direction::Publish,
+                loader::Direction::Subscribe => host::Direction::Subscribe,
+                loader::Direction::Intercept => host::Direction::Intercept,
+            },
+            handler: topic.handler,
+            priority: topic.priority,
+            payload: topic.payload.map(of),
+            answer: topic.answer.map(of),
+        };
+        let topics = self.host.loader.topics(&capsule);
+        Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
     }
 
     async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {

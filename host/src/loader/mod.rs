@@ -28,7 +28,7 @@ use crate::host::Host;
 use crate::pool::Concurrency;
 use crate::store::Commit;
 pub use generation::{Generation, Inbound};
-pub use topics::{Direction, Topic};
+pub use topics::{Direction, Topic, Type};
 
 /// What the store remembers of an installed capsule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -44,7 +44,8 @@ pub use bindings::astrid::env::env::{Field, Kind};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Capsule as CapsuleRow, EnvError, HostStatus, InstallError, Installed, LogLine, PrincipalUsage, Setting,
+    Capsule as CapsuleRow, Direction, EnvError, HostStatus, InstallError, Installed, LogLine, PrincipalUsage, Setting,
+    Topic, TopicType,
 };
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
