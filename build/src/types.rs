@@ -5,10 +5,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::schema::{self, Schemas};
-use wit_parser::Resolve;
+use wit_parser::{ParseError, Resolve, ResolveError};
 
 /// The folder beside the manifest.
 const FOLDER: &str = "wit";
@@ -24,11 +24,23 @@ pub(crate) fn read(folder: &Path, manifest: &Manifest) -> Result<Schemas> {
         wit.display()
     );
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(&wit).with_context(|| format!("can't read the types in {}", wit.display()))?;
+    let package = match resolve.push_dir(&wit) {
+        Ok((package, _)) => package,
+        Err(error) => bail!("can't read the types in {}: {}", wit.display(), located(&resolve, &error)),
+    };
     let schemas = schema::wit::schemas(&resolve, package, manifest.types()).map_err(|error| error.0);
     let schemas = schemas.map_err(anyhow::Error::msg).with_context(|| format!("in {}", wit.display()))?;
     schemas.check(manifest).map_err(|error| anyhow::Error::msg(error.0))?;
     Ok(schemas)
+}
+
+/// What is wrong in WIT, with its file, line and column where they are known.
+fn located(resolve: &Resolve, error: &anyhow::Error) -> String {
+    let wrong = error.chain().find_map(|cause| {
+        let syntax = cause.downcast_ref::<ParseError>().map(|error| error.render(&resolve.source_map));
+        syntax.or_else(|| Some(cause.downcast_ref::<ResolveError>()?.render(&resolve.source_map)))
+    });
+    wrong.unwrap_or_else(|| format!("{error:#}"))
 }
 
 #[cfg(test)]
@@ -57,7 +69,8 @@ mod tests {
         fs::write(deps.join("o.wit"), "package test:other; interface o { record at { x: u8 } }").unwrap();
         let wit = folder.path().join("wit/notes.wit");
         fs::write(&wit, "package test:notes; interface notes { use test:other/o.{at}; enum kind { a }").unwrap();
-        assert!(read("notes.add").unwrap_err().contains("notes.wit"));
+        let error = read("notes.add").unwrap_err();
+        assert!(error.contains("notes.wit:1:"), "{error}");
         fs::write(
             &wit,
             "package test:notes; interface notes { use test:other/o.{at}; record add { at: at } enum kind { a } }",

@@ -14,6 +14,7 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -32,6 +33,7 @@ mod observation;
 mod quotas;
 mod session;
 mod surface;
+mod types;
 
 use std::path::Path;
 use std::time::Instant;

@@ -92,3 +92,143 @@ impl Typed {
 fn internal(reason: String) -> Failure {
     Failure::Refused(Refusal { code: RefusalCode::Internal, reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use astrid_capsule::manifest::{Fail, Intercept};
+    use tokio::sync::mpsc;
+
+    use super::super::intercept::Interception;
+    use super::super::tests::{Loud, Recorder, bus, out, sender};
+    use super::super::{Bus, Bytes, Message, Place, Responder, Route};
+    use super::*;
+    use crate::Boxed;
+
+    /// Answers with what it was called with; its bindings are held to types.
+    struct Strict(Types, Recorder);
+
+    impl Responder for Strict {
+        fn call(
+            self: Arc<Self>,
+            handler: Arc<str>,
+            message: Message,
+            place: Option<Place>,
+        ) -> Boxed<'static, Result<Bytes, Failure>> {
+            Arc::new(Recorder(self.1.0.clone())).call(handler, message, place)
+        }
+
+        fn typed(&self, binding: &Pattern) -> Option<Arc<Typed>> {
+            self.0.bound(binding)
+        }
+    }
+
+    /// A capsule whose topic `n.text` takes texts and answers them, whose `n.lie` promises to answer nothing, and which takes
+    /// anything on `n.any`.
+    fn strict() -> (Manifest, Types) {
+        let manifest = Manifest::parse(
+            r#"
+            [package]
+            name = "n"
+            version = "0.1.0"
+            [[publish]]
+            topic = "n.*"
+            wit = { payload = "a.text" }
+            [[publish]]
+            topic = "n.any"
+            wit = { payload = "nothing" }
+            [[subscribe]]
+            topic = "n.text"
+            handler = "text"
+            wit = { payload = "a.text", answer = "a.text" }
+            [[subscribe]]
+            topic = "n.lie"
+            handler = "lie"
+            wit = { payload = "a.text", answer = "nothing" }
+            [[subscribe]]
+            topic = "n.*"
+            handler = "any"
+            "#,
+        );
+        let schemas =
+            br#"{"$schema":"https://json-schema.org/draft/2020-12/schema","$defs":{"a.text":{"type":"string"}}}"#;
+        let manifest = manifest.unwrap();
+        (manifest.clone(), Types::new(&manifest, Schemas::parse(schemas).unwrap()))
+    }
+
+    fn strict_bus() -> (Bus, mpsc::UnboundedReceiver<(String, String, Bytes)>) {
+        let (bus, _) = bus(Vec::new());
+        let (tx, rx) = mpsc::unbounded_channel();
+        let (manifest, types) = strict();
+        let routes = Route::all(Arc::new(Strict(types, Recorder(tx))), &manifest.subscribe, bus.config());
+        bus.set_routes(routes, [], []);
+        (bus, rx)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_fit_is_invalid_and_an_answer_that_does_not_is_its_handlers_failure() {
+        let (bus, mut rx) = strict_bus();
+        let ask = |topic: &str, payload| bus.request(sender("alice"), out(topic, payload));
+        assert_eq!(ask("n.text", b"\"a\"").await.unwrap(), "\"a\"");
+        assert_eq!(rx.recv().await.unwrap().0, "text");
+        let Err(Failure::Invalid(why)) = ask("n.text", b"1").await else { panic!("1 is no text") };
+        assert_eq!(why, "the payload of n.text does not fit its type `a.text` at ``: must be a text");
+        assert!(matches!(ask("n.text", b"").await, Err(Failure::Invalid(_))));
+        assert!(rx.try_recv().is_err(), "the handler was not called");
+        let Err(Failure::Refused(refusal)) = ask("n.lie", b"\"a\"").await else { panic!("its answer is not {{}}") };
+        assert_eq!(
+            (refusal.code, refusal.reason.as_str()),
+            (RefusalCode::Internal, "the answer of n.lie does not fit its type")
+        );
+        assert_eq!(ask("n.any", b"not JSON").await.unwrap(), "not JSON");
+    }
+
+    #[tokio::test]
+    async fn a_publication_passes_by_whom_it_does_not_fit_and_is_invalid_if_nobody_else_is_there() {
+        let (bus, mut rx) = strict_bus();
+        let publish = |payload| bus.publish(sender("alice"), out("n.text", payload));
+        assert_eq!(publish(b"\"a\"").await, Ok(2));
+        let mut reached = [rx.recv().await.unwrap().0, rx.recv().await.unwrap().0];
+        reached.sort();
+        assert_eq!(reached, ["any", "text"]);
+        assert_eq!(publish(b"1").await, Ok(1));
+        assert_eq!(rx.recv().await.unwrap().0, "any");
+        let (mut manifest, types) = strict();
+        manifest.subscribe.pop();
+        let (tx, _rx) = mpsc::unbounded_channel();
+        bus.set_routes(Route::all(Arc::new(Strict(types, Recorder(tx))), &manifest.subscribe, bus.config()), [], []);
+        assert!(matches!(bus.publish(sender("alice"), out("n.text", b"1")).await, Err(Failure::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn what_interceptors_make_of_a_payload_must_fit_as_well() {
+        let (bus, mut rx) = strict_bus();
+        let declared = Intercept {
+            topic: Pattern::parse("n.*").unwrap(),
+            handler: "loud".into(),
+            priority: 100,
+            fail: Fail::Closed,
+        };
+        let (manifest, types) = strict();
+        let (tx, _rx) = mpsc::unbounded_channel();
+        let routes = Route::all(Arc::new(Strict(types, Recorder(tx))), &manifest.subscribe, bus.config());
+        bus.set_routes(routes, [Interception::new("loud".into(), declared, Arc::new(Loud))], []);
+        let Err(Failure::Refused(refusal)) = bus.request(sender("alice"), out("n.text", b"\"a\"")).await else {
+            panic!("! is no JSON")
+        };
+        assert_eq!(refusal.code, RefusalCode::Internal);
+        assert!(refusal.reason.contains("interceptor of n.text"), "{}", refusal.reason);
+        // The sender's own fault comes first.
+        assert!(matches!(bus.request(sender("alice"), out("n.text", b"1")).await, Err(Failure::Invalid(_))));
+        assert!(rx.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_a_capsule_sends_is_held_to_the_best_match_of_what_it_declares() {
+        let (_, types) = strict();
+        assert_eq!(types.check_sent("n.text", b"\"a\""), Ok(()));
+        assert!(matches!(types.check_sent("n.text", b"{}"), Err(Failure::Invalid(_))));
+        assert_eq!(types.check_sent("n.any", b"{}"), Ok(()));
+        assert_eq!(types.check_sent("elsewhere", b"not JSON"), Ok(()));
+        assert_eq!(Types::default().check_sent("n.text", b"not JSON"), Ok(()));
+    }
+}
