@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::schema::{self, Schemas};
-use wit_parser::{ParseError, Resolve, ResolveError};
+use wit_parser::Resolve;
 
 /// The folder beside the manifest.
 const FOLDER: &str = "wit";
@@ -26,21 +26,12 @@ pub(crate) fn read(folder: &Path, manifest: &Manifest) -> Result<Schemas> {
     let mut resolve = Resolve::default();
     let package = match resolve.push_dir(&wit) {
         Ok((package, _)) => package,
-        Err(error) => bail!("can't read the types in {}: {}", wit.display(), located(&resolve, &error)),
+        Err(error) => bail!("can't read the types in {}: {}", wit.display(), resolve.render_error(&error)),
     };
     let schemas = schema::wit::schemas(&resolve, package, manifest.types()).map_err(|error| error.0);
     let schemas = schemas.map_err(anyhow::Error::msg).with_context(|| format!("in {}", wit.display()))?;
     schemas.check(manifest).map_err(|error| anyhow::Error::msg(error.0))?;
     Ok(schemas)
-}
-
-/// What is wrong in WIT, with its file, line and column where they are known.
-fn located(resolve: &Resolve, error: &anyhow::Error) -> String {
-    let wrong = error.chain().find_map(|cause| {
-        let syntax = cause.downcast_ref::<ParseError>().map(|error| error.render(&resolve.source_map));
-        syntax.or_else(|| Some(cause.downcast_ref::<ResolveError>()?.render(&resolve.source_map)))
-    });
-    wrong.unwrap_or_else(|| format!("{error:#}"))
 }
 
 #[cfg(test)]

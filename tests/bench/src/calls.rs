@@ -28,9 +28,11 @@ use crate::report::Report;
 use crate::{Setup, daemon, median, usage};
 
 /// Measured rounds of each side, after one that does not count.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(500);
-const PAYLOAD: &[u8] = &[b'x'; 1024];
+/// Of everything that is asked.
+pub(crate) const PAYLOAD_BYTES: usize = 1024;
+const PAYLOAD: &[u8] = &[b'x'; PAYLOAD_BYTES];
 const TOPIC: &str = "echo.v1.say";
 const PATIENCE: Duration = Duration::from_secs(10);
 const BARE: &str = "bare wasmtime";
@@ -53,7 +55,12 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let mut taken: [(Vec<Sample>, Vec<Sample>); 2] = Default::default();
     for _ in 0..=ROUNDS {
         for (threads, (ours, peers)) in [1, 2].into_iter().zip(&mut taken) {
-            ours.push(round(&runtime, threads, || through_host(&host, &principal), || host.metrics.run_upkeep())?);
+            ours.push(round(
+                &runtime,
+                threads,
+                || ask(&host, &principal, TOPIC, Bytes::from_static(PAYLOAD)),
+                || host.metrics.run_upkeep(),
+            )?);
             peers.push(round(&runtime, threads, || bare.call(), || ())?);
         }
     }
@@ -73,15 +80,15 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Sample {
+pub(crate) struct Sample {
     /// Calls per second.
-    rate: f64,
+    pub(crate) rate: f64,
     /// CPU time of the process for each call, in microseconds.
-    cpu: f64,
+    pub(crate) cpu: f64,
 }
 
 /// Calls in a loop on so many threads. `after` is work that the calls leave behind; its CPU time counts.
-fn round<F: Future<Output = anyhow::Result<usize>>>(
+pub(crate) fn round<F: Future<Output = anyhow::Result<usize>>>(
     runtime: &Runtime,
     threads: usize,
     call: impl Fn() -> F + Sync,
@@ -91,7 +98,7 @@ fn round<F: Future<Output = anyhow::Result<usize>>>(
     let alone = || -> anyhow::Result<u64> {
         let mut calls = 0;
         while began.elapsed() < ROUND {
-            ensure!(runtime.block_on(call())? == PAYLOAD.len(), "the echo is not what was said");
+            ensure!(runtime.block_on(call())? == PAYLOAD_BYTES, "the echo is not what was said");
             calls += 1;
         }
         Ok(calls)
@@ -107,7 +114,7 @@ fn round<F: Future<Output = anyhow::Result<usize>>>(
 }
 
 /// One request. Returns the length of the answer.
-async fn through_host(host: &Host, principal: &PrincipalId) -> anyhow::Result<usize> {
+pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, payload: Bytes) -> anyhow::Result<usize> {
     let sender = Sender {
         principal: principal.clone(),
         capsule: "bench".into(),
@@ -115,8 +122,8 @@ async fn through_host(host: &Host, principal: &PrincipalId) -> anyhow::Result<us
         depth: 0,
         cause: None,
     };
-    let outgoing = Outgoing { topic: TOPIC.into(), payload: Bytes::from_static(PAYLOAD), ..Outgoing::default() };
-    let answer = host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{TOPIC}: {failure:?}"))?;
+    let outgoing = Outgoing { topic: topic.into(), payload, ..Outgoing::default() };
+    let answer = host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{topic}: {failure:?}"))?;
     Ok(answer.len())
 }
 
@@ -137,7 +144,8 @@ impl Bare {
         linker.define_unknown_imports_as_traps(&component)?;
         let pre = HandlerPre::new(linker.instantiate_pre(&component)?)?;
         let binding = archive.manifest.subscribe.first().context("the echo has no binding")?;
-        let (handler, fuel) = (binding.handler.clone(), archive.manifest.limits.max_fuel);
+        let handler = binding.handler.clone().context("the echo has no handler")?;
+        let fuel = archive.manifest.limits.max_fuel;
         Ok(Self { engine: engine.clone(), pre, handler, fuel })
     }
 
@@ -153,6 +161,7 @@ impl Bare {
             target: None,
             remaining_ms: 10_000,
             payload: PAYLOAD.to_vec(),
+            streams: false,
         };
         let instance = self.pre.instantiate_async(&mut store).await?;
         let answer = instance.astrid_bus_handler().call_handle(&mut store, &self.handler, &message).await?;

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
 //! | [`calls`] | calls of a capsule, each in a fresh instance |
+//! | [`strict`] | calls whose payload and answer are held to types |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
@@ -24,6 +25,7 @@ mod invites;
 mod load;
 mod native;
 mod report;
+mod strict;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -85,13 +87,14 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 7] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
     ("calls.fresh", calls::bench),
+    ("bus.strict", strict::bench),
     ("invites.durable", invites::bench),
 ];
 
