@@ -197,6 +197,52 @@ mod tests {
         assert!(of(&component).unwrap_err().to_string().contains("component.wasm has 67108865 bytes"));
     }
 
+    fn typed(schema: &[u8]) -> Result<Archive, String> {
+        use tar::EntryType::Regular;
+        let manifest = format!(
+            "{MANIFEST_TEXT}[[subscribe]]\ntopic = \"a\"\nhandler = \"a\"\nwit = {{ payload = \"a.b\" }}\n\
+             [[publish]]\ntopic = \"a\"\nwit = {{ payload = \"a.b\" }}\n"
+        );
+        let files = [
+            ("Capsule.toml", Regular, manifest.as_bytes()),
+            ("component.wasm", Regular, b""),
+            ("schema.json", Regular, schema),
+        ];
+        let files = if schema.is_empty() { &files[..2] } else { &files };
+        Archive::read(&tarball(files)[..]).map_err(|error| error.to_string())
+    }
+
+    /// With descriptions of this length.
+    fn schema(name: &str, bytes: usize) -> String {
+        let head = "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"$defs\":{";
+        format!("{head}\"{name}\":{{\"description\":\"{}\",\"type\":\"string\"}}}}}}", "d".repeat(bytes))
+    }
+
+    #[test]
+    fn a_schema_has_at_most_1_mib_and_holds_what_the_manifest_names() {
+        let archive = typed(schema("a.b", 1).as_bytes()).unwrap();
+        let mut again = Vec::new();
+        Archive::write(&archive.manifest, &archive.component, &archive.schemas, &mut again).unwrap();
+        assert_eq!(Archive::read(&again[..]).unwrap().schemas, archive.schemas);
+        for (schema, why) in [
+            (String::new(), "has no type `a.b`"),
+            (schema("a.c", 1), "has no type `a.b`"),
+            (schema("a.b", 1 << 20), "schema.json has 10486"),
+            ("{}".into(), "has no $defs"),
+            (schema("a.b", 1).replace("string", "text"), "$defs/a.b: is nothing that astrid-build writes"),
+        ] {
+            let error = typed(schema.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_schemas_of_all_topics_fit_into_one_answer() {
+        assert!(typed(schema("a.b", 250 << 10).as_bytes()).is_ok());
+        let error = typed(schema("a.b", 260 << 10).as_bytes()).unwrap_err();
+        assert!(error.contains("more than 524288 bytes"), "{error}");
+    }
+
     #[test]
     fn noise_and_truncation_are_errors() {
         let whole = archive();

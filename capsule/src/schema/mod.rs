@@ -198,8 +198,11 @@ impl Schemas {
         }
         for tool in &manifest.tool {
             let binding = Topic::parse(&tool.topic).ok().and_then(|topic| manifest.handled(&topic));
-            let takes = binding.and_then(|binding| self.schema(&binding.wit.as_ref()?.payload));
-            let object = takes.is_some_and(|schema| schema["type"] == "object");
+            let takes = binding.and_then(|binding| binding.wit.as_ref()).map(|wit| &wit.payload);
+            let object = takes.is_some_and(|name| {
+                let record = |def: &Def| matches!(def.shape.shape, Shape::Record(_));
+                name.as_str() == TypeName::NOTHING || self.find(name).is_some_and(record)
+            });
             if !object {
                 return Err(SchemaError(format!("tool `{}` does not take a record", tool.name)));
             }

@@ -79,7 +79,9 @@ impl host::Host for Call {
             payload: topic.payload.map(of),
             answer: topic.answer.map(of),
         };
-        let topics = self.host.loader.topics(&capsule);
+        let host = self.host.clone();
+        let reading = self.host.blocking.run(move || host.loader.topics(&capsule));
+        let topics = self.waited.around(reading).await?;
         Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
     }
 
