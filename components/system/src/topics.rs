@@ -103,7 +103,7 @@ mod tests {
         };
         let want = json!({ "topic": "a.v1", "direction": "intercept", "priority": 7, "wit": { "payload": "a.t" },
                            "schema": { "payload": {} } });
-        assert_eq!(to_value(&Topics::new(vec![one]).unwrap()).unwrap()["topics"][0], want);
+        assert_eq!(to_value(Topics::new(vec![one]).unwrap()).unwrap()["topics"][0], want);
         assert!(Topics::new(vec![topic(Some("{"), None)]).unwrap_err().reason.contains("a.t"));
     }
 }

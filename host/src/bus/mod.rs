@@ -356,10 +356,11 @@ impl Bus {
         let mut readers = self.readers(&message, &table);
         drop(table);
         let misfit = take_misfits(&mut routes, &message);
-        if let (true, true, Some(misfit)) = (routes.is_empty(), readers.is_empty(), misfit) {
+        let nobody = routes.is_empty() && readers.is_empty();
+        if let (true, Some(misfit)) = (nobody, misfit) {
             return Err(misfit);
         }
-        if !chain.is_empty() && !(routes.is_empty() && readers.is_empty()) {
+        if !chain.is_empty() && !nobody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
