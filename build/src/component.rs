@@ -18,6 +18,7 @@ use astrid_capsule::manifest::Manifest;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::sbom::Resolved;
 use crate::toolchain::{self, TARGET};
 use crate::workspace::{Package, Workspace, checkout};
 use crate::{files, run, say, types};
@@ -155,6 +156,10 @@ impl Capsule {
         Ok(Self { manifest, path, wasm, package, archive })
     }
 
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
     /// The packed capsule's path.
     pub(crate) fn archive(&self) -> &Path {
         &self.archive
@@ -209,10 +214,15 @@ fn remap(root: &Path) -> toml::Value {
 }
 
 fn pack_all(capsules: &[Capsule]) -> Result<Vec<Packed>> {
-    capsules.iter().map(pack).collect()
+    // Asked once: all capsules are of one workspace.
+    let resolved = match capsules.iter().find(|capsule| capsule.package.is_some()) {
+        Some(capsule) => Some(Resolved::of(capsule.folder())?),
+        None => None,
+    };
+    capsules.iter().map(|capsule| pack(capsule, resolved.as_ref())).collect()
 }
 
-fn pack(capsule: &Capsule) -> Result<Packed> {
+fn pack(capsule: &Capsule, resolved: Option<&Resolved>) -> Result<Packed> {
     let wasm = &capsule.wasm;
     let component = fs::read(wasm).with_context(|| match capsule.package {
         Some(_) => format!("can't read {}; build it first with `astrid-build build`", wasm.display()),
@@ -230,7 +240,12 @@ fn pack(capsule: &Capsule) -> Result<Packed> {
     }
     let schemas = types::read(capsule.path.parent().unwrap_or(Path::new("")), &capsule.manifest)?;
     let mut bytes = Vec::new();
-    Archive::write(&capsule.manifest, &component, &schemas, &mut bytes).context("can't pack")?;
+    let mut archive = Archive::new(&capsule.manifest, component);
+    if let (Some(package), Some(resolved)) = (&capsule.package, resolved) {
+        archive.sbom = Some(resolved.sbom(package)?);
+    }
+    archive.schemas = schemas;
+    archive.write(&mut bytes).context("can't pack")?;
     let read = Archive::read(&bytes[..]).with_context(|| format!("{} can't be packed", capsule.path.display()))?;
     Ok(Packed {
         name: read.manifest.package.name.clone(),

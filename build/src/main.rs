@@ -6,6 +6,9 @@
 //! | `workspace` | what cargo knows of a folder |
 //! | `component` | `build` and `pack`: from a cargo project to a checked `.capsule` |
 //! | `types` | from a capsule's `wit/` to the types that are packed with it |
+//! | `sign` | keys of publishers; `keygen`, `sign`, `verify` |
+//! | `publish`, `oci` | a signed archive into a registry: a folder, or a repository of an OCI registry |
+//! | `sbom` | what a component was made of |
 //! | `new` | a capsule project that builds and passes its test |
 //! | `test` | which tests a filter means, and the runner |
 //! | `bench` | the bench program, with everything that it measures built |
@@ -20,8 +23,12 @@ mod bench;
 mod component;
 mod files;
 mod new;
+mod oci;
+mod publish;
 mod run;
 mod say;
+mod sbom;
+mod sign;
 mod test;
 mod toolchain;
 mod types;
@@ -31,11 +38,16 @@ mod workspace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use astrid_capsule::signature::PublicKey;
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
 #[derive(Parser)]
-#[command(name = "astrid-build", version, about = "Build, check, pack and test capsules; bring a host up")]
+#[command(
+    name = "astrid-build",
+    version,
+    about = "Build, check, pack, sign, publish and test capsules; bring a host up"
+)]
 struct Cli {
     /// Print results as JSON.
     #[arg(long, global = true)]
@@ -67,6 +79,27 @@ enum Verb {
         #[arg(short, long)]
         output: Option<PathBuf>,
     },
+    /// Make a key to sign capsules with; print its public half and its id.
+    Keygen {
+        /// The file of the secret; it must not exist.
+        path: PathBuf,
+    },
+    /// Add a key's signature to an archive.
+    Sign {
+        archive: PathBuf,
+        /// A key that `keygen` made.
+        #[arg(long, value_name = "PATH")]
+        key: PathBuf,
+    },
+    /// Check that an archive is whole and, with a key, signed by it.
+    Verify {
+        archive: PathBuf,
+        /// A public key, 64 hex digits.
+        #[arg(long, value_name = "HEX", value_parser = PublicKey::parse)]
+        key: Option<PublicKey>,
+    },
+    /// Publish a signed archive to a registry.
+    Publish(publish::Options),
     /// Start a capsule project that builds and passes its test.
     New {
         /// The capsule's id: 1 to 64 of a-z 0-9 -, beginning with a letter.
@@ -111,7 +144,7 @@ fn main() -> ExitCode {
             } else {
                 eprintln!("error: {error:#}");
             }
-            ExitCode::FAILURE
+            if error.is::<publish::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -121,6 +154,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Toolchain { print_env } => toolchain::verb(*print_env),
         Verb::Build { paths } => component::build_verb(paths, cli.json),
         Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
+        Verb::Keygen { path } => sign::keygen_verb(path, cli.json),
+        Verb::Sign { archive, key } => sign::sign_verb(archive, key, cli.json),
+        Verb::Verify { archive, key } => sign::verify_verb(archive, key.as_ref(), cli.json),
+        Verb::Publish(options) => publish::verb(options, cli.json),
         Verb::New { name, path } => new::verb(name, path.as_deref()),
         Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args),
         Verb::Bench { name } => bench::verb(name.as_deref()),

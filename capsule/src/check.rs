@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
-use crate::manifest::{Manifest, grant};
+use crate::manifest::{Isolation, Manifest, grant};
 use crate::shown;
 
 /// The most findings that one check returns.
@@ -83,10 +83,14 @@ pub const BUS_INTERCEPTOR: &str = "astrid:bus/interceptor";
 pub const HTTP_HANDLER: &str = "astrid:http/handler";
 /// `[http]` calls this in version 0.2.x where there is no [`HTTP_HANDLER`].
 pub const WASI_HTTP_HANDLER: &str = "wasi:http/incoming-handler";
+/// `[http]` may call this for the bytes of answers that go on after their handler.
+pub const HTTP_RELAY: &str = "astrid:http/relay";
 /// Called in the one capsule that is granted [`grant::AUTHENTICATOR`].
 pub const AUTHENTICATOR: &str = "astrid:authority/authenticator";
 /// Called before a version goes live, where it is exported.
 pub const LIFECYCLE: &str = "astrid:capsule/lifecycle";
+/// Runs for as long as a version is live, where `isolation` is `run`.
+pub const RUN_LOOP: &str = "astrid:capsule/run-loop";
 
 /// A component's imports and exports by name, as they stand in it: `package/interface@version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -168,6 +172,14 @@ pub enum Problem {
     /// The manifest speaks of something that only this export can do.
     #[error("does not export `{export}`, which Capsule.toml needs for {reason}{hint}")]
     Export { export: String, reason: &'static str, hint: String },
+    /// A guest of WASI 0.3 may go on after it has answered, which would be in another call.
+    #[error(
+        "imports WASI 0.3, whose calls may leave work behind: Capsule.toml can't have component.isolation = \"principal\""
+    )]
+    Leftovers,
+    /// A run loop that nobody would run.
+    #[error("exports `{0}`: Capsule.toml needs `isolation = \"run\"` under [component]")]
+    Isolation(String),
     #[error("has more problems than these")]
     More,
 }
@@ -183,6 +195,12 @@ pub fn check(manifest: &Manifest, component: &[u8]) -> Result<Surface, Vec<Probl
     }
     problems.extend(ungranted(manifest, &surface));
     problems.extend(unexported(manifest, &surface));
+    if manifest.component.isolation == Isolation::Principal && surface.needs_concurrency() {
+        problems.push(Problem::Leftovers);
+    }
+    if surface.exports(RUN_LOOP) && manifest.component.isolation != Isolation::Run {
+        problems.push(Problem::Isolation(RUN_LOOP.into()));
+    }
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS - 1);
         problems.push(Problem::More);
@@ -234,6 +252,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
         ("imports", "astrid:authority/registrar", grant::REGISTRAR),
         ("imports", "astrid:sys/host", grant::HOST),
         ("exports", AUTHENTICATOR, grant::AUTHENTICATOR),
+        ("exports", RUN_LOOP, grant::RUN),
     ];
     let mut missing = Vec::new();
     for (verb, interface, grant) in privileged {
@@ -252,7 +271,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
 }
 
 fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
-    let needs: [(bool, &[&str], &str); 4] = [
+    let needs: [(bool, &[&str], &str); 5] = [
         (manifest.subscribe.iter().any(|b| b.handler.is_some()), &[BUS_HANDLER], "[[subscribe]]"),
         (!manifest.intercept.is_empty(), &[BUS_INTERCEPTOR], "[[intercept]]"),
         (manifest.http.is_some(), &[HTTP_HANDLER, WASI_HTTP_HANDLER], "[http]"),
@@ -261,6 +280,7 @@ fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
             &[AUTHENTICATOR],
             "asks = [\"authority:authenticator\"]",
         ),
+        (manifest.component.isolation == Isolation::Run, &[RUN_LOOP], "isolation = \"run\""),
     ];
     let mut problems = Vec::new();
     for (needed, interfaces, reason) in needs {
@@ -335,9 +355,13 @@ mod tests {
     fn the_offered_interfaces_are_those_of_the_world() {
         let world = include_str!("../../wit/capsule/capsule.wit");
         let imports = world.lines().filter_map(|line| line.trim().strip_prefix("import ")?.strip_suffix(';'));
-        let mut imports: Vec<&str> = imports.collect();
-        let types = format!("astrid:http/types@{VERSION}");
-        imports.push(&types);
+        // The world's own package names its interface without package and version.
+        let whole = |name: &str| match name.contains(':') {
+            true => name.to_owned(),
+            false => format!("astrid:capsule/{name}@{VERSION}"),
+        };
+        let mut imports: Vec<String> = imports.map(whole).collect();
+        imports.push(format!("astrid:http/types@{VERSION}"));
         imports.sort();
         assert_eq!(imports, OFFERED.map(|path| format!("{path}@{VERSION}")));
     }
@@ -410,6 +434,14 @@ mod tests {
         assert_eq!(found(http, &[], &["wasi:http/incoming-handler@0.2.3"]), "");
         assert!(found(http, &[], &["wasi:http/incoming-handler@0.3.0"]).contains("does not call"));
         assert!(found("asks = [\"authority:authenticator\"]", &[], &[]).contains("authenticator@0.1.0"));
+    }
+
+    #[test]
+    fn what_may_go_on_after_its_answer_has_no_instance_for_more_than_one_call() {
+        let manifest = "[component]\nisolation = \"principal\"\n[[subscribe]]\ntopic = \"a\"\nhandler = \"a\"";
+        let exports = ["astrid:bus/handler@0.1.0"];
+        assert!(found(manifest, &["wasi:clocks/types@0.3.0"], &exports).contains("component.isolation"));
+        assert_eq!(found(manifest, &["wasi:clocks/wall-clock@0.2.3"], &exports), "");
     }
 
     #[test]

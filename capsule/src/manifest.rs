@@ -75,6 +75,28 @@ pub struct Component {
     /// archives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wasm: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Isolation::is_call")]
+    pub isolation: Isolation,
+}
+
+/// Whom one instance serves for its whole life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// One call.
+    #[default]
+    Call,
+    /// The handler and interceptor calls of one principal, one after another; memory stays between them for as long as
+    /// the host likes. Front ends, the authenticator, `start` and calls of `anonymous` still get an instance each.
+    Principal,
+    /// One call; and beside the calls there is a run loop, in one instance for as long as the version is live.
+    Run,
+}
+
+impl Isolation {
+    fn is_call(&self) -> bool {
+        *self == Self::Call
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -366,11 +388,13 @@ pub mod grant {
     pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
+    /// Export `astrid:capsule/run-loop`, with `isolation = "run"`.
+    pub const RUN: &str = "component:run";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
     pub const KEYS: &str = "keys";
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
+    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
 }
 
 impl Manifest {
@@ -444,6 +468,13 @@ impl Manifest {
         }
         if self.package.version.to_string().len() > 64 {
             return fail("package.version is longer than 64 bytes".into());
+        }
+        let principal = self.component.isolation == Isolation::Principal;
+        if principal && self.subscribe.is_empty() && self.intercept.is_empty() {
+            return fail(
+                "component.isolation = \"principal\" is for [[subscribe]] and [[intercept]], and there is neither"
+                    .into(),
+            );
         }
         for (n, sent) in self.publish.iter().enumerate() {
             if sent.topic.as_str().len() + grant::SEND.len() + 1 > crate::capability::MAX_BYTES {
@@ -738,6 +769,17 @@ mod tests {
     }
 
     #[test]
+    fn isolation_is_by_call_unless_it_is_said_and_only_for_what_has_a_principal() {
+        assert_eq!(Manifest::parse(WHOLE).unwrap().component.isolation, Isolation::Call);
+        let warm = WHOLE.replacen("[http]", "[component]\nisolation = \"principal\"\n[http]", 1);
+        let packed = Manifest::parse(&warm).unwrap().packed();
+        assert_eq!(Manifest::parse(&packed).unwrap().component.isolation, Isolation::Principal);
+        let front = "asks = [\"http:mount\"]\n[package]\nname = \"a\"\nversion = \"0.1.0\"\n\
+                     [component]\nisolation = \"principal\"\n[http]\nmounts = [\"/a\"]\n";
+        assert!(Manifest::parse(front).unwrap_err().to_string().contains("component.isolation"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let with = |from: &str, to: &str| {
             assert!(WHOLE.contains(from), "{from}");
@@ -761,6 +803,7 @@ mod tests {
             ("handler = \"judge\"", "handler = \"judge\"\npriority = 1001", "0 to 1000"),
             ("handler = \"judge\"", "handler = \"judge\"\npriority = -1", "line"),
             ("handler = \"judge\"", "handler = \"judge\"\nfail = \"maybe\"", "maybe"),
+            ("[http]", "[component]\nisolation = \"none\"\n[http]", "none"),
             (
                 "handler = \"judge\"",
                 "handler = \"judge\"\n[[intercept]]\ntopic = \"notes.v1.*\"\nhandler = \"b\"",

@@ -57,6 +57,23 @@ fn counter(owner: &PrincipalId) -> Vec<u8> {
     [b"h\0held\0", owner.as_str().as_bytes()].concat()
 }
 
+/// Deletes everything that a capsule has stored, its own and every principal's, and counts it off their quotas.
+pub async fn purge(store: &Store, capsule: &str) -> Result<(), Error> {
+    let prefix = [b"c", capsule.as_bytes(), b""].join(&0);
+    loop {
+        let page = store.scan(&prefix, None, MAX_TOUCHED, MAX_TRANSACTION).map_err(|_| Error::Unavailable)?;
+        let Some((first, _)) = page.entries.first() else { return Ok(()) };
+        // One owner at a time: a commit counts for one.
+        let owner = |key: &[u8]| key[prefix.len()..].split(|b| *b == 0).next().unwrap_or_default().to_vec();
+        let whose = owner(first);
+        let mine = page.entries.iter().map(|(key, _)| key).take_while(|key| owner(key) == whose);
+        let writes = mine.map(|key| (key.clone(), None)).collect();
+        let principal = std::str::from_utf8(&whose).ok().and_then(|id| PrincipalId::parse(id).ok());
+        let counted = principal.map(|principal| counted(capsule, &principal, u64::MAX));
+        store.commit(Commit { writes, counted, ..Commit::default() }).await?;
+    }
+}
+
 /// A bucket: a prefix of the store's keys.
 #[derive(Debug, Clone)]
 pub struct Bucket {

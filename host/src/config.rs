@@ -14,16 +14,18 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::runtime::{self, Machine};
-use crate::{bus, http, log, store};
+use crate::{bus, http, loader, log, store, trust};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     pub bus: bus::Config,
     pub http: http::Config,
+    pub loader: loader::Config,
     pub log: log::Config,
     pub runtime: runtime::Config,
     pub store: store::Config,
+    pub trust: trust::Config,
     /// Where each `room.key` came from that is not its default.
     #[serde(skip)]
     sources: BTreeMap<String, Source>,
@@ -108,6 +110,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.bus.check()?;
         self.http.check()?;
+        self.loader.check()?;
         self.log.check()?;
         self.runtime.check()?;
         self.store.check()
@@ -256,7 +259,9 @@ mod tests {
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "`runtime.instnaces`; did you mean `instances`?"),
             ("[runtmie]\ninstances = 1\n", vec![], vec![], "`runtmie`; did you mean `runtime`?"),
-            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, log, runtime, store"),
+            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, loader, log, runtime, store, trust"),
+            ("[trust]\nlocal = \"maybe\"\n", vec![], vec![], "`require`, `warn`, `off`"),
+            ("[trust]\nlocals = \"off\"\n", vec![], vec![], "did you mean `local`?"),
             ("runtime = 3\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstances = \"many\"\n", vec![], vec![], "config.toml"),
             ("", vec!["runtime.instances=0"], vec![], "runtime.instances = 0"),

@@ -157,6 +157,29 @@ impl Env {
         Ok(())
     }
 
+    /// Deletes everybody's values for a capsule.
+    pub async fn purge(&self, capsule: &str) -> Result<(), Error> {
+        let guard = Arc::new(self.principals.clone().write_owned().await);
+        for page in self.pages(PREFIX) {
+            // PREFIX, principal, NUL, capsule, NUL, field.
+            let of = |key: &[u8]| key[PREFIX.len()..].split(|b| *b == 0).nth(1) == Some(capsule.as_bytes());
+            let keys: Vec<Vec<u8>> = page?.into_iter().map(|(key, _)| key).filter(|key| of(key)).collect();
+            let (cache, gone, held) = (self.cache.clone(), keys.clone(), guard.clone());
+            let prefix = |key: &Vec<u8>| key[..=key.iter().rposition(|b| *b == 0).unwrap_or(0)].to_vec();
+            let then = move |_| {
+                lock(&cache).forget(&gone.iter().map(prefix).collect::<Vec<_>>());
+                drop(held);
+            };
+            let writes = keys.into_iter().map(|key| (key, None)).collect();
+            let commit = Commit { writes, then: Some(Box::new(then)), ..Commit::default() };
+            self.store.commit(commit).await.map_err(|error| {
+                tracing::error!(capsule, "environment values were not deleted: {error}");
+                Error::Unavailable
+            })?;
+        }
+        Ok(())
+    }
+
     async fn write(&self, place: Place<'_>, name: &str, sealed: Option<Vec<u8>>) -> Result<(), Error> {
         // Lives as long as the commit, even if nobody waits for that any more.
         let guard = self.principals.clone().read_owned().await;

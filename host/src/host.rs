@@ -15,12 +15,12 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
-use crate::http::{self, Connections, Mounts};
+use crate::http::{self, Connections, Mounts, Relays};
 use crate::keys::Keys;
-use crate::loader::Loader;
+use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
 use crate::meter::Meter;
-use crate::pool::Pool;
+use crate::pool::{Pool, Warm};
 use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
@@ -37,12 +37,15 @@ pub struct Host {
     pub authority: Arc<Authority>,
     pub bus: Arc<Bus>,
     pub pool: Pool,
+    /// Instances that wait for their principal's next call.
+    pub warm: Warm<Key, Resident>,
     pub meter: Arc<Meter>,
     pub blocking: Blocking,
     pub waits: Waits,
     pub loader: Loader,
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
+    pub relays: Arc<Relays>,
     pub shutdown: Arc<Shutdown>,
     pub started: Instant,
 }
@@ -55,6 +58,8 @@ pub struct Options {
     pub sets: Vec<String>,
     /// Where the distribution lies; `<home>/distro` unless named.
     pub distro: Option<PathBuf>,
+    /// Run the distribution's own versions and nothing else, whatever is installed.
+    pub safe_mode: bool,
 }
 
 /// A home that this process alone serves. The lock is gone with the process, however it ends.
@@ -101,6 +106,7 @@ impl Host {
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),
+            relays: Relays::new(config.http.max_relays),
             config,
             home,
             log,
@@ -109,6 +115,7 @@ impl Host {
             store,
             keys,
             authority,
+            warm: Warm::new(pool.probe().instances),
             pool,
             loader: Loader::default(),
             mounts: Mounts::default(),
@@ -116,6 +123,11 @@ impl Host {
             shutdown,
             started: Instant::now(),
         }))
+    }
+
+    /// Drops instances that wait and that nobody has needed lately, or nobody may meet again.
+    pub fn sweep(&self) {
+        self.warm.sweep(self.started.elapsed(), |key, resident| resident.unfit(self, key));
     }
 
     /// The most linear memory that the pool can give one instance, in bytes.
@@ -143,17 +155,23 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
     let distro = options.distro.unwrap_or_else(|| host.home.distro());
-    runtime.block_on(serve(host.clone(), distro))?;
+    runtime.block_on(serve(host.clone(), distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
     runtime.shutdown_timeout(Duration::from_millis(500));
+    // They hold the host, and nobody else would let go of them.
+    host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn serve(host: Arc<Host>, distro: PathBuf) -> anyhow::Result<()> {
+async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {
     let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
-    host.loader.boot(&host, &distro).await?;
+    if safe_mode {
+        host.loader.boot_safely(&host, &distro).await?;
+    } else {
+        host.loader.boot(&host, &distro).await?;
+    }
     let state = serde_json::json!({
         "pid": std::process::id(),
         "address": listeners.address.to_string(),
@@ -172,10 +190,11 @@ async fn serve(host: Arc<Host>, distro: PathBuf) -> anyhow::Result<()> {
         while host.connections.count() > 0 || host.bus.pending() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        host.loader.end_run_loops().await;
     });
     if drained.await.is_err() {
         let (open, lost) = (host.connections.count(), host.bus.pending());
-        tracing::warn!(open, lost, "connections or publications were left at the end of the drain");
+        tracing::warn!(open, lost, "connections, publications or run loops were left at the end of the drain");
     }
     let _ = std::fs::remove_file(host.home.socket());
     let _ = std::fs::remove_file(host.home.state_file());
@@ -196,6 +215,7 @@ async fn upkeep(host: Arc<Host>) {
         tokio::select! {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
+                host.sweep();
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
             }
             _ = storms.tick() => {

@@ -15,6 +15,7 @@
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
+//! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
 //! | [`link`] | WIT conversion, one file for each interface |
 //! | [`config`], [`home`], [`log`], [`observe`], [`shutdown`], [`files`] | what a process needs |
 //! | [`host`] | all of it together, from command line to exit |
@@ -22,11 +23,12 @@
 //!
 //! A request: `http` reads it, finds the mount and calls that generation's component in a fresh instance; the component
 //! hands its credential to `authority` and asks the `bus` for what it needs; the bus checks the binding's requirements
-//! and calls another component in another fresh instance; its answer travels back by value.
+//! and calls another component in another instance; its answer travels back by value.
 //!
 //! # What never happens
 //!
-//! - A store (in wasmtime's sense) is used for two calls, or the caller of a call changes.
+//! - A store (in wasmtime's sense) is used for two principals, for two calls at once, or for two calls where the
+//!   manifest does not say so; or the caller of a call changes.
 //! - A payload says who is calling: only the host stamps principal and sender.
 //! - Something is granted by a manifest: it asks, the operator grants.
 //! - A room other than `home` and `cli` reads the environment, or any reads another's configuration.
@@ -39,6 +41,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod env;
+pub mod fault;
 pub mod files;
 pub mod home;
 pub mod host;
@@ -54,6 +57,7 @@ pub mod runtime;
 pub mod sched;
 pub mod shutdown;
 pub mod store;
+pub mod trust;
 
 use std::pin::Pin;
 

@@ -35,6 +35,18 @@ pub struct Config {
     /// Commits of guests that wait for the disk at once (1 to 1,000,000); more wait their turn. Derived: 64 for each
     /// core, at most half of the open files that the process may have.
     pub async_io: usize,
+    /// Whether a manifest may ask for instances that serve more than one call.
+    pub isolation: Isolation,
+}
+
+/// `runtime.isolation`: an operator can only tighten what manifests say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// As each manifest says.
+    Manifest,
+    /// An instance for each call, whatever manifests say.
+    Call,
 }
 
 /// More instances than this are had by asking for them: each costs address space.
@@ -50,6 +62,7 @@ impl Default for Config {
             max_concurrent_calls: 64,
             blocking: 2,
             async_io: 64,
+            isolation: Isolation::Manifest,
         }
     }
 }

@@ -4,6 +4,20 @@
 
 pub use crate::bindings::authenticator::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use crate::bindings::imports::astrid::authority::sessions::{Credential, Rejection, Session, authenticate};
+use crate::bus::{Failure, Options, RawPieces, Subscription};
+
+impl Session {
+    /// Opens a [`Subscription`] to messages of the session's principal; see [`Subscription::open`].
+    pub fn events(&self, topics: &[&str]) -> Result<Subscription, Failure> {
+        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        self.subscribe(&topics).map(Subscription::from)
+    }
+
+    /// As [`crate::bus::request_stream_raw`], on behalf of the session's principal.
+    pub fn pieces(&self, topic: &str, payload: &[u8], options: &Options) -> RawPieces {
+        self.request_stream(topic, payload, options).into()
+    }
+}
 
 /// What this capsule and its caller hold, by the code that enforces it. For every capsule.
 pub mod held {

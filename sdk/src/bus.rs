@@ -3,14 +3,20 @@
 //! Payloads are JSON here; the `_raw` functions move bytes. A capsule may send only to the topics of its manifest's
 //! `[[publish]]`, and what it sends carries the principal of the call that sends it.
 
+mod stream;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bindings::imports::astrid::bus::bus as raw;
-pub use crate::bindings::imports::astrid::bus::bus::Options;
-pub use crate::bindings::imports::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
+pub use crate::bindings::imports::astrid::bus::bus::{Caller, Event, Options, Received};
+pub use crate::bindings::imports::astrid::bus::types::{Failure, Gap, Message, Refusal, RefusalCode};
 pub use crate::bindings::interceptor::exports::astrid::bus::interceptor::Verdict;
 use crate::{env, keys, kv, log};
+pub use stream::{
+    Pieces, RawPieces, Subscription, request_stream, request_stream_raw, request_stream_with, send_piece,
+    send_piece_json,
+};
 
 /// What a handler answers: the payload of the answer, or why there is none.
 pub type Answer = Result<Vec<u8>, Refusal>;
@@ -39,8 +45,11 @@ where
     T: Serialize + ?Sized,
     R: DeserializeOwned,
 {
-    let answer = raw::request(topic, &encode(payload)?, options)?;
-    serde_json::from_slice(&answer).map_err(|error| {
+    decode(topic, &raw::request(topic, &encode(payload)?, options)?)
+}
+
+fn decode<R: DeserializeOwned>(topic: &str, answer: &[u8]) -> Result<R, Failure> {
+    serde_json::from_slice(answer).map_err(|error| {
         let reason = format!("the answer of `{topic}` is not what was expected: {error}");
         Failure::Refused(Refusal::internal(reason))
     })
@@ -51,7 +60,8 @@ pub fn request_raw(topic: &str, payload: &[u8], options: &Options) -> Result<Vec
     raw::request(topic, payload, options)
 }
 
-/// Hands the payload to every binding whose pattern matches; the answer is how many took it. They run later.
+/// Hands the payload to every binding whose pattern matches and to every open subscription; the answer is how many took
+/// it. Handlers run later. Waits, for 30 seconds at most, while a `lossless` subscription has no room.
 pub fn publish<T: Serialize + ?Sized>(topic: &str, payload: &T) -> Result<u32, Failure> {
     raw::publish(topic, &encode(payload)?, None)
 }

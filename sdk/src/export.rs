@@ -103,6 +103,51 @@ macro_rules! front_end {
     };
 }
 
+/// Exports `astrid:http/relay`: a function from the context of a [`http::Relay`](crate::http::Relay) and its next events
+/// ([`http::Event`](crate::http::Event), 1 to 64 of them) to [`http::Output`](crate::http::Output). Every call has an
+/// instance of its own, of the version that is live then: what must be known from one to the next is in the context or the
+/// store.
+///
+/// ```
+/// use astrid_sdk::http::{Event, Output};
+///
+/// fn lines(_context: Vec<u8>, events: Vec<Event>) -> Output {
+///     let mut body = Vec::new();
+///     for event in events {
+///         if let Event::Message(message) = event {
+///             body.extend(message.payload);
+///             body.push(b'\n');
+///         }
+///     }
+///     Output::more(body)
+/// }
+///
+/// astrid_sdk::relay! { lines }
+/// ```
+#[macro_export]
+macro_rules! relay {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::relay::exports::astrid::http::relay::Guest for Component {
+                fn relay(
+                    context: ::std::vec::Vec<u8>,
+                    events: ::std::vec::Vec<$crate::http::Event>,
+                ) -> $crate::http::Output {
+                    $function(context, events)
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::relay::export_relay!(Component with_types_in $crate::bindings::relay);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(::std::vec::Vec<u8>, ::std::vec::Vec<$crate::http::Event>) -> $crate::http::Output =
+                <Component as $crate::bindings::relay::exports::astrid::http::relay::Guest>::relay;
+        };
+    };
+}
+
 /// Exports `astrid:authority/authenticator`: a function from [`authority::Presented`](crate::authority::Presented) to
 /// `Option<`[`authority::Identified`](crate::authority::Identified)`>`.
 #[macro_export]
@@ -149,6 +194,98 @@ macro_rules! starter {
             #[cfg(not(target_family = "wasm"))]
             const _: fn() -> ::std::result::Result<(), ::std::string::String> =
                 <Component as $crate::bindings::starter::exports::astrid::capsule::lifecycle::Guest>::start;
+        };
+    };
+}
+
+/// Exports `astrid:capsule/installation`: a function from `&`[`kv::Transaction`](crate::kv::Transaction) to
+/// `Result<(), String>` for the first installation, and one that is also given the version that is installed for every
+/// other. What they write takes effect with the installation, or not at all.
+///
+/// ```
+/// use astrid_sdk::prelude::*;
+///
+/// fn install(transaction: &Transaction) -> Result<(), String> {
+///     let settings = Bucket::open("settings", Scope::Capsule).map_err(|e| e.to_string())?;
+///     transaction.put_json(&settings, "layout", &2).map_err(|e| e.to_string())
+/// }
+///
+/// fn upgrade(transaction: &Transaction, _from: String) -> Result<(), String> {
+///     install(transaction)
+/// }
+///
+/// installer! { install, upgrade }
+/// ```
+#[macro_export]
+macro_rules! installer {
+    ($install:path, $upgrade:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::installer::exports::astrid::capsule::installation::Guest for Component {
+                fn install(transaction: &$crate::kv::Transaction) -> ::std::result::Result<(), ::std::string::String> {
+                    $install(transaction)
+                }
+
+                fn upgrade(
+                    transaction: &$crate::kv::Transaction,
+                    from: ::std::string::String,
+                ) -> ::std::result::Result<(), ::std::string::String> {
+                    $upgrade(transaction, from)
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::installer::export_installer!(Component with_types_in $crate::bindings::installer);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&$crate::kv::Transaction) -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::installer::exports::astrid::capsule::installation::Guest>::install;
+        };
+    };
+}
+
+/// Exports `astrid:capsule/health`: a function of nothing to `Result<(), String>`, called before this version goes live. An
+/// error refuses the version.
+#[macro_export]
+macro_rules! health {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::healthy::exports::astrid::capsule::health::Guest for Component {
+                fn check() -> ::std::result::Result<(), ::std::string::String> {
+                    $function()
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::healthy::export_healthy!(Component with_types_in $crate::bindings::healthy);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::healthy::exports::astrid::capsule::health::Guest>::check;
+        };
+    };
+}
+
+/// Exports `astrid:capsule/run-loop`: a function of nothing to `Result<(), String>` that runs for as long as this version
+/// is live. It calls [`run::ready`](crate::run::ready) once it has what it needs.
+#[macro_export]
+macro_rules! run_loop {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::runner::exports::astrid::capsule::run_loop::Guest for Component {
+                fn run() -> ::std::result::Result<(), ::std::string::String> {
+                    $function()
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::runner::export_runner!(Component with_types_in $crate::bindings::runner);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::runner::exports::astrid::capsule::run_loop::Guest>::run;
         };
     };
 }

@@ -1,8 +1,11 @@
-//! HTTP as two records, for capsules with a front end ([`crate::front_end!`]).
+//! HTTP as two records, for capsules with a front end ([`crate::front_end!`]), and answers that go on after their handler
+//! has returned ([`crate::relay!`]).
 
 use serde::Serialize;
 
-pub use crate::bindings::front_end::astrid::http::types::{Connection, Request, Response};
+pub use crate::bindings::front_end::astrid::http::types::{Connection, Relay, Request, Response, Source};
+use crate::bindings::imports::astrid::bus::bus::{Answer, Subscription};
+pub use crate::bindings::relay::exports::astrid::http::relay::{Event, Output};
 
 impl Request {
     /// The values of a header, in order. `name` is in lower case.
@@ -34,11 +37,44 @@ impl Response {
         }
     }
 
+    /// Goes on after `body` with what [`crate::relay!`] makes of the source's events, without a call in between. `context`
+    /// (at most 16 KiB) comes back with each of its calls; after each `idle_ms` without an event (0 for never, else at least
+    /// 1000) there is an [`Event::Idle`].
+    #[must_use]
+    pub fn relaying(mut self, source: impl Into<Source>, context: impl Into<Vec<u8>>, idle_ms: u32) -> Self {
+        self.relay = Some(Relay { source: source.into(), context: context.into(), idle_ms });
+        self
+    }
+
     /// Adds a header. The host answers 502 to a name or value that is not legal in HTTP.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
+    }
+}
+
+impl From<Subscription> for Source {
+    fn from(subscription: Subscription) -> Self {
+        Self::Subscription(subscription)
+    }
+}
+
+impl From<Answer> for Source {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl Output {
+    /// Goes on after these bytes, which may be none.
+    pub fn more(body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), last: false }
+    }
+
+    /// Ends with these bytes.
+    pub fn last(body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), last: true }
     }
 }
 

@@ -49,7 +49,9 @@
 //! ```
 //!
 //! What to know of a call:
-//! - It runs in an instance of its own. Nothing stays in memory afterwards; what must stay goes into [`kv`].
+//! - It runs in an instance of its own, and nothing stays in memory afterwards; what must stay goes into [`kv`]. With
+//!   `[component] isolation = "principal"` it may meet the instance of an earlier call of the same principal, and then
+//!   statics are as that call left them. Sessions and transactions end with their call nevertheless.
 //! - The host has checked what the binding requires, against the message's principal and target. A handler doesn't
 //!   repeat it, and nothing in a payload says who is calling: [`bus::Message::principal`] does.
 //! - It ends: by its answer, or by its deadline, its fuel or its memory. A panic is a trap: the caller gets `trapped`,
@@ -72,6 +74,7 @@ pub mod http;
 pub mod keys;
 pub mod kv;
 pub mod log;
+pub mod run;
 
 /// What most capsules need: `use astrid_sdk::prelude::*;`.
 pub mod prelude {
@@ -79,5 +82,7 @@ pub mod prelude {
 
     pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
-    pub use crate::{authenticator, env, front_end, handlers, interceptor, log, starter};
+    pub use crate::{
+        authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, run, run_loop, starter,
+    };
 }

@@ -2,11 +2,11 @@
 
 use astrid_sdk_test::{
     Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
-    PrincipalUsage, Refusal, RefusalCode, Setting, Topic, TopicType,
+    PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 11] = [
+const HANDLERS: [&str; 18] = [
     "status",
     "logs",
     "shutdown",
@@ -14,6 +14,13 @@ const HANDLERS: [&str; 11] = [
     "capsule-list",
     "capsule-install",
     "capsule-topics",
+    "capsule-show",
+    "capsule-rollback",
+    "capsule-swap",
+    "capsule-reload",
+    "capsule-remove",
+    "capsule-history",
+    "capsule-gc",
     "env-get",
     "env-set",
     "env-clear",
@@ -47,6 +54,12 @@ fn installed(previous_version: Option<&str>) -> Installed {
         previous_version: previous_version.map(Into::into),
         hash: "ab".repeat(32),
         grants: vec!["keys:notes".into()],
+        asks: vec!["keys:notes".into()],
+        target_dir: "/home/bin".into(),
+        env_needs_prompt: false,
+        unhandled: vec!["translate.v1.text".into()],
+        shadowed: 0,
+        publisher: previous_version.map(|_| "acme".into()),
     }
 }
 
@@ -221,11 +234,17 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
     system.host().install = Ok(installed(Some("1.0.0")));
     let request = json!({ "source": "/srv/notes.capsule", "grants": ["keys:notes"] });
     let want = json!({
-        "id": "notes", "version": "1.1.0", "previous_version": "1.0.0",
-        "hash": "ab".repeat(32), "grants": ["keys:notes"],
+        "id": "notes", "target_dir": "/home/bin", "phase": "upgrade", "installed_version": "1.1.0",
+        "previous_version": "1.0.0", "wasm_hash": "ab".repeat(32), "env_path": "/api/capsules/notes/env",
+        "env_needs_prompt": false, "publisher": "acme", "asks": ["keys:notes"], "grants": ["keys:notes"],
+        "missing_imports": [{ "namespace": "translate", "interface": "translate.v1.text", "requirement": "handler" }],
     });
     assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
-    assert_eq!(system.host().installs, [("/srv/notes.capsule".to_owned(), vec!["keys:notes".to_owned()])]);
+    let (path, options) = &system.host().installs[0];
+    assert_eq!(
+        (path.as_str(), &options.grants[..], options.shadow),
+        ("/srv/notes.capsule", &["keys:notes".into()][..], 0)
+    );
     assert!(system.logs().iter().any(|l| l.message.contains("alice") && l.message.contains("notes")));
 }
 
@@ -234,8 +253,47 @@ fn a_first_install_has_no_previous_version_and_grants_are_optional() {
     let mut system = system();
     system.host().install = Ok(installed(None));
     let answer = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap();
-    assert!(answer.get("previous_version").is_none(), "{answer}");
-    assert_eq!(system.host().installs[0].1, Vec::<String>::new());
+    assert!(answer.get("previous_version").is_none() && answer.get("publisher").is_none(), "{answer}");
+    assert!(system.host().installs[0].1.grants.is_empty());
+}
+
+#[test]
+fn every_change_of_what_is_installed_reaches_the_host_and_its_answer_the_caller() {
+    let mut system = system();
+    let notes = || json!({ "capsule": "notes" });
+    let rolled = json!({ "version": "1.0.0", "previous_version": "1.1.0" });
+    assert_eq!(ask(&mut system, "capsule-rollback", notes()), Ok(rolled));
+    assert_eq!(ask(&mut system, "capsule-swap", notes()), Ok(json!({ "version": "1.0.0" })));
+    assert_eq!(ask(&mut system, "capsule-remove", notes()), Ok(json!({})));
+    assert_eq!(ask(&mut system, "capsule-remove", json!({ "capsule": "notes", "purge": true })), Ok(json!({})));
+    assert_eq!(ask(&mut system, "capsule-gc", json!({})), Ok(json!({ "files": 2, "bytes": 1000 })));
+    let changes = ["rollback", "swap", "remove", "purge"].map(|what| (what, "notes".to_owned()));
+    assert_eq!(system.host().changes, changes);
+    for handler in ["capsule-rollback", "capsule-swap", "capsule-remove"] {
+        system.host().change = Err(InstallError::NotFound("no capsule `notes` is installed".into()));
+        assert_eq!(ask(&mut system, handler, notes()).unwrap_err().code, RefusalCode::NotFound);
+    }
+}
+
+#[test]
+fn a_reload_swaps_every_capsule_and_one_is_shown_by_its_id() {
+    let mut system = system();
+    let row = |id: &str| CapsuleRow { id: id.into(), version: "1.0.0".into(), state: "live".into(), hash: "00".into() };
+    system.host().capsules = vec![row("a"), row("b")];
+    assert_eq!(ask(&mut system, "capsule-reload", json!({})), Ok(json!({})));
+    assert_eq!(system.host().changes, [("swap", "a".to_owned()), ("swap", "b".to_owned())]);
+    let shown = json!({ "id": "b", "version": "1.0.0", "state": "live", "hash": "00" });
+    assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "b" })), Ok(shown));
+    assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "c" })).unwrap_err().code, RefusalCode::NotFound);
+    system.host().history = vec![Step {
+        time_ms: 7,
+        what: "rolled-back".into(),
+        version: "1.0.0".into(),
+        hash: "00".into(),
+        why: Some("it died".into()),
+    }];
+    let step = json!({ "time_ms": 7, "what": "rolled-back", "version": "1.0.0", "hash": "00", "why": "it died" });
+    assert_eq!(ask(&mut system, "capsule-history", json!({ "capsule": "b" })), Ok(json!({ "steps": [step] })));
 }
 
 #[test]
@@ -245,6 +303,7 @@ fn every_way_in_which_an_install_fails_has_its_code_and_the_hosts_words() {
         (InstallError::Invalid("Capsule.toml: line 3".into()), RefusalCode::Invalid, "line 3"),
         (InstallError::NotFound("/srv/notes.capsule".into()), RefusalCode::NotFound, "/srv/notes.capsule"),
         (InstallError::Ungranted(vec!["sys:host".into()]), RefusalCode::Denied, "sys:host"),
+        (InstallError::Untrusted("nobody vouches".into()), RefusalCode::Denied, "nobody vouches"),
         (InstallError::Conflict("/api belongs to gateway".into()), RefusalCode::Conflict, "gateway"),
         (InstallError::Failed("start said no".into()), RefusalCode::Unavailable, "start said no"),
     ] {
@@ -288,6 +347,10 @@ fn an_unknown_field_is_refused_by_its_name() {
     for handler in HANDLERS {
         let payload = match handler {
             "capsule-install" => json!({ "source": "/a", "surprise": 1 }),
+            "capsule-show" | "capsule-rollback" | "capsule-swap" | "capsule-remove" | "capsule-history"
+            | "capsule-topics" => {
+                json!({ "capsule": "a", "surprise": 1 })
+            }
             "env-get" => json!({ "capsule": "a", "surprise": 1 }),
             "env-set" => json!({ "capsule": "a", "field": "A", "value": 1, "surprise": 1 }),
             "env-clear" => json!({ "capsule": "a", "field": "A", "surprise": 1 }),

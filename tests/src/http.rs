@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderMap;
 use hyper_util::rt::TokioIo;
@@ -164,4 +164,61 @@ pub async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) 
         String::from_utf8_lossy(&answer).into_owned()
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap_or_else(|_| panic!("still open after {DEADLINE:?}"))
+}
+
+/// An answer that goes on, read as it comes.
+pub struct Streaming {
+    pub status: u16,
+    pub headers: HeaderMap,
+    body: Incoming,
+    /// Read and not given out yet.
+    rest: String,
+    _driver: Driver,
+}
+
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Streaming {
+    /// Sends over a connection of its own and reads the head, at most until [`DEADLINE`].
+    pub async fn open(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request) -> Self {
+        let exchange = async {
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+            let driver = Driver(tokio::spawn(async {
+                let _ = connection.await;
+            }));
+            let (head, body) = sender.send_request(build(request)).await?.into_parts();
+            let (status, headers) = (head.status.as_u16(), head.headers);
+            Ok::<_, hyper::Error>(Self { status, headers, body, rest: String::new(), _driver: driver })
+        };
+        let opened = tokio::time::timeout(DEADLINE, exchange).await;
+        opened.unwrap_or_else(|_| panic!("no answer after {DEADLINE:?}")).expect("an answer")
+    }
+
+    /// What comes up to the next empty line; none at a clean end. The error says how it broke.
+    pub async fn next(&mut self) -> Result<Option<String>, String> {
+        loop {
+            if let Some((event, rest)) = self.rest.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.rest = rest;
+                return Ok(Some(event));
+            }
+            let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await;
+            let frame = frame.unwrap_or_else(|_| panic!("nothing came for {DEADLINE:?}"));
+            match frame {
+                None if self.rest.is_empty() => return Ok(None),
+                None => return Err(format!("it ended within {:?}", self.rest)),
+                Some(Err(error)) => return Err(error.to_string()),
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    self.rest.push_str(std::str::from_utf8(&data).expect("text"));
+                }
+            }
+        }
+    }
 }

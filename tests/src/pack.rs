@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::schema::Schemas;
+use astrid_capsule::signature::SecretKey;
 
 /// The archive of a capsule of this workspace.
 #[track_caller]
@@ -40,9 +41,18 @@ pub fn write(folder: &Path, file: &str, manifest: &Manifest, component: &[u8]) -
 /// Writes `<folder>/<file>.capsule`.
 pub fn write_typed(folder: &Path, file: &str, manifest: &Manifest, component: &[u8], schemas: &Schemas) -> PathBuf {
     let path = folder.join(format!("{file}.capsule"));
-    let to = File::create(&path).expect("a new file");
-    Archive::write(manifest, component, schemas, to).expect("an archive");
+    let mut archive = Archive::new(manifest, component.to_vec());
+    archive.schemas = schemas.clone();
+    archive.write(File::create(&path).expect("a new file")).expect("an archive");
     path
+}
+
+/// Adds these keys' signatures to an archive, where it lies.
+#[track_caller]
+pub fn sign(path: &Path, keys: &[SecretKey]) {
+    let mut archive = open(path);
+    keys.iter().for_each(|key| archive.sign(key).expect("fewer than fit"));
+    archive.write(File::create(path).expect("a file that is there")).expect("an archive");
 }
 
 /// A capsule of this workspace with a changed manifest.

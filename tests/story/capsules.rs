@@ -38,7 +38,10 @@ async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     let daemon = Daemon::start();
     daemon.unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
     let done = install(&daemon, &pack::packed("echo"));
-    assert_eq!((&done["id"], &done["version"], &done["grants"]), (&json!("echo"), &json!("0.1.0"), &json!([])));
+    assert_eq!(
+        (&done["id"], &done["installed_version"], &done["grants"]),
+        (&json!("echo"), &json!("0.1.0"), &json!([]))
+    );
     assert!(done.get("previous_version").is_none(), "{done}");
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
 
@@ -139,16 +142,23 @@ fn own_uid() -> Value {
     json!(fs::metadata("/proc/self").unwrap().uid())
 }
 
-/// A gzipped tar of these entries, as `Archive::write` would never write it.
+/// A gzipped tar of these entries and of `hashes` that fit, as `Archive::write` would never write it.
 fn tarball(path: &Path, entries: &[(&str, tar::EntryType, &[u8])]) {
     let mut tar = tar::Builder::new(GzEncoder::new(File::create(path).unwrap(), Compression::fast()));
-    for (name, kind, bytes) in entries {
+    let hashes: String = entries
+        .iter()
+        .map(|(name, _, bytes)| format!("{} {} {name}\n", blake3::hash(bytes).to_hex(), bytes.len()))
+        .collect();
+    for (name, kind, bytes) in entries.iter().chain([&("hashes", tar::EntryType::Regular, hashes.as_bytes())]) {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(*kind);
         header.set_mode(0o644);
         if *kind == tar::EntryType::Symlink {
             header.set_link_name("/etc/passwd").unwrap();
         }
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(bytes.len() as u64);
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
@@ -189,10 +199,10 @@ fn bad_archives(folder: &Path) -> Vec<(PathBuf, &'static [&'static str])> {
         &[("../Capsule.toml", Regular, toml), ("component.wasm", Regular, component)],
         &["../Capsule.toml"],
     );
-    tar("alone.capsule", &[("Capsule.toml", Regular, toml)], &["component.wasm", "missing"]);
+    tar("alone.capsule", &[("Capsule.toml", Regular, toml)], &["component.wasm is expected"]);
     let extra: [(&str, tar::EntryType, &[u8]); 3] =
         [("Capsule.toml", Regular, toml), ("component.wasm", Regular, component), ("x", Regular, b"x")];
-    tar("extra.capsule", &extra, &["holds `x`"]);
+    tar("extra.capsule", &extra, &["`x`"]);
     let key = format!("colour = \"red\"\n{}", echo.manifest_text);
     tar(
         "key.capsule",
@@ -229,7 +239,7 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     let bin = daemon.home().path().join("bin");
     let before = fs::read_dir(&bin).unwrap().count();
     for (archive, names) in bad_archives(&folder) {
-        let reason = refused(&daemon, &archive, &["http:mount"]);
+        let reason = refused(&daemon, &archive, &["http:mount", "bus:receive:echo:*"]);
         for name in names {
             assert!(reason.contains(name), "{}: {reason}", archive.display());
         }
@@ -249,6 +259,9 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     // What is asked and not granted: an interface of the host, and topics that are not the capsule's own.
     let sneaky = refused(&daemon, &pack::packed("sneaky"), &["bus:send:*"]);
     assert!(sneaky.contains("sys:host"), "{sneaky}");
+    let twin = pack::repacked(&folder, "twin", "echo", |manifest| manifest.package.name = "twin".into());
+    let twin = refused(&daemon, &twin, &["bus:send:*", "bus:receive:other:*"]);
+    assert!(twin.contains("bus:receive:echo:v1:say"), "{twin}");
     let caller = refused(&daemon, &pack::packed("caller"), &["bus:send:echo:*", "sys:host"]);
     assert!(caller.contains("bus:send:identity:v1:*") && !caller.contains("bus:send:caller"), "{caller}");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), before, "nothing was kept");
@@ -270,7 +283,7 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     let twin = |name: &str| {
         pack::repacked(folder, &format!("{name}-twin"), name, |manifest| manifest.package.name = format!("{name}-twin"))
     };
-    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*"];
+    let all = ["authority:*", "http:mount", "keys:session", "bus:send:*", "bus:receive:*"];
     for (name, what) in
         [("echo", "echo.v1.say"), ("front", "/front"), ("gateway", "/api"), ("identity", "identity.v1.")]
     {

@@ -86,7 +86,7 @@ async fn one_component_under_two_names_shares_nothing_but_its_code() {
             binding.topic = Pattern::parse(&binding.topic.as_str().replace("counter.", "twin.")).expect("a pattern");
         }
     });
-    let hash = install(&daemon, &twin)["hash"].clone();
+    let hash = install(&daemon, &twin)["wasm_hash"].clone();
     let listed = daemon.unix(Request::get("/api/capsules")).await.expect(200);
     let same = listed["capsules"].as_array().expect("a list").iter().filter(|row| row["hash"] == hash).count();
     assert_eq!(same, 2, "{listed}");

@@ -172,7 +172,7 @@ async fn what_a_broken_interceptor_would_judge_does_not_pass_unless_it_fails_ope
         let home = daemon.home().clone();
         assert_eq!(daemon.stop().code, Some(0));
         // Nothing is left that could be started.
-        fs::write(home.path().join("bin").join(format!("{}.wasm", done["hash"].as_str().unwrap())), b"").unwrap();
+        fs::write(home.path().join("bin").join(format!("{}.wasm", done["wasm_hash"].as_str().unwrap())), b"").unwrap();
         fs::remove_dir_all(home.path().join("cache")).unwrap();
 
         let daemon = home.start();

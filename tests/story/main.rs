@@ -14,6 +14,11 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`relays`]: answers that go on after their handler
+//! - [`streams`]: answers in pieces, and reading what is published
+//! - [`warm`]: instances that serve a principal for more than one call
+//! - [`run_loops`]: work that goes on without being asked
+//! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`console`]: the command line
 //!
@@ -31,9 +36,14 @@ mod isolation;
 mod measured;
 mod observation;
 mod quotas;
+mod relays;
+mod run_loops;
 mod session;
+mod streams;
+mod supply;
 mod surface;
 mod types;
+mod warm;
 
 use std::path::Path;
 use std::time::Instant;

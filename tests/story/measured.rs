@@ -9,8 +9,9 @@ use std::time::Instant;
 use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::Request;
+use astrid_tests::http::{Request, Streaming};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::observation::{Sample, metrics, sum};
@@ -73,11 +74,16 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "pump", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
     daemon.unix(bus("counter.v1.increment", &json!({ "key": "n" }))).await.expect(200);
+    for _ in 0..2 {
+        daemon.unix(bus("hoarder.v1.count", &json!({}))).await.expect(200);
+    }
+    seen.scrape(&daemon).await;
+    daemon.unix(bus("hoarder.v1.panic", &json!({}))).await.refusal(502, "unavailable");
     // Two bytes in each question, and one a second.
     let bob = join(&daemon, "agent", "bob", 2).await;
     daemon.astrid(&["quota", "set", "bob", "max_ipc_throughput_bytes=1"]).out();
@@ -85,6 +91,17 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     daemon.tcp(me.clone()).await.expect(200);
     daemon.tcp(me).await.refusal(503, "overloaded");
     seen.scrape(&daemon).await;
+    // The answer of the one ends by itself; the other is open for as long as its client looks.
+    let counting = Request::get("/live/count?to=3").bearer(&ada.bearer);
+    assert_eq!(daemon.tcp(counting).await.status, 200);
+    let socket = TcpStream::connect(daemon.address()).await.expect("a listener");
+    let open = Streaming::open(socket, Request::get("/live/said").bearer(&ada.bearer)).await;
+    seen.until_moved(&daemon, &["astrid_http_relays", "astrid_http_relay_calls_total"]).await;
+    drop(open);
+
+    // A run loop that ends and is started again.
+    daemon.unix(publish("pump.v1.work", &json!({ "number": 1, "act": "return" }))).await.expect(202);
+    seen.until_moved(&daemon, &["astrid_run_loops", "astrid_run_loop_restarts_total"]).await;
 
     // A handler that takes a second, and more for it than may wait: the sender who holds most is turned away, and loses
     // what is newest when another comes.
@@ -93,8 +110,11 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
         daemon.unix(publish("spin.v1.call", &large)).await.expect(202);
     }
     daemon.tcp(publish("spin.v1.call", &large).bearer(&ada.bearer)).await.expect(202);
+    // A subscription that loses what its reader does not take.
+    let lossy = json!({ "subscribe": ["streamer.lossy.*"], "publish": vec!["streamer.lossy.a"; 10], "bytes": 2000 });
+    daemon.unix(bus("streamer.v1.reflect", &lossy)).await.expect(200);
     let queued = seen.scrape(&daemon).await;
-    for kind in ["publish", "request", "delivered", "refused", "lost"] {
+    for kind in ["publish", "request", "delivered", "refused", "lost", "gap"] {
         assert!(sum(&queued, "astrid_bus_events_total", &[("kind", kind)]) >= 1.0, "{kind}: {queued:?}");
     }
     assert!(seen.moved("astrid_bus_queue_bytes") && seen.moved("astrid_bus_active_principals"), "{queued:?}");
@@ -106,6 +126,10 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let commits = keep_sending(&daemon, 12, &bus("counter.v1.increment", &json!({ "key": "n" }))).await;
     seen.until_moved(&daemon, &["astrid_store_queue_commits", "astrid_background_ticks_total"]).await;
     drop(commits);
+    let hear = json!({ "subscribe": ["streamer.lossy.*"], "events": 1 });
+    let reading = keep_sending(&daemon, 1, &bus("streamer.v1.hear", &hear)).await;
+    seen.until_moved(&daemon, &["astrid_bus_subscriptions"]).await;
+    drop(reading);
 
     // What never changes while a process lives differs in another: here, one that is denied its address space.
     let narrow = Home::new().start_in_address_space(120 << 20, &["--runtime-instances", "64"]);

@@ -141,7 +141,7 @@ fn tamper(path: &Path) {
 async fn code_that_was_changed_on_disk_never_runs() {
     let daemon = Daemon::start();
     let home = daemon.home().clone();
-    let hash = |name: &str| install(&daemon, &pack::packed(name))["hash"].as_str().unwrap().to_owned();
+    let hash = |name: &str| install(&daemon, &pack::packed(name))["wasm_hash"].as_str().unwrap().to_owned();
     let (echo, counter) = (hash("echo"), hash("counter"));
     assert_eq!(file(&home, "bin", &counter).file_name().unwrap().to_str().unwrap(), format!("{counter}.wasm"));
     assert_eq!(daemon.stop().code, Some(0));

@@ -87,11 +87,19 @@ fn arguments(matched: &Matched<'_>, query: Option<&str>) -> Result<Map<String, J
     let takes = matched.route.query;
     let known: Vec<_> = takes.iter().map(|(key, _)| *key).collect();
     for (key, value) in uri::query(query, &known)? {
-        let number = takes.contains(&(key, Value::Number));
-        let value = if number { whole(key, &value)?.into() } else { value.into() };
+        let kind = takes.iter().find(|(name, _)| *name == key).map_or(Value::Text, |(_, kind)| *kind);
+        let value = match kind {
+            Value::Text => value.into(),
+            Value::Number => whole(key, &value)?.into(),
+            Value::Flag => flag(key, &value)?.into(),
+        };
         arguments.insert(key.into(), value);
     }
     Ok(arguments)
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| Problem::bad_request(format!("query key {key} must be true or false")))
 }
 
 fn whole(key: &str, value: &str) -> Result<u64, Problem> {

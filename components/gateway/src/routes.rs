@@ -28,6 +28,8 @@ pub enum Value {
     Text,
     /// An unsigned integer of 64 bits.
     Number,
+    /// `true` or `false`.
+    Flag,
 }
 
 /// What is done.
@@ -67,6 +69,7 @@ const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number
 const LOGS: &[(&str, Value)] =
     &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
 const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
+const REMOVE: &[(&str, Value)] = &[("purge", Value::Flag)];
 const REQUEST: &[(&str, Value)] = &[("target", Value::Text), ("timeout_ms", Value::Number)];
 const PUBLISH: &[(&str, Value)] = &[("target", Value::Text)];
 
@@ -82,7 +85,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 21] = {
+pub const ROUTES: [Route; 28] = {
     use Action::{About, BusPublish, BusRequest, Change, Me, Principals, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -102,6 +105,13 @@ pub const ROUTES: [Route; 21] = {
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
         route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),
+        route("GET",    "/api/capsules/{capsule}",             Bearer, &[],     Nothing,       Topic("system.v1.capsule.show", 200)),
+        route("DELETE", "/api/capsules/{capsule}",             Bearer, REMOVE,  Nothing,       Topic("system.v1.capsule.remove", 204)),
+        route("POST",   "/api/capsules/{capsule}/rollback",    Bearer, &[],     JsonOrNothing, Change("system.v1.capsule.rollback", 200)),
+        route("POST",   "/api/capsules/{capsule}/swap",        Bearer, &[],     JsonOrNothing, Change("system.v1.capsule.swap", 200)),
+        route("GET",    "/api/capsules/{capsule}/history",     Bearer, &[],     Nothing,       Topic("system.v1.capsule.history", 200)),
+        route("POST",   "/api/sys/capsules/reload",       Bearer, &[],     JsonOrNothing, Topic("system.v1.capsule.reload", 204)),
+        route("POST",   "/api/sys/capsules/gc",           Bearer, &[],     JsonOrNothing, Topic("system.v1.capsule.gc", 200)),
         route("GET",    "/api/capsules/{capsule}/topics", Bearer, &[],     Nothing,       Topic("system.v1.capsule.topics", 200)),
         route("GET",    "/api/capsules/{capsule}/env",         Bearer, ABOUT,   Nothing,       About("system.v1.env.get", 200)),
         route("POST",   "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Json,          About("system.v1.env.set", 204)),

@@ -177,16 +177,21 @@ pub struct Capsules {
 pub struct Capsule {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live`, `failed`, `starting` or `restarting`: what the host says.
     pub state: String,
     /// BLAKE3 of the component, hex.
     pub hash: String,
 }
 
+impl From<host::Capsule> for Capsule {
+    fn from(row: host::Capsule) -> Self {
+        Self { id: row.id, version: row.version, state: row.state, hash: row.hash }
+    }
+}
+
 impl From<Vec<host::Capsule>> for Capsules {
     fn from(capsules: Vec<host::Capsule>) -> Self {
-        let capsule = |c: host::Capsule| Capsule { id: c.id, version: c.version, state: c.state, hash: c.hash };
-        Self { capsules: capsules.into_iter().map(capsule).collect() }
+        Self { capsules: capsules.into_iter().map(Capsule::from).collect() }
     }
 }
 
@@ -219,6 +224,65 @@ pub struct Install {
     /// The absolute path of a `.capsule` file on the host's machine.
     pub source: String,
     pub grants: Option<Vec<String>>,
+    /// Calls of the live version that the new one must answer alike before it replaces it.
+    pub shadow: Option<u32>,
+}
+
+/// Which capsule.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    pub capsule: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    pub capsule: String,
+    /// Whether everything that it has stored goes, too.
+    pub purge: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RolledBack {
+    pub version: String,
+    pub previous_version: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Swapped {
+    pub version: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Collected {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Oldest first.
+#[derive(Debug, Serialize)]
+pub struct History {
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub time_ms: u64,
+    /// `installed`, `upgraded`, `swapped`, `rolled-back` or `removed`.
+    pub what: String,
+    pub version: String,
+    pub hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl From<Vec<host::Step>> for History {
+    fn from(steps: Vec<host::Step>) -> Self {
+        let step =
+            |s: host::Step| Step { time_ms: s.time_ms, what: s.what, version: s.version, hash: s.hash, why: s.why };
+        Self { steps: steps.into_iter().map(step).collect() }
+    }
 }
 
 impl Install {
@@ -238,21 +302,68 @@ impl Install {
 #[derive(Debug, Serialize)]
 pub struct Installed {
     pub id: String,
-    pub version: String,
+    /// The folder that holds the component.
+    pub target_dir: String,
+    /// `install` or `upgrade`.
+    pub phase: &'static str,
+    pub installed_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous_version: Option<String>,
-    pub hash: String,
+    /// BLAKE3 of the component, hex.
+    pub wasm_hash: String,
+    /// Where its environment is set.
+    pub env_path: String,
+    /// Whether a field of its environment has neither a value nor a default.
+    pub env_needs_prompt: bool,
+    /// Topics that it sends to and no installed capsule handles.
+    pub missing_imports: Vec<MissingImport>,
+    /// Everything that the manifest asks.
+    pub asks: Vec<String>,
     pub grants: Vec<String>,
+    /// Whoever of the operator's `etc/trust/` vouches for the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
+    /// Live calls that both versions answered alike before the new one replaced the old.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shadowed: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A topic that somebody has to handle.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct MissingImport {
+    /// The topic's first segment, by custom the capsule that handles it.
+    pub namespace: String,
+    /// The topic.
+    pub interface: String,
+    /// `handler`.
+    pub requirement: &'static str,
 }
 
 impl From<host::Installed> for Installed {
     fn from(installed: host::Installed) -> Self {
+        let missing = |topic: String| MissingImport {
+            namespace: topic.split('.').next().unwrap_or_default().to_owned(),
+            interface: topic,
+            requirement: "handler",
+        };
         Self {
-            id: installed.id,
-            version: installed.version,
+            target_dir: installed.target_dir,
+            phase: if installed.previous_version.is_some() { "upgrade" } else { "install" },
+            installed_version: installed.version,
             previous_version: installed.previous_version,
-            hash: installed.hash,
+            wasm_hash: installed.hash,
+            env_path: format!("/api/capsules/{}/env", installed.id),
+            env_needs_prompt: installed.env_needs_prompt,
+            missing_imports: installed.unhandled.into_iter().map(missing).collect(),
+            asks: installed.asks,
             grants: installed.grants,
+            publisher: installed.publisher,
+            shadowed: installed.shadowed,
+            id: installed.id,
         }
     }
 }
@@ -263,6 +374,7 @@ pub fn refusal(error: InstallError) -> Refusal {
         InstallError::Invalid(reason) => Refusal::invalid(reason),
         InstallError::NotFound(reason) => Refusal::not_found(reason),
         InstallError::Conflict(reason) => Refusal::conflict(reason),
+        InstallError::Untrusted(reason) => Refusal::denied(reason),
         InstallError::Failed(reason) => Refusal::unavailable(reason),
         InstallError::Ungranted(asked) => Refusal::denied(format!(
             "the capsule asks for {} and was not granted it; repeat the request with it in grants to allow that",
@@ -321,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_install_wants_an_absolute_path() {
-        let install = |source: &str| Install { source: source.into(), grants: None }.checked();
+        let install = |source: &str| Install { source: source.into(), grants: None, shadow: None }.checked();
         assert!(install("/srv/notes.capsule").is_ok());
         for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/a.capsule", "/a\0b"] {
             let refusal = install(source).unwrap_err();
@@ -364,12 +476,31 @@ mod tests {
                    "connections_by_principal": {"default": 3}, "loaded_capsules": ["gateway"]})
         );
         let installed = |previous: Option<&str>| {
-            let previous_version = previous.map(String::from);
-            let (id, version, hash) = ("a".into(), "2.0.0".into(), "00".into());
-            to_value(Installed::from(host::Installed { id, version, previous_version, hash, grants: vec![] })).unwrap()
+            let done = host::Installed {
+                id: "a".into(),
+                version: "2.0.0".into(),
+                previous_version: previous.map(String::from),
+                hash: "00".into(),
+                grants: vec![],
+                asks: vec!["http:mount".into()],
+                target_dir: "/bin".into(),
+                env_needs_prompt: true,
+                unhandled: vec!["b.v1.c".into()],
+                shadowed: 0,
+                publisher: previous.map(|_| "acme".into()),
+            };
+            to_value(Installed::from(done)).unwrap()
         };
-        assert_eq!(installed(None), json!({"id": "a", "version": "2.0.0", "hash": "00", "grants": []}));
-        assert_eq!(installed(Some("1.0.0"))["previous_version"], "1.0.0");
+        assert_eq!(
+            installed(None),
+            json!({"id": "a", "target_dir": "/bin", "phase": "install", "installed_version": "2.0.0", "wasm_hash": "00",
+                   "env_path": "/api/capsules/a/env", "env_needs_prompt": true, "asks": ["http:mount"], "grants": [],
+                   "missing_imports": [{"namespace": "b", "interface": "b.v1.c", "requirement": "handler"}]})
+        );
+        assert_eq!(
+            (&installed(Some("1.0.0"))["publisher"], &installed(Some("1.0.0"))["phase"]),
+            (&json!("acme"), &json!("upgrade"))
+        );
         let lines = Lines::from(vec![host::LogLine {
             sequence: 1,
             time_ms: 2,

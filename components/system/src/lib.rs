@@ -11,9 +11,9 @@ pub mod topics;
 use astrid_sdk::host;
 use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
 
-use desk::{Install, Logs, Nothing};
+use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
 use env::{Clear, Get, Set};
-use topics::{Request, Topics};
+use topics::Topics;
 
 fn status(message: Message) -> Answer {
     let Nothing {} = message.object()?;
@@ -43,16 +43,69 @@ fn config(message: Message) -> Answer {
 }
 
 fn capsule_install(message: Message) -> Answer {
-    let Install { source, grants } = message.object::<Install>()?.checked()?;
-    let installed = host::install(&source, &grants.unwrap_or_default()).map_err(desk::refusal)?;
+    let Install { source, grants, shadow } = message.object::<Install>()?.checked()?;
+    let options = host::InstallOptions { grants: grants.unwrap_or_default(), shadow: shadow.unwrap_or(0) };
+    let installed = host::install(&source, &options).map_err(desk::refusal)?;
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))
 }
 
 fn capsule_topics(message: Message) -> Answer {
-    let Request { capsule } = message.object()?;
+    let Which { capsule } = message.object()?;
     let found = host::topics(&capsule).ok_or_else(|| Refusal::not_found(format!("no capsule `{capsule}`")))?;
     json(&Topics::new(found)?)
+}
+
+fn capsule_show(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let found = host::capsules().into_iter().find(|row| row.id == capsule);
+    let found =
+        found.ok_or_else(|| Refusal::not_found(format!("no capsule `{}` is installed", capsule.escape_debug())))?;
+    json(&desk::Capsule::from(found))
+}
+
+fn capsule_rollback(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let (version, previous_version) = host::rollback(&capsule).map_err(desk::refusal)?;
+    log::info!("{} rolled {capsule} back to {version}", message.principal);
+    json(&RolledBack { version, previous_version })
+}
+
+fn capsule_swap(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let version = host::swap(&capsule).map_err(desk::refusal)?;
+    log::info!("{} swapped {capsule}", message.principal);
+    json(&Swapped { version })
+}
+
+/// Every capsule again, as new generations. The first that fails ends it; those before it are swapped.
+fn capsule_reload(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    for row in host::capsules() {
+        host::swap(&row.id).map_err(desk::refusal)?;
+    }
+    log::info!("{} reloaded every capsule", message.principal);
+    json(&Nothing {})
+}
+
+fn capsule_remove(message: Message) -> Answer {
+    let Remove { capsule, purge } = message.object()?;
+    let purge = purge.unwrap_or(false);
+    host::remove(&capsule, purge).map_err(desk::refusal)?;
+    log::info!("{} {} {capsule}", message.principal, if purge { "purged" } else { "removed" });
+    json(&Nothing {})
+}
+
+fn capsule_history(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    json(&History::from(host::history(&capsule)))
+}
+
+fn capsule_gc(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    let (files, bytes) = host::gc().map_err(Refusal::unavailable)?;
+    log::info!("{} collected {files} files", message.principal);
+    json(&Collected { files, bytes })
 }
 
 fn usage(message: Message) -> Answer {
@@ -98,5 +151,12 @@ handlers! {
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
     "capsule-topics" => capsule_topics,
+    "capsule-show" => capsule_show,
+    "capsule-rollback" => capsule_rollback,
+    "capsule-swap" => capsule_swap,
+    "capsule-reload" => capsule_reload,
+    "capsule-remove" => capsule_remove,
+    "capsule-history" => capsule_history,
+    "capsule-gc" => capsule_gc,
     "usage" => usage,
 }

@@ -2,14 +2,8 @@
 
 use astrid_sdk::bus::Refusal;
 use astrid_sdk::host;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value as Json;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    pub capsule: String,
-}
 
 /// As its manifest has them: what is published, what is subscribed to, what is intercepted.
 #[derive(Debug, Serialize)]

@@ -15,16 +15,19 @@ use std::sync::{Arc, Mutex, RwLock};
 use astrid_capsule::manifest::{Declaration, Subscribe};
 use astrid_capsule::{Capability, PrincipalId};
 
+use tokio::sync::watch;
+
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 use sessions::Remembered;
-pub use sessions::{Authenticator, Identified, Presented, Rejection};
+pub use sessions::{Authenticator, Behalf, Identified, Presented, Rejection, Through};
 pub use standing::{Change, Decision, Directory, Standing};
 
 pub struct Authority {
     directory: RwLock<Directory>,
     remembered: Mutex<Remembered>,
     authenticator: RwLock<Option<Arc<dyn Authenticator>>>,
+    changed: watch::Sender<()>,
 }
 
 impl Default for Authority {
@@ -40,6 +43,7 @@ impl Authority {
             directory: RwLock::new(Directory::default()),
             remembered: Mutex::new(Remembered::default()),
             authenticator: RwLock::new(None),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -61,6 +65,21 @@ impl Authority {
         for change in changes {
             directory.apply(revision, change);
         }
+        drop(directory);
+        self.changed.send_replace(());
+    }
+
+    /// Tells that somebody's standing or a group has changed, and not whose: for what goes on after its call.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether what was opened on somebody's behalf may go on, by the same rule as a remembered credential: until the
+    /// session expires or the standing of its principal changes. `now` in seconds since the Unix epoch.
+    pub fn stands(&self, behalf: &Behalf, now: u64) -> bool {
+        behalf.session.is_none_or(|session| {
+            session.expires_at > now && self.revision(&behalf.principal) == Some(session.standing)
+        })
     }
 
     /// May `caller` do what needs `required`, to `target`? The documented order of docs/capabilities.md.
@@ -165,8 +184,13 @@ impl Authority {
         }
     }
 
+    /// See [`Directory::stamp`].
+    pub fn stamp(&self, principal: &PrincipalId) -> Option<u64> {
+        self.directory.read().expect("no panic under this lock").stamp(principal)
+    }
+
     /// The revision of an enabled principal's standing.
-    fn revision(&self, principal: &PrincipalId) -> Option<u64> {
+    pub fn revision(&self, principal: &PrincipalId) -> Option<u64> {
         self.directory.read().expect("no panic under this lock").revision(principal)
     }
 }
@@ -233,6 +257,30 @@ mod tests {
         authority.apply(5, standing(true));
         assert!(authority.authenticate(bearer("good"), 999).await.is_ok());
         assert_eq!(authority.authenticate(bearer("good"), 1000).await, Err(Rejection::Rejected));
+    }
+
+    #[test]
+    fn what_goes_on_after_its_call_stands_until_its_session_expires_or_its_principal_changes_and_is_told_of_it() {
+        let authority = Authority::new();
+        let mut changes = authority.changes();
+        authority.apply(1, standing(true));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        let through = |standing| Some(Through { expires_at: 1000, standing });
+        let behalf = |session| Behalf { principal: alice(), session };
+        assert!(authority.stands(&behalf(through(1)), 999));
+        assert!(!authority.stands(&behalf(through(1)), 1000));
+        for (revision, change) in
+            [(2, standing(true)), (3, standing(false)), (4, vec![Change::RemovePrincipal(alice())])]
+        {
+            authority.apply(revision, change);
+            assert!(changes.has_changed().unwrap());
+            changes.mark_unchanged();
+            assert!(!authority.stands(&behalf(through(1)), 999), "{revision}");
+            assert_eq!(authority.stands(&behalf(through(revision)), 999), revision == 2);
+        }
+        assert!(!authority.stands(&behalf(through(0)), 999), "gone before it was opened");
+        assert!(authority.stands(&behalf(None), u64::MAX), "nobody's session can end");
     }
 
     #[tokio::test]

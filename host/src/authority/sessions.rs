@@ -39,6 +39,23 @@ pub struct Identified {
     pub expires_at: u64,
 }
 
+/// On whose behalf something goes on after the call that opened it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behalf {
+    pub principal: PrincipalId,
+    /// None where it was opened without one, on behalf of whoever the call was for.
+    pub session: Option<Through>,
+}
+
+/// The session through which something was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Through {
+    /// Seconds since the Unix epoch.
+    pub expires_at: u64,
+    /// The revision of its principal's standing when it was accepted; 0 if that was gone already.
+    pub standing: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// Not valid; nobody outside learns why.

@@ -66,6 +66,8 @@ pub struct Directory {
     groups: HashMap<String, Vec<Capability>>,
     scopes: HashMap<Capability, Scope>,
     latest: u64,
+    /// Of the last change of any group.
+    groups_revision: u64,
 }
 
 impl Directory {
@@ -82,9 +84,11 @@ impl Directory {
                 self.principals.remove(&id);
             }
             Change::SetGroup(name, capabilities) => {
+                self.groups_revision = self.groups_revision.max(revision);
                 self.groups.insert(name, capabilities);
             }
             Change::RemoveGroup(name) => {
+                self.groups_revision = self.groups_revision.max(revision);
                 self.groups.remove(&name);
             }
         }
@@ -98,6 +102,12 @@ impl Directory {
     /// When this principal last changed; none unless it is known and enabled.
     pub fn revision(&self, principal: &PrincipalId) -> Option<u64> {
         self.principals.get(principal).filter(|s| s.enabled).map(|s| s.revision)
+    }
+
+    /// Changes with whatever may change what this principal holds: its own standing, or any group. Never twice the same;
+    /// none unless it is known and enabled.
+    pub fn stamp(&self, principal: &PrincipalId) -> Option<u64> {
+        self.revision(principal).map(|revision| revision.max(self.groups_revision))
     }
 
     pub fn is_enabled(&self, principal: &PrincipalId) -> bool {
@@ -356,6 +366,29 @@ mod tests {
         assert!(directory.decide(&id("a"), required, None).allowed);
         directory.apply(4, Change::RemoveGroup("ops".into()));
         assert!(!directory.decide(&id("a"), required, None).allowed);
+    }
+
+    #[test]
+    fn a_stamp_changes_with_a_principals_standing_and_with_any_group_and_never_comes_back() {
+        let mut directory = directory(Standing::new(true, vec![], vec![], vec![]));
+        let set = |enabled| Change::SetPrincipal(id("a"), Standing::new(enabled, vec![], vec![], vec![]));
+        let mut seen = HashSet::from([directory.stamp(&id("a"))]);
+        for (revision, change, known) in [
+            (3, set(true), true),
+            (4, Change::SetGroup("agent".into(), vec![]), true),
+            (5, set(true), true),
+            (6, Change::RemoveGroup("agent".into()), true),
+            (7, set(false), false),
+            (8, set(true), true),
+            (9, Change::RemovePrincipal(id("a")), false),
+            (10, set(true), true),
+        ] {
+            directory.apply(revision, change);
+            let stamp = directory.stamp(&id("a"));
+            assert_eq!(stamp.is_some(), known, "{revision}");
+            assert!(stamp.is_none() || seen.insert(stamp), "{revision}");
+        }
+        assert_eq!(directory.stamp(&PrincipalId::anonymous()), None);
     }
 
     #[test]

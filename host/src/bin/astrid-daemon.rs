@@ -25,9 +25,16 @@ struct Arguments {
     /// The folder with Distro.toml and its capsules [default: distro in the home]
     #[arg(long, value_name = "DIR")]
     distro: Option<PathBuf>,
+    /// Run the distribution's own versions and nothing else, whatever is installed: to repair what is installed
+    #[arg(long)]
+    safe_mode: bool,
+    /// Die at a point of a change, as a test wants it
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "CAPSULE:POINT", hide = true)]
+    fault: Option<String>,
 }
 
-/// Each short for `--set runtime.KEY=N`, and stronger. What is not said is taken from the configuration, else from the
+/// Each short for `--set runtime.KEY=VALUE`, and stronger. What is not said is taken from the configuration, else from the
 /// machine.
 #[derive(Args)]
 struct Runtime {
@@ -49,6 +56,9 @@ struct Runtime {
     /// Commits of guests that wait for the disk at once
     #[arg(long, value_name = "N")]
     runtime_async_io: Option<u64>,
+    /// What one instance serves: "manifest" (as each manifest says) or "call" (never more than one call)
+    #[arg(long, value_name = "HOW")]
+    runtime_isolation: Option<String>,
 }
 
 impl Runtime {
@@ -61,7 +71,8 @@ impl Runtime {
             ("blocking", self.runtime_blocking),
             ("async-io", self.runtime_async_io),
         ];
-        keys.into_iter().filter_map(|(key, value)| Some(format!("runtime.{key}={}", value?)))
+        let numbers = keys.into_iter().filter_map(|(key, value)| Some(format!("runtime.{key}={}", value?)));
+        numbers.chain(self.runtime_isolation.iter().map(|how| format!("runtime.isolation={how}")))
     }
 }
 
@@ -70,7 +81,13 @@ fn main() -> ExitCode {
     let mut sets = arguments.sets;
     sets.extend(arguments.listen.map(|address| format!("http.listen={address}")));
     sets.extend(arguments.runtime.sets());
-    match run(Options { home: arguments.home, sets, distro: arguments.distro }) {
+    #[cfg(debug_assertions)]
+    if let Some(Err(why)) = arguments.fault.as_deref().map(astrid_host::fault::arm) {
+        eprintln!("astrid-daemon: --fault: {why}");
+        return ExitCode::FAILURE;
+    }
+    let (home, distro, safe_mode) = (arguments.home, arguments.distro, arguments.safe_mode);
+    match run(Options { home, sets, distro, safe_mode }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("astrid-daemon: {error:#}");

@@ -4,7 +4,8 @@
 //! [`FairQueue::release`]. A principal without items costs nothing.
 //!
 //! Every item belongs to a class (a binding), and each class has a budget of its own. Over budget, whoever holds most
-//! bytes in the class pays with its newest items; an item that belongs to the heaviest itself is turned away.
+//! bytes in the class pays with its newest items; an item that belongs to the heaviest itself is turned away. An item that
+//! has the class to itself fits whatever its size, so that a message that may be sent can also wait.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -98,6 +99,16 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.bytes
     }
 
+    /// Bytes that wait of one principal.
+    pub fn held(&self, key: &K) -> usize {
+        self.lanes.get(key).map_or(0, |lane| lane.items.iter().map(|item| item.size).sum())
+    }
+
+    /// Whether something would come out now.
+    pub fn is_ready(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
     /// Items that wait.
     pub fn len(&self) -> usize {
         self.lanes.values().map(|lane| lane.items.len()).sum()
@@ -147,7 +158,8 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         let Some(old) = lane.items.iter_mut().rev().find(|old| old.class == 0 && same(&old.value)) else {
             return Err(item);
         };
-        if class.bytes - old.size + size > class.budget {
+        let others = class.bytes - old.size;
+        if others > 0 && others + size > class.budget {
             return Err(item);
         }
         let before = std::mem::replace(old, Item { class: 0, size, value: item });
@@ -197,11 +209,26 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         }
     }
 
+    /// Puts an item of the first class in front of what its principal has waiting. Nothing of that principal comes out until
+    /// it is released.
+    pub fn put_back(&mut self, key: K, size: usize, item: T) {
+        self.turns.retain(|other| *other != key);
+        self.out.insert(key.clone());
+        let lane = self.lanes.entry(key).or_insert(Lane { items: VecDeque::new(), held: Vec::new(), credit: 0 });
+        lane.items.push_front(Item { class: 0, size, value: item });
+        // It had its turn already.
+        lane.credit += size;
+        let own = lane.add(0, size);
+        self.bytes += size;
+        self.classes[0].bytes += size;
+        self.classes[0].most = self.classes[0].most.max(own);
+    }
+
     /// Drops what has to go for `size` more bytes of `key`, or nothing at all if the room can't be made by taking from
     /// principals that hold more than this one would.
     fn make_room(&mut self, class: usize, key: &K, size: usize) -> Option<Vec<T>> {
         let Class { budget, bytes, most } = self.classes[class];
-        if bytes + size <= budget {
+        if bytes == 0 || bytes + size <= budget {
             return Some(Vec::new());
         }
         let own = self.lanes.get(key).map_or(0, |lane| lane.held(class)) + size;
@@ -327,6 +354,16 @@ mod tests {
         queue.push(1, 60, 1);
         assert_eq!(queue.push(2, 101, 2), Pushed::Refused(2));
         assert_eq!(queue.bytes(), 60);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_budget_fits_alone_and_makes_way_for_whoever_holds_less() {
+        let mut queue = FairQueue::new(100);
+        assert_eq!(queue.push(1, 200, 1), Pushed::Queued);
+        assert_eq!(queue.push(1, 1, 2), Pushed::Refused(2));
+        assert_eq!(queue.push(2, 50, 3), Pushed::Evicted(vec![1]));
+        assert_eq!(queue.replace(&2, |item| *item == 3, 200, 4), Ok(3));
+        assert_eq!((queue.bytes(), queue.held(&2)), (200, 200));
     }
 
     #[test]

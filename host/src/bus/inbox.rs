@@ -109,15 +109,20 @@ impl Route {
                 return false;
             }
         }
-        if queue.workers < WORKERS {
-            queue.workers += 1;
-            tokio::spawn(self.inbox.clone().work());
-        }
+        self.inbox.hire(&mut queue);
         true
     }
 }
 
 impl Inbox {
+    /// One worker more, if there may be.
+    fn hire(self: &Arc<Self>, queue: &mut Queue) {
+        if queue.workers < WORKERS {
+            queue.workers += 1;
+            tokio::spawn(self.clone().work());
+        }
+    }
+
     /// Publications that wait or are being handled.
     pub(super) fn pending(&self) -> usize {
         let queue = self.queue.lock().expect("no panic under this lock");
@@ -146,12 +151,18 @@ impl Inbox {
     }
 
     /// The next publication; none, and one worker less, if nothing may be handled now.
-    fn next(&self) -> Option<(Arc<Route>, Message)> {
+    fn next(self: &Arc<Self>) -> Option<(Arc<Route>, Message)> {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         let next = queue.fair.pop();
         let starved = queue.fair.take_starved();
         match &next {
-            Some((principal, (route, _))) if !route.binding.ordered => queue.fair.release(principal),
+            Some((principal, (route, _))) if !route.binding.ordered => {
+                queue.fair.release(principal);
+                // Workers that found nothing because this waited behind one in order are gone.
+                if queue.fair.is_ready() {
+                    self.hire(&mut queue);
+                }
+            }
             Some(_) => {}
             None => queue.workers -= 1,
         }

@@ -213,6 +213,7 @@ mod tests {
                 depth: 1,
                 cause: None,
                 reply: None,
+                rehearsal: false,
             };
             let chain = Interceptions::new(self.all).of(&message.topic, sender);
             let outcome = chain.run(message, LIMIT).await;

@@ -83,6 +83,11 @@ impl<K: Clone + Eq + std::hash::Hash + Ord, T, W> Mailbox<K, T, W> {
         self.queue.active()
     }
 
+    /// Bytes that wait of one principal.
+    pub fn held(&self, key: &K) -> usize {
+        self.queue.held(key)
+    }
+
     /// Letters that wait.
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -159,6 +164,17 @@ impl<K: Clone + Eq + std::hash::Hash + Ord, T, W> Mailbox<K, T, W> {
         }
         self.next = Some((key.clone(), letter.value));
         (Some(Mail::Gap(key, letter.lost)), done)
+    }
+
+    /// Gives back the letter that was taken last. It waits in front of its principal's others, and they with it until
+    /// [`Self::resume`].
+    pub fn set_aside(&mut self, key: K, size: usize, value: T) {
+        self.queue.put_back(key.clone(), size, Letter { key, serial: 0, lost: 0, value });
+    }
+
+    /// What was set aside of this principal comes out again.
+    pub fn resume(&mut self, key: &K) {
+        self.queue.release(key);
     }
 
     /// The reader takes nothing any more: nobody waits for it until it does.
@@ -267,12 +283,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_aside_comes_out_in_order_when_it_is_resumed_and_nobody_waits_for_it() {
+        let mut mailbox = Box::new(Delivery::Lossless, 10_000);
+        for (key, value) in [(1, 10), (1, 11), (2, 20), (2, 21)] {
+            post(&mut mailbox, key, 50, value);
+        }
+        assert_eq!(mailbox.take().0, letter(1, 10));
+        mailbox.set_aside(1, 50, (1, 10));
+        assert_eq!((mailbox.len(), mailbox.bytes()), (4, 200));
+        assert_eq!((mailbox.take().0, mailbox.take().0), (letter(2, 20), letter(2, 21)));
+        assert!(mailbox.take().0.is_none() && !mailbox.is_empty());
+        post(&mut mailbox, 1, 50, 12);
+        mailbox.resume(&1);
+        for value in 10..13 {
+            assert_eq!(mailbox.take().0, letter(1, value));
+        }
+        assert!(mailbox.is_empty() && mailbox.bytes() == 0);
+    }
+
+    #[test]
     fn losers_are_bounded_and_every_loss_is_counted() {
         let mut mailbox = Box::new(Delivery::Lossy, 10);
         let many = MAX_LOSERS as u32 + 50;
+        assert_eq!(post(&mut mailbox, many, 10, 0), Posted::Taken);
         for key in 0..many {
             assert_eq!(post(&mut mailbox, key, 20, 0), Posted::Refused(0));
         }
+        assert_eq!(mailbox.take().0, letter(many, 0));
         let (mut told, mut gaps) = (0, 0);
         while let (Some(Mail::Gap(_, lost)), _) = mailbox.take() {
             told += lost;

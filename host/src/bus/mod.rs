@@ -41,7 +41,7 @@ use intercept::{Interception, Interceptions};
 use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
-use subscription::{MAX_TOPICS, Offered, Open, Reader, STALL, Subscriptions};
+use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
 use typed::Typed;
 use waiting::Place;
 
@@ -54,7 +54,7 @@ pub struct Config {
     /// How deep requests may be nested (1 to 64).
     pub max_depth: u8,
     /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
-    /// `max-payload-bytes`).
+    /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
     pub queue_bytes: usize,
     /// Whether payloads and answers are held to the types that manifests declare.
     pub strict: bool,
@@ -100,6 +100,8 @@ pub struct Message {
     pub cause: Option<Arc<str>>,
     /// Where pieces of the answer go, if the sender reads any.
     pub reply: Option<Writer>,
+    /// Whether nothing that comes of it may last.
+    pub rehearsal: bool,
 }
 
 /// What a message costs beside its payload and topic, in bytes of a queue's budget.
@@ -198,6 +200,8 @@ pub struct Sender {
     pub deadline: Instant,
     pub depth: u8,
     pub cause: Option<Arc<str>>,
+    /// Whether nothing that comes of it may last: what is published reaches nobody, and what is written is dropped.
+    pub rehearsal: bool,
 }
 
 /// Where messages go: every message sees one of these, whole.
@@ -220,13 +224,18 @@ pub struct Bus {
     stall: Duration,
 }
 
+impl Table {
+    fn empty() -> Self {
+        Self { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() }
+    }
+}
+
 impl Bus {
     pub fn new(config: Config, authority: Arc<Authority>) -> Self {
-        let table = Table { routes: Index::default(), interceptions: Interceptions::new([]), live: HashMap::new() };
         Self {
             config,
             authority,
-            table: RwLock::new(Arc::new(table)),
+            table: RwLock::new(Arc::new(Table::empty())),
             inboxes: Mutex::default(),
             subscriptions: Arc::default(),
             ids: AtomicU64::new(1),
@@ -277,6 +286,11 @@ impl Bus {
         let (_, bytes, principals) = self.subscriptions.waiting();
         let waiting = inboxes.iter().filter_map(Weak::upgrade).map(|inbox| inbox.waiting());
         waiting.fold((bytes, principals), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// Whether a handler is bound to this topic.
+    pub fn handles(&self, topic: &Topic) -> bool {
+        self.table().routes.best(topic).is_some()
     }
 
     /// Open subscriptions.
@@ -349,6 +363,9 @@ impl Bus {
         let mut message = self.message(sender, outgoing, true)?;
         // Also where nobody waits: a circle of publications ends here.
         self.check_depth(&message)?;
+        if message.rehearsal {
+            return Ok(0);
+        }
         let table = self.table();
         let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
         routes.retain(|r| self.authority.admit(r.binding(), &message.principal, message.target.as_ref()).is_ok());
@@ -356,11 +373,11 @@ impl Bus {
         let mut readers = self.readers(&message, &table);
         drop(table);
         let misfit = take_misfits(&mut routes, &message);
-        let nobody = routes.is_empty() && readers.is_empty();
-        if let (true, Some(misfit)) = (nobody, misfit) {
+        let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if let (false, Some(misfit)) = (reaches_somebody, misfit) {
             return Err(misfit);
         }
-        if !chain.is_empty() && !nobody {
+        if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
@@ -373,23 +390,8 @@ impl Bus {
                 taken += 1;
             }
         }
-        let mut full = Vec::new();
-        while let Some(reader) = readers.pop() {
-            match reader.offer(message.clone()) {
-                Offered::Taken => taken += 1,
-                Offered::Full(room) => {
-                    taken += 1;
-                    full.push((reader, room));
-                }
-                Offered::Lost => {}
-                // Another generation went live meanwhile; what it opened for these topics takes over.
-                Offered::Ended => {
-                    let mut heirs = self.readers(&message, &self.table());
-                    heirs.retain(|heir| heir.follows(&reader));
-                    readers.extend(heirs);
-                }
-            }
-        }
+        let (subscribed, full) = self.hand_out(&message, readers);
+        taken += subscribed;
         event("publish", 1);
         event("delivered", taken.into());
         if taken == 0 {
@@ -403,6 +405,35 @@ impl Bus {
             }
         }
         Ok(taken)
+    }
+
+    /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
+    fn hand_out(
+        &self,
+        message: &Message,
+        mut readers: Vec<Arc<Subscription>>,
+    ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
+        let (mut taken, mut full) = (0, Vec::new());
+        let mut next = 0;
+        while let Some(reader) = readers.get(next).cloned() {
+            next += 1;
+            match reader.offer(message.clone()) {
+                Offered::Taken => taken += 1,
+                Offered::Full(room) => {
+                    taken += 1;
+                    full.push((reader, room));
+                }
+                Offered::Lost => {}
+                // Another generation went live meanwhile; what it opened for these topics takes over.
+                Offered::Ended => {
+                    let mut heirs = self.readers(message, &self.table());
+                    let is_new = |heir: &Arc<_>| !readers.iter().any(|other| Arc::ptr_eq(other, heir));
+                    heirs.retain(|heir| heir.follows(&reader) && is_new(heir));
+                    readers.extend(heirs);
+                }
+            }
+        }
+        (taken, full)
     }
 
     /// Opens a subscription to `topics`, which `bindings` of the reader's manifest name. `queue-bytes` and `requires` are
@@ -443,7 +474,7 @@ impl Bus {
         Ok(bindings)
     }
 
-    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<subscription::Subscription>> {
+    fn readers(&self, message: &Message, table: &Table) -> Vec<Arc<Subscription>> {
         let live = |capsule: &str, generation| table.live.get(capsule) == Some(&generation);
         self.subscriptions.matching(message, &self.authority, live)
     }
@@ -483,6 +514,7 @@ impl Bus {
             depth: sender.depth.saturating_add(1),
             cause: sender.cause,
             reply: None,
+            rehearsal: sender.rehearsal,
         })
     }
 }

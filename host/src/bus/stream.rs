@@ -1,7 +1,7 @@
 //! An answer in pieces: from the handler that still works to the one that asked.
 //!
-//! Owns what waits between the two, and how each learns that the other is gone. Bounded by [`WAITING_BYTES`]: beyond
-//! that the writer waits. The end has a place of its own, so it is never dropped and never waits.
+//! Owns what waits between the two, and how each learns that the other is gone. Bounded by [`WAITING_BYTES`] and
+//! [`WAITING_PIECES`]: beyond either the writer waits. The end has a place of its own, so it is never dropped and never waits.
 //! Refuses to know what a piece is.
 
 use std::collections::VecDeque;
@@ -14,6 +14,8 @@ use super::Failure;
 
 /// Bytes that wait unread before the writer waits. A single piece may be larger.
 pub const WAITING_BYTES: usize = 256 * 1024;
+/// Pieces that wait unread before the writer waits, however small.
+pub const WAITING_PIECES: usize = 1024;
 
 #[derive(Default)]
 struct Shared {
@@ -84,8 +86,8 @@ impl Answer {
         }
     }
 
-    /// What is there now.
-    fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
+    /// What is there now, as [`Self::next`] answers it.
+    pub fn take(&self) -> Option<Result<Option<Bytes>, Failure>> {
         let mut state = self.shared.state.lock().expect("no panic under this lock");
         if let Some(piece) = state.pieces.pop_front() {
             state.bytes -= piece.len();
@@ -113,7 +115,8 @@ impl Writer {
                 if state.unread || state.end.is_some() {
                     return Err(Failure::Closed);
                 }
-                if state.bytes == 0 || state.bytes + piece.len() <= WAITING_BYTES {
+                let few = state.pieces.len() < WAITING_PIECES;
+                if state.pieces.is_empty() || (few && state.bytes + piece.len() <= WAITING_BYTES) {
                     state.bytes += piece.len();
                     state.pieces.push_back(piece);
                     self.0.arrived.notify_one();
@@ -200,6 +203,23 @@ mod tests {
             answer.next().await.unwrap().unwrap();
         }
         assert_eq!(answer.next().await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn pieces_of_no_bytes_wait_for_their_reader_as_well() {
+        let answer = Answer::begin(|writer| async move {
+            loop {
+                writer.send(Bytes::new()).await?;
+            }
+        });
+        let waiting = || answer.shared.state.lock().unwrap().pieces.len();
+        while waiting() < WAITING_PIECES {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waiting(), WAITING_PIECES);
     }
 
     #[tokio::test]

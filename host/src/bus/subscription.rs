@@ -7,7 +7,7 @@
 //! matches of the sender's own and of the run loops', however many others there are.
 //! Refuses to know: wasm, what is in a payload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
@@ -15,15 +15,18 @@ use std::time::Duration;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::manifest::{Delivery, Subscribe};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::mailbox::{Mail, Mailbox, Posted};
 use super::routes::Index;
 use super::{Failure, Message, event};
 use crate::authority::Authority;
+use crate::meter::ledger::Wait;
 
 /// Subscriptions of one principal at once.
 pub const MAX_OPEN: usize = 4096;
-/// Bytes that may wait in all subscriptions of one principal; what exceeds them is lost and told.
+/// Bytes that may wait in all subscriptions of one principal, and of one principal's messages in a run loop's; what exceeds
+/// them is lost and told.
 pub const OWN_BYTES: usize = 16 << 20;
 /// Topics of one subscription.
 pub const MAX_TOPICS: usize = 16;
@@ -54,13 +57,24 @@ pub struct Subscription {
 struct Queue {
     mailbox: Mailbox<PrincipalId, Message, oneshot::Sender<()>>,
     ended: bool,
+    /// Principals whose messages wait for their rate, and until when.
+    aside: BTreeMap<PrincipalId, Instant>,
 }
+
+/// What a run loop is given, with what judging it gave; or, where nothing can be given now, when to look again.
+enum Judged<C> {
+    Given(Mail<PrincipalId, Message>, Option<C>),
+    Nothing(Option<Instant>),
+}
+
+/// Ends when there is room again, or nobody who would make some.
+pub(super) type Room = oneshot::Receiver<()>;
 
 /// What became of a message at one subscription.
 pub(super) enum Offered {
     Taken,
     /// Taken; whoever published should wait for this.
-    Full(oneshot::Receiver<()>),
+    Full(Room),
     Lost,
     /// It takes nothing any more.
     Ended,
@@ -77,7 +91,12 @@ impl Subscription {
             return Offered::Ended;
         }
         let before = queue.mailbox.bytes();
-        let posted = if self.account.load(Ordering::Relaxed) + size > OWN_BYTES {
+        let held = match &self.reader {
+            Reader::Principal(_) => self.account.load(Ordering::Relaxed),
+            // Nobody loses what is lossless because somebody else sends much.
+            Reader::Loop { .. } => queue.mailbox.held(&message.principal),
+        };
+        let posted = if held + size > OWN_BYTES {
             queue.mailbox.refuse(message.principal);
             Posted::Refused(waiter)
         } else {
@@ -120,7 +139,7 @@ impl Subscription {
         let (mail, _go_on) = queue.mailbox.take();
         self.settle(before, queue.mailbox.bytes());
         match mail {
-            None if queue.ended => Err(Failure::Closed),
+            None if queue.ended && queue.mailbox.is_empty() => Err(Failure::Closed),
             Some(Mail::Gap(whose, lost)) => {
                 event("gap", 1);
                 Ok(Some(Mail::Gap(whose, lost)))
@@ -138,6 +157,65 @@ impl Subscription {
             }
             arrived.await;
         }
+    }
+
+    /// As [`Self::next`], for a reader who works at its senders' expense: `judge` says whether a message's principal can
+    /// pay now. Whoever can't waits, in order, and the others go on.
+    pub async fn next_paid<C>(
+        &self,
+        judge: impl Fn(&Message) -> Result<C, Wait>,
+    ) -> Result<(Mail<PrincipalId, Message>, Option<C>), Failure> {
+        loop {
+            let arrived = self.arrived.notified();
+            match self.take_paid(&judge)? {
+                Judged::Given(mail, paid) => return Ok((mail, paid)),
+                Judged::Nothing(None) => arrived.await,
+                Judged::Nothing(Some(again)) => {
+                    let _ = tokio::time::timeout_at(again, arrived).await;
+                }
+            }
+        }
+    }
+
+    fn take_paid<C>(&self, judge: &impl Fn(&Message) -> Result<C, Wait>) -> Result<Judged<C>, Failure> {
+        let now = Instant::now();
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let Queue { mailbox, ended, aside } = &mut *queue;
+        aside.retain(|whose, until| {
+            let waits = *until > now;
+            if !waits {
+                mailbox.resume(whose);
+            }
+            waits
+        });
+        let before = mailbox.bytes();
+        let mut waiters = Vec::new();
+        let judged = loop {
+            let (mail, go_on) = mailbox.take();
+            waiters.extend(go_on);
+            match mail {
+                Some(Mail::Letter(whose, message)) => match judge(&message) {
+                    Ok(paid) => break Judged::Given(Mail::Letter(whose, message), Some(paid)),
+                    Err(Wait(wait)) => {
+                        aside.insert(whose.clone(), now + wait);
+                        mailbox.set_aside(whose, message.size(), message);
+                    }
+                },
+                Some(gap) => {
+                    event("gap", 1);
+                    break Judged::Given(gap, None);
+                }
+                None if *ended && mailbox.is_empty() => return Err(Failure::Closed),
+                None => break Judged::Nothing(aside.values().min().copied()),
+            }
+        };
+        self.settle(before, mailbox.bytes());
+        Ok(judged)
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().expect("no panic under this lock").mailbox.len()
     }
 
     /// Takes nothing more; what waits can still be read.
@@ -192,6 +270,9 @@ impl std::ops::Deref for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.subscription.end();
+        // Whoever waits for room holds the subscription, so its end would not let them go.
+        let waiters = self.subscription.queue.lock().expect("no panic under this lock").mailbox.stall();
+        drop(waiters);
         self.all.remove(&self.subscription);
     }
 }
@@ -242,7 +323,7 @@ impl Subscriptions {
                 own.account.clone()
             }
         };
-        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false });
+        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false, aside: BTreeMap::new() });
         let subscription = Arc::new(Subscription { reader, bindings, queue, arrived: Notify::new(), account });
         tables.all.insert(Arc::as_ptr(&subscription) as usize, Arc::downgrade(&subscription));
         for (n, binding) in subscription.bindings.iter().enumerate() {

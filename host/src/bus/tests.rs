@@ -37,6 +37,7 @@ pub(super) fn sender(principal: &str) -> Sender {
         deadline: Instant::now() + Duration::from_secs(5),
         depth: 0,
         cause: None,
+        rehearsal: false,
     }
 }
 
@@ -198,6 +199,39 @@ async fn a_binding_may_have_its_publications_side_by_side() {
 }
 
 #[tokio::test]
+async fn publications_that_waited_behind_one_in_order_run_side_by_side_as_well() {
+    let ordered = binding("n.a", "a", &[], false);
+    let unordered = Subscribe { ordered: false, ..binding("n.b", "b", &[], false) };
+    let (bus, mut began, go) = held(&[ordered, unordered]);
+    bus.publish(sender("alice"), out("n.a", b"1")).await.unwrap();
+    assert_eq!(began.recv().await.unwrap(), "1");
+    for payload in [&b"2"[..], b"3", b"4"] {
+        bus.publish(sender("alice"), out("n.b", payload)).await.unwrap();
+    }
+    // Whoever came to work on them has found nothing to do, and gone.
+    while bus.pending() > 4 {
+        tokio::task::yield_now().await;
+    }
+    go.add_permits(1);
+    for payload in ["2", "3", "4"] {
+        assert_eq!(began.recv().await.unwrap(), payload);
+    }
+}
+
+#[tokio::test]
+async fn the_largest_payload_is_taken_where_nothing_else_waits() {
+    let (bus, mut seen) = bus(vec![binding("n.a", "a", &[], false)]);
+    let manifest = [topic_of(Delivery::Lossy)];
+    let open = bus.subscribe(reader("alice"), &["n.*".into()], &manifest).unwrap();
+    let largest = || Outgoing { topic: "n.a".into(), payload: vec![7; 1 << 20].into(), ..Outgoing::default() };
+    assert_eq!(bus.request(sender("alice"), largest()).await.unwrap().len(), 1 << 20);
+    seen.recv().await.unwrap();
+    assert_eq!(bus.publish(sender("alice"), largest()).await, Ok(2));
+    assert_eq!(seen.recv().await.unwrap().2.len(), 1 << 20);
+    assert_eq!(next(&open).await.unwrap().len(), 1 << 20);
+}
+
+#[tokio::test]
 async fn requests_that_wait_are_held_to_the_bindings_budget_and_the_heaviest_is_told_at_once() {
     let small = Subscribe { queue_bytes: Some(4096), ..binding("n.a", "a", &[], false) };
     let (bus, mut began, go) = held(&[small]);
@@ -314,6 +348,66 @@ async fn a_lossless_subscription_holds_up_who_publishes_and_only_for_so_long_if_
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_subscription_goes_on_as_soon_as_that_is_closed() {
+    let (mut bus, ..) = held(&[]);
+    // For ever, as far as a test is concerned.
+    Arc::get_mut(&mut bus).unwrap().stall = Duration::from_secs(86_400);
+    let manifest = [Subscribe { queue_bytes: Some(4096), ..topic_of(Delivery::Lossless) }];
+    let open = bus.subscribe(reader("alice"), &["n.*".into()], &manifest).unwrap();
+    let publish = || {
+        let bus = bus.clone();
+        let outgoing = Outgoing { topic: "n.a".into(), payload: vec![0; 3000].into(), ..Outgoing::default() };
+        tokio::spawn(async move { bus.publish(sender("alice"), outgoing).await })
+    };
+    assert_eq!(publish().await.unwrap(), Ok(1));
+    let waits = publish();
+    tokio::task::yield_now().await;
+    assert!(!waits.is_finished());
+    drop(open);
+    assert_eq!(waits.await.unwrap(), Ok(1));
+}
+
+#[tokio::test]
+async fn in_a_run_loop_what_is_too_much_is_counted_for_each_principal() {
+    let (mut bus, ..) = held(&[]);
+    Arc::get_mut(&mut bus).unwrap().stall = Duration::from_millis(1);
+    bus.set_routes([], [], [("loops".into(), 1)]);
+    let manifest = [Subscribe { queue_bytes: Some(64 << 20), ..topic_of(Delivery::Lossless) }];
+    let of = Reader::Loop { capsule: "loops".into(), generation: 1 };
+    let open = bus.subscribe(of, &["n.*".into()], &manifest).unwrap();
+    let large = || Outgoing { topic: "n.a".into(), payload: vec![0; 1 << 20].into(), ..Outgoing::default() };
+    let mut taken = 0;
+    for _ in 0..20 {
+        taken += bus.publish(sender("alice"), large()).await.unwrap();
+    }
+    assert_eq!(taken, 15);
+    assert_eq!(bus.publish(sender("bob"), large()).await, Ok(1), "another's flood costs nothing");
+    drop(open);
+}
+
+#[tokio::test]
+async fn what_two_subscriptions_of_an_earlier_generation_would_have_got_arrives_once_at_each_of_the_next() {
+    let (bus, ..) = held(&[]);
+    let other = Subscribe { topic: Pattern::parse("n.a").unwrap(), ..topic_of(Delivery::Lossy) };
+    let manifest = [topic_of(Delivery::Lossy), other];
+    let of = |generation| Reader::Loop { capsule: "loops".into(), generation };
+    let open = |generation, topic: &str| bus.subscribe(of(generation), &[topic.into()], &manifest).unwrap();
+    let old = [open(1, "n.*"), open(1, "n.a")];
+    let new = [open(2, "n.*"), open(2, "n.a")];
+    // As if a message had found its readers just before the change.
+    let message = bus.message(sender("alice"), out("n.a", b"once"), true).unwrap();
+    let before = Table { live: [("loops".into(), 1)].into(), ..Table::empty() };
+    let readers = bus.readers(&message, &before);
+    bus.set_routes([], [], [("loops".into(), 2)]);
+    old.iter().for_each(|open| open.end());
+    assert_eq!(bus.hand_out(&message, readers).0, 2);
+    for open in &new {
+        assert_eq!(next(open).await.unwrap(), "once");
+        assert!(nothing_waits(open));
+    }
+}
+
+#[tokio::test]
 async fn a_run_loops_messages_move_to_the_next_generation_and_none_is_lost_or_doubled() {
     let (bus, ..) = held(&[]);
     let manifest = [topic_of(Delivery::Lossy)];
@@ -355,6 +449,32 @@ async fn a_principals_subscriptions_hold_so_much_together_and_what_exceeds_it_is
 }
 
 #[tokio::test]
+async fn a_subscription_gets_nothing_more_that_its_principal_may_no_longer_have() {
+    let (bus, ..) = held(&[]);
+    let guarded = Subscribe {
+        topic: Pattern::parse("g.a").unwrap(),
+        requires: vec![Capability::parse("x:y").unwrap()],
+        ..topic_of(Delivery::Lossy)
+    };
+    let manifest = [topic_of(Delivery::Lossy), guarded];
+    let set = |grants: &[&str], enabled: bool| {
+        let grants = grants.iter().map(|grant| Capability::parse(grant).unwrap()).collect();
+        let standing = Standing::new(enabled, vec![], grants, vec![]);
+        bus.authority.apply(1, vec![Change::SetPrincipal(PrincipalId::parse("alice").unwrap(), standing)]);
+    };
+    set(&["x:y"], true);
+    let open = bus.subscribe(reader("alice"), &["n.*".into(), "g.a".into()], &manifest).unwrap();
+    assert_eq!(bus.publish(sender("alice"), out("g.a", b"held")).await, Ok(1));
+    set(&[], true);
+    assert_eq!(bus.publish(sender("alice"), out("g.a", b"revoked")).await, Ok(0));
+    assert_eq!(bus.publish(sender("alice"), out("n.a", b"known")).await, Ok(1));
+    set(&[], false);
+    assert_eq!(bus.publish(sender("alice"), out("n.a", b"disabled")).await, Ok(0));
+    assert_eq!((next(&open).await.unwrap(), next(&open).await.unwrap()), ("held".into(), "known".into()));
+    assert!(nothing_waits(&open));
+}
+
+#[tokio::test]
 async fn an_answer_comes_in_pieces_or_fails_at_the_first() {
     let (bus, _rx) = bus(vec![binding("n.a", "a", &[], false)]);
     let bus = Arc::new(bus);
@@ -362,4 +482,32 @@ async fn an_answer_comes_in_pieces_or_fails_at_the_first() {
     assert_eq!((answer.next().await, answer.next().await), (Ok(Some("whole".into())), Ok(None)));
     let nobody = bus.request_stream(sender("alice"), out("n.b", b""));
     assert_eq!(nobody.next().await, Err(Failure::NoResponder));
+}
+
+#[tokio::test]
+async fn whoever_cant_pay_for_a_run_loops_work_waits_in_order_and_the_others_go_on() {
+    let (bus, ..) = held(&[]);
+    let manifest = [topic_of(Delivery::Lossless)];
+    let of = Reader::Loop { capsule: "loops".into(), generation: 1 };
+    let open = bus.subscribe(of, &["n.*".into()], &manifest).unwrap();
+    bus.set_routes([], [], [("loops".into(), 1)]);
+    for (who, what) in [("alice", b"a1"), ("alice", b"a2"), ("bob", b"b1"), ("bob", b"b2")] {
+        assert_eq!(bus.publish(sender(who), out("n.a", what)).await, Ok(1));
+    }
+    let bobs = AtomicU64::new(0);
+    // Alice can pay once bob has had both of his.
+    let judge = |message: &Message| {
+        let poor = message.principal.as_str() == "alice" && bobs.load(Ordering::Relaxed) < 2;
+        if poor { Err(crate::meter::ledger::Wait(Duration::from_millis(1))) } else { Ok(()) }
+    };
+    // Told to end meanwhile: everything that waits comes first.
+    open.end();
+    let mut given = Vec::new();
+    while let Ok((Mail::Letter(whose, message), Some(()))) = open.next_paid(judge).await {
+        bobs.fetch_add(u64::from(whose.as_str() == "bob"), Ordering::Relaxed);
+        given.push(String::from_utf8_lossy(&message.payload).into_owned());
+    }
+    assert_eq!(given, ["b1", "b2", "a1", "a2"]);
+    assert!(matches!(open.next_paid(judge).await, Err(Failure::Closed)));
+    assert_eq!(bus.queued(), (0, 0));
 }

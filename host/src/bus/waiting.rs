@@ -2,7 +2,7 @@
 //!
 //! Owns who of those that wait has to go when there is no room for one more: the newest of whoever holds most bytes, or
 //! the newcomer if that would be the heaviest. Whoever has to go is told at once.
-//! Bounded by the budget. Refuses to know what a request is, and who runs it.
+//! Bounded by the budget, or one request that is larger. Refuses to know what a request is, and who runs it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -85,6 +85,9 @@ impl Waiting {
 impl Held {
     /// What has to go for `bytes` more of `principal`; none, and nothing goes, if it would be the heaviest itself.
     fn make_room(&mut self, principal: &PrincipalId, bytes: usize, budget: usize) -> Option<Vec<Request>> {
+        if self.bytes == 0 {
+            return Some(Vec::new());
+        }
         if bytes > budget {
             return None;
         }
@@ -159,6 +162,14 @@ mod tests {
         drop(polite);
         assert!(waiting.enter(&id("flood"), 40).is_some());
         assert!(waiting.enter(&id("huge"), 101).is_none());
+    }
+
+    #[test]
+    fn one_that_is_larger_than_the_budget_has_a_place_where_nothing_else_waits() {
+        let waiting = Waiting::new(100);
+        let (_place, mut large) = waiting.enter(&id("large"), 500).unwrap();
+        assert!(waiting.enter(&id("large"), 1).is_none() && !told(&mut large));
+        assert!(waiting.enter(&id("polite"), 50).is_some() && told(&mut large));
     }
 
     #[test]

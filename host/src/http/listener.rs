@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::patient::Patient;
 use super::{Body, Config, Connection, Entered, Exchange, own};
 use crate::host::Host;
 
@@ -110,6 +111,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let known = entered.connection.clone();
+    let stream = Patient::new(stream, Duration::from_secs(host.config.http.write_timeout_secs));
     let service = service_fn(|request| {
         let (host, known) = (host.clone(), known.clone());
         async move { Ok::<_, std::convert::Infallible>(answer(host, known, request).await) }
@@ -139,7 +141,8 @@ async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<I
     let method = known_method(request.method());
     let mut answer = match own::probe(&host, request.method(), request.uri().path()) {
         Some(answer) => answer,
-        None => mounted(&host, connection, request, id.clone()).await,
+        // In a box of its own: hyper keeps room for this future for as long as the connection is open.
+        None => Box::pin(mounted(&host, connection, request, id.clone())).await,
     };
     own::harden(answer.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -171,7 +174,7 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         Ok(body) => body,
         Err(answer) => return *answer,
     };
-    let exchange = Exchange { id: id.clone(), head, body, connection };
+    let exchange = Exchange { id: id.clone(), head, body, connection, rehearsal: false };
     match mount.serve(exchange).await {
         Ok(answer) => answer,
         Err(failure) => {

@@ -1,15 +1,19 @@
 //! The listeners, and which capsule serves a path.
 //!
 //! Owns sockets, framing limits, connections and mounts, and answers `/healthz` and `/metrics` itself, so that they
-//! work while every capsule is broken. TCP and the Unix socket serve the same surface.
+//! work while every capsule is broken. TCP and the Unix socket serve the same surface. An answer may go on after its
+//! handler ([`relay`]).
 //!
-//! Bounded by: connections, header and body sizes, time for headers and bodies. A body is counted while it arrives and
+//! Bounded by: connections, relays, header and body sizes, time for headers and bodies, and for
+//! clients to read. A body is counted while it arrives and
 //! cut at its mount's limit.
 //! Refuses to know: routes, credentials, what an answer means.
 
 mod listener;
 mod mounts;
 mod own;
+mod patient;
+pub mod relay;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +32,7 @@ use crate::bus::Failure;
 use crate::pool::Lane;
 pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
+pub use relay::Relays;
 
 /// `[http]` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,8 +44,12 @@ pub struct Config {
     pub header_timeout_secs: u64,
     /// Time for a request's body, in seconds (1 to 3600).
     pub body_timeout_secs: u64,
+    /// Time without a byte that a client takes of its answer, in seconds (1 to 3600); then its connection is closed.
+    pub write_timeout_secs: u64,
     /// TCP connections at once (1 to 100,000); the next ones wait in the kernel's backlog.
     pub max_connections: usize,
+    /// Answers at once that go on after their handler (1 to 100,000); the next one is a 503.
+    pub max_relays: usize,
 }
 
 impl Default for Config {
@@ -49,22 +58,28 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 2787)),
             header_timeout_secs: 10,
             body_timeout_secs: 30,
+            write_timeout_secs: 60,
             max_connections: 10_000,
+            max_relays: 10_000,
         }
     }
 }
 
 impl Config {
     pub fn check(&self) -> Result<(), String> {
-        for (key, value) in
-            [("header-timeout-secs", self.header_timeout_secs), ("body-timeout-secs", self.body_timeout_secs)]
-        {
+        for (key, value) in [
+            ("header-timeout-secs", self.header_timeout_secs),
+            ("body-timeout-secs", self.body_timeout_secs),
+            ("write-timeout-secs", self.write_timeout_secs),
+        ] {
             if !(1..=3600).contains(&value) {
                 return Err(format!("http.{key} = {value} must be 1 to 3600"));
             }
         }
-        if !(1..=100_000).contains(&self.max_connections) {
-            return Err(format!("http.max-connections = {} must be 1 to 100000", self.max_connections));
+        for (key, value) in [("max-connections", self.max_connections), ("max-relays", self.max_relays)] {
+            if !(1..=100_000).contains(&value) {
+                return Err(format!("http.{key} = {value} must be 1 to 100000"));
+            }
         }
         Ok(())
     }
@@ -79,12 +94,15 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 pub struct BodyError(pub String);
 
 /// A request with its body, as a mount gets it.
+#[derive(Clone)]
 pub struct Exchange {
     /// Minted here; it stands in the answer's `x-request-id`.
     pub id: Arc<str>,
     pub head: hyper::http::request::Parts,
     pub body: Bytes,
     pub connection: Arc<Connection>,
+    /// Whether nothing that comes of it may last.
+    pub rehearsal: bool,
 }
 
 /// Whatever serves a mount.
@@ -106,6 +124,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Of a request that the host makes itself: it proves nothing.
+    pub fn own() -> Arc<Self> {
+        Arc::new(Self { id: 0, address: None, unix_uid: None, principal: Mutex::new(None) })
+    }
+
     /// What the connection itself proves.
     pub fn presented(&self) -> Option<Presented> {
         let uid = self.unix_uid?;

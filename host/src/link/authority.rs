@@ -5,23 +5,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::component::Resource;
 
-use super::Call;
 use super::bindings::handler::astrid::authority::{held, registrar, sessions};
 use super::bindings::handler::astrid::bus::bus::Options;
 use super::bindings::handler::astrid::bus::types::Failure;
-use super::bus::{Answer, Behalf, Subscription};
-use super::store::Transaction;
-use crate::authority::{Change, Identified, Presented, Rejection, Standing};
+use super::bus::{Answer, Subscription};
+use super::store::TransactionOfCall;
+use super::{Call, OfCall};
+use crate::authority::{Behalf, Change, Identified, Presented, Rejection, Standing, Through};
 use crate::bus::Sender;
 use crate::meter::quotas::Quotas;
 
 impl held::Host for Call {
     async fn holds(&mut self, capability: String, target: Option<String>) -> wasmtime::Result<bool> {
-        Ok(self.host.authority.holds(&self.sender.principal, &capability, target.as_deref()))
+        Ok(self.host.authority.holds(&self.turn.sender.principal, &capability, target.as_deref()))
     }
 
     async fn capabilities(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.host.authority.held(&self.sender.principal).iter().map(Capability::to_string).collect())
+        Ok(self.host.authority.held(&self.turn.sender.principal).iter().map(Capability::to_string).collect())
     }
 
     async fn grants(&mut self) -> wasmtime::Result<Vec<String>> {
@@ -32,26 +32,35 @@ impl held::Host for Call {
 }
 
 /// A front end's right to speak for a principal, for as long as its call lives.
-pub struct Session(Identified);
+pub struct Session {
+    identified: Identified,
+    /// For what outlives the call.
+    through: Through,
+}
+
+/// What a handle of a session stands for.
+pub type SessionOfCall = OfCall<Session>;
 
 impl sessions::Host for Call {
     async fn authenticate(
         &mut self,
         credential: sessions::Credential,
-    ) -> wasmtime::Result<Result<Resource<Session>, sessions::Rejection>> {
+    ) -> wasmtime::Result<Result<Resource<SessionOfCall>, sessions::Rejection>> {
         let presented = match credential {
             sessions::Credential::Bearer(token) => Some(Presented::Bearer(token)),
-            sessions::Credential::Connection => self.connection.as_ref().and_then(|c| c.presented()),
+            sessions::Credential::Connection => self.turn.inbound.connection.as_ref().and_then(|c| c.presented()),
         };
         let Some(presented) = presented else { return Ok(Err(sessions::Rejection::Rejected)) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let authority = self.host.authority.clone();
-        match self.waited.around(authority.authenticate(presented, now)).await {
+        match self.turn.waited.around(authority.authenticate(presented, now)).await {
             Ok(identified) => {
-                if let Some(connection) = &self.connection {
+                if let Some(connection) = &self.turn.inbound.connection {
                     connection.set_principal(identified.principal.clone());
                 }
-                Ok(Ok(self.table.push(Session(identified))?))
+                let standing = self.host.authority.revision(&identified.principal).unwrap_or(0);
+                let through = Through { expires_at: identified.expires_at, standing };
+                Ok(Ok(self.push_of_call(Session { identified, through })?))
             }
             Err(Rejection::Rejected) => Ok(Err(sessions::Rejection::Rejected)),
             Err(Rejection::Unavailable) => Ok(Err(sessions::Rejection::Unavailable)),
@@ -61,34 +70,34 @@ impl sessions::Host for Call {
 }
 
 impl Call {
-    fn speaking_for(&self, session: &Resource<Session>) -> wasmtime::Result<Sender> {
-        let Session(identified) = self.table.get(session)?;
-        Ok(Sender { principal: identified.principal.clone(), ..self.sender.clone() })
+    fn speaking_for(&self, session: &Resource<SessionOfCall>) -> wasmtime::Result<Sender> {
+        let Session { identified, .. } = self.of_call(session)?;
+        Ok(Sender { principal: identified.principal.clone(), ..self.turn.sender.clone() })
     }
 }
 
 impl sessions::HostSession for Call {
-    async fn principal(&mut self, session: Resource<Session>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&session)?.0.principal.as_str().into())
+    async fn principal(&mut self, session: Resource<SessionOfCall>) -> wasmtime::Result<String> {
+        Ok(self.of_call(&session)?.identified.principal.as_str().into())
     }
 
-    async fn expires_at(&mut self, session: Resource<Session>) -> wasmtime::Result<u64> {
-        Ok(self.table.get(&session)?.0.expires_at)
+    async fn expires_at(&mut self, session: Resource<SessionOfCall>) -> wasmtime::Result<u64> {
+        Ok(self.of_call(&session)?.identified.expires_at)
     }
 
     async fn holds(
         &mut self,
-        session: Resource<Session>,
+        session: Resource<SessionOfCall>,
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let Session(identified) = self.table.get(&session)?;
+        let Session { identified, .. } = self.of_call(&session)?;
         Ok(self.host.authority.holds(&identified.principal, &capability, target.as_deref()))
     }
 
     async fn request(
         &mut self,
-        session: Resource<Session>,
+        session: Resource<SessionOfCall>,
         topic: String,
         payload: Vec<u8>,
         options: Options,
@@ -99,7 +108,7 @@ impl sessions::HostSession for Call {
 
     async fn publish(
         &mut self,
-        session: Resource<Session>,
+        session: Resource<SessionOfCall>,
         topic: String,
         payload: Vec<u8>,
         target: Option<String>,
@@ -110,27 +119,27 @@ impl sessions::HostSession for Call {
 
     async fn request_stream(
         &mut self,
-        session: Resource<Session>,
+        session: Resource<SessionOfCall>,
         topic: String,
         payload: Vec<u8>,
         options: Options,
-    ) -> wasmtime::Result<Resource<Answer>> {
-        let (sender, until) = (self.speaking_for(&session)?, self.table.get(&session)?.0.expires_at);
-        let answer = self.begin_request(sender, Some(until), topic, payload, options);
-        Ok(self.table.push(answer)?)
+    ) -> wasmtime::Result<Resource<OfCall<Answer>>> {
+        let (sender, through) = (self.speaking_for(&session)?, self.of_call(&session)?.through);
+        let answer = self.begin_request(sender, Some(through), topic, payload, options);
+        self.push_of_call(answer)
     }
 
     async fn subscribe(
         &mut self,
-        session: Resource<Session>,
+        session: Resource<SessionOfCall>,
         topics: Vec<String>,
-    ) -> wasmtime::Result<Result<Resource<Subscription>, Failure>> {
-        let Session(identified) = self.table.get(&session)?;
-        let behalf = Behalf { principal: identified.principal.clone(), until: Some(identified.expires_at) };
+    ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, Failure>> {
+        let Session { identified, through } = self.of_call(&session)?;
+        let behalf = Behalf { principal: identified.principal.clone(), session: Some(*through) };
         self.open_subscription(behalf, &topics)
     }
 
-    async fn drop(&mut self, session: Resource<Session>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, session: Resource<SessionOfCall>) -> wasmtime::Result<()> {
         self.table.delete(session)?;
         Ok(())
     }
@@ -161,10 +170,10 @@ fn known(principal: &str) -> Result<PrincipalId, String> {
 impl Call {
     fn stage(
         &mut self,
-        transaction: &Resource<Transaction>,
+        transaction: &Resource<TransactionOfCall>,
         change: Result<Change, String>,
     ) -> wasmtime::Result<Result<(), String>> {
-        let transaction = self.table.get_mut(transaction)?;
+        let transaction = self.of_call_mut(transaction)?;
         Ok(change.and_then(|change| transaction.stage(change)))
     }
 }
@@ -185,7 +194,7 @@ impl From<registrar::Quotas> for Quotas {
 impl registrar::Host for Call {
     async fn set_principal(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         standing: registrar::Standing,
     ) -> wasmtime::Result<Result<(), String>> {
         let change = (|| {
@@ -204,7 +213,7 @@ impl registrar::Host for Call {
 
     async fn remove_principal(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         principal: String,
     ) -> wasmtime::Result<Result<(), String>> {
         let change = known(&principal).map(Change::RemovePrincipal);
@@ -213,7 +222,7 @@ impl registrar::Host for Call {
 
     async fn set_group(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         name: String,
         capabilities_held: Vec<String>,
     ) -> wasmtime::Result<Result<(), String>> {
@@ -224,7 +233,7 @@ impl registrar::Host for Call {
 
     async fn remove_group(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         name: String,
     ) -> wasmtime::Result<Result<(), String>> {
         let change = group_name(name).map(Change::RemoveGroup);

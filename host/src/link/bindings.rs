@@ -9,12 +9,12 @@ pub mod handler {
         imports: { default: async | trappable },
         exports: { default: async },
         with: {
-            "astrid:bus/bus.answer": crate::link::bus::Answer,
-            "astrid:bus/bus.caller": crate::link::bus::Caller,
-            "astrid:bus/bus.subscription": crate::link::bus::Subscription,
+            "astrid:bus/bus.answer": crate::link::bus::AnswerOfCall,
+            "astrid:bus/bus.caller": crate::link::bus::CallerOfCall,
+            "astrid:bus/bus.subscription": crate::link::bus::SubscriptionOfCall,
             "astrid:store/kv.bucket": crate::link::store::Bucket,
-            "astrid:store/kv.transaction": crate::link::store::Transaction,
-            "astrid:authority/sessions.session": crate::link::authority::Session,
+            "astrid:store/kv.transaction": crate::link::store::TransactionOfCall,
+            "astrid:authority/sessions.session": crate::link::authority::SessionOfCall,
         },
     });
 }
@@ -50,4 +50,6 @@ export_world!(front_end, "astrid:capsule/front-end");
 export_world!(authenticator, "astrid:capsule/authenticator");
 export_world!(relay, "astrid:capsule/relay");
 export_world!(runner, "astrid:capsule/runner");
+export_world!(installer, "astrid:capsule/installer");
+export_world!(healthy, "astrid:capsule/healthy");
 export_world!(starter, "astrid:capsule/starter");

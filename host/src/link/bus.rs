@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use astrid_capsule::PrincipalId;
+use tokio::time::Instant;
 use wasmtime::component::Resource;
 
-use super::Call;
 use super::bindings::handler::astrid::bus::{bus, types};
 use super::bindings::interceptor::exports::astrid::bus::interceptor as wit_interceptor;
+use super::{Call, OfCall};
 use crate::Boxed;
+use crate::authority::{Behalf, Through};
 use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
 use crate::bus::{self as native, Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
+use crate::loader::Shift;
 
 impl types::Host for Call {}
 
@@ -32,13 +34,10 @@ pub struct Subscription {
     pub behalf: Behalf,
 }
 
-/// Whose a subscription or an answer is.
-#[derive(Clone)]
-pub struct Behalf {
-    pub principal: PrincipalId,
-    /// When the session ends through which it was opened, in seconds since the Unix epoch.
-    pub until: Option<u64>,
-}
+/// What handles of these stand for.
+pub type AnswerOfCall = OfCall<Answer>;
+pub type CallerOfCall = OfCall<Caller>;
+pub type SubscriptionOfCall = OfCall<Subscription>;
 
 impl bus::Host for Call {
     async fn publish(
@@ -47,7 +46,7 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        Ok(self.send_publish(self.sender.clone(), topic, payload, target).await)
+        Ok(self.send_publish(self.turn.sender.clone(), topic, payload, target).await)
     }
 
     async fn request_stream(
@@ -55,19 +54,19 @@ impl bus::Host for Call {
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
-    ) -> wasmtime::Result<Resource<Answer>> {
-        let answer = self.begin_request(self.sender.clone(), None, topic, payload, options);
-        Ok(self.table.push(answer)?)
+    ) -> wasmtime::Result<Resource<OfCall<Answer>>> {
+        let answer = self.begin_request(self.turn.sender.clone(), None, topic, payload, options);
+        self.push_of_call(answer)
     }
 
     async fn send_piece(&mut self, piece: Vec<u8>) -> wasmtime::Result<Result<(), types::Failure>> {
-        let Some(reply) = self.reply.clone() else { return Ok(Err(types::Failure::Closed)) };
+        let Some(reply) = self.turn.inbound.reply.clone() else { return Ok(Err(types::Failure::Closed)) };
         let limit = self.host.bus.config().max_payload_bytes;
         if piece.len() > limit {
             return Ok(Err(types::Failure::TooLarge(limit as u64)));
         }
-        let (host, principal) = (self.host.clone(), self.sender.principal.clone());
-        let sent = self.waited.around(async move {
+        let (host, principal) = (self.host.clone(), self.turn.sender.principal.clone());
+        let sent = self.turn.waited.around(async move {
             // Whoever streams faster than its principal may is slowed down, not refused.
             while let Err(wait) = host.meter.send(&principal, piece.len()) {
                 tokio::time::sleep(Duration::from_millis(wait.millis().into())).await;
@@ -83,85 +82,116 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.sender.clone(), topic, payload, options).await)
+        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
     }
 }
 
 impl bus::HostAnswer for Call {
-    async fn next(&mut self, answer: Resource<Answer>) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
-        let waited = self.waited.clone();
-        let next = match &self.table.get(&answer)?.answer {
+    async fn next(
+        &mut self,
+        answer: Resource<OfCall<Answer>>,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
+        let waited = self.turn.waited.clone();
+        let next = match &self.of_call(&answer)?.answer {
             Ok(answer) => waited.around(answer.next()).await,
             Err(failure) => Err(failure.clone()),
         };
         Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
     }
 
-    async fn drop(&mut self, answer: Resource<Answer>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, answer: Resource<OfCall<Answer>>) -> wasmtime::Result<()> {
         self.table.delete(answer)?;
         Ok(())
     }
 }
 
 impl bus::HostCaller for Call {
-    async fn principal(&mut self, caller: Resource<Caller>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&caller)?.0.principal.to_string())
+    async fn principal(&mut self, caller: Resource<OfCall<Caller>>) -> wasmtime::Result<String> {
+        Ok(self.of_call(&caller)?.0.principal.to_string())
     }
 
     async fn holds(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let principal = &self.table.get(&caller)?.0.principal;
+        let principal = &self.of_call(&caller)?.0.principal;
         Ok(self.host.authority.holds(principal, &capability, target.as_deref()))
     }
 
     async fn request(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        let sender = self.table.get(&caller)?.0.clone();
+        let sender = self.of_call(&caller)?.0.clone();
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
         Ok(self.send_request(sender, topic, payload, options).await)
     }
 
     async fn publish(
         &mut self,
-        caller: Resource<Caller>,
+        caller: Resource<OfCall<Caller>>,
         topic: String,
         payload: Vec<u8>,
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
-        let sender = self.table.get(&caller)?.0.clone();
+        let sender = self.of_call(&caller)?.0.clone();
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
         Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
-    async fn drop(&mut self, caller: Resource<Caller>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, caller: Resource<OfCall<Caller>>) -> wasmtime::Result<()> {
         self.table.delete(caller)?;
         Ok(())
     }
 }
 
 impl bus::HostSubscription for Call {
-    async fn open(&mut self, topics: Vec<String>) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
-        let behalf = Behalf { principal: self.sender.principal.clone(), until: None };
-        self.open_subscription(behalf, &topics)
+    async fn open(
+        &mut self,
+        topics: Vec<String>,
+    ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
+        let behalf = Behalf { principal: self.turn.sender.principal.clone(), session: None };
+        let Some(shift) = &self.turn.inbound.shift else { return self.open_subscription(behalf, &topics) };
+        match shift.open(&self.host.bus, &topics) {
+            Ok(open) => Ok(Ok(self.push_of_call(Subscription { open, behalf })?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 
     async fn next(
         &mut self,
-        subscription: Resource<Subscription>,
+        subscription: Resource<OfCall<Subscription>>,
         timeout_ms: u32,
     ) -> wasmtime::Result<Result<Option<bus::Event>, types::Failure>> {
-        let open = self.table.get(&subscription)?.open.clone();
+        let open = self.of_call(&subscription)?.open.clone();
         let patience = Duration::from_millis(timeout_ms.into());
-        let next = self.waited.around(tokio::time::timeout(patience, open.next())).await;
+        let generation = self.generation.clone();
+        let waits = async {
+            match open.reader() {
+                Reader::Principal(_) => Ok((open.next().await?, None)),
+                Reader::Loop { .. } => open.next_paid(|message| Shift::judge(&generation, message)).await,
+            }
+        };
+        if let Some(shift) = &mut self.turn.inbound.shift {
+            shift.done(&mut self.limiter);
+        }
+        let next = self.turn.waited.around(tokio::time::timeout(patience, waits)).await;
         let mail = match next {
-            Ok(Ok(mail)) => mail,
+            Ok(Ok((mail, paid))) => {
+                if let (Some(shift), Some(paid)) = (&mut self.turn.inbound.shift, paid) {
+                    shift.work(paid, &mut self.limiter);
+                }
+                mail
+            }
             Ok(Err(failure)) => return Ok(Err(failure.into())),
             Err(_) => return Ok(Ok(None)),
         };
@@ -170,14 +200,19 @@ impl bus::HostSubscription for Call {
             Mail::Letter(_, message) => {
                 // A call acts until its own end, a run loop for as long as the message lives.
                 let caller = Caller(Sender { deadline: message.deadline, ..self.generation.caused_by(&message) });
-                let caller = self.table.push(caller)?;
+                let caller = self.push_of_call(caller)?;
                 bus::Event::Message(bus::Received { message: to_wit(&message), caller })
             }
         })))
     }
 
-    async fn drop(&mut self, subscription: Resource<Subscription>) -> wasmtime::Result<()> {
-        self.table.delete(subscription)?;
+    async fn drop(&mut self, subscription: Resource<OfCall<Subscription>>) -> wasmtime::Result<()> {
+        let subscription = self.table.delete(subscription)?.0;
+        if let Some(shift) = &self.turn.inbound.shift {
+            if let Some(subscription) = subscription {
+                shift.put_down(&subscription.open);
+            }
+        }
         Ok(())
     }
 }
@@ -204,7 +239,7 @@ impl Call {
         let allowed = self.may_send(&sender, &topic, &payload);
         let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
-        Box::pin(self.waited.around(async move {
+        Box::pin(self.turn.waited.around(async move {
             allowed?;
             Ok(host.bus.publish(sender, outgoing).await?)
         }))
@@ -214,12 +249,12 @@ impl Call {
     pub(super) fn begin_request(
         &self,
         sender: Sender,
-        until: Option<u64>,
+        session: Option<Through>,
         topic: String,
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Answer {
-        let behalf = Behalf { principal: sender.principal.clone(), until };
+        let behalf = Behalf { principal: sender.principal.clone(), session };
         if let Err(failure) = self.may_send(&sender, &topic, &payload) {
             return Answer { answer: Err(failure), behalf };
         }
@@ -233,10 +268,10 @@ impl Call {
         &mut self,
         behalf: Behalf,
         topics: &[String],
-    ) -> wasmtime::Result<Result<Resource<Subscription>, types::Failure>> {
+    ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
         let reader = Reader::Principal(behalf.principal.clone());
         match self.host.bus.subscribe(reader, topics, &self.generation.manifest.subscribe) {
-            Ok(open) => Ok(Ok(self.table.push(Subscription { open: Arc::new(open), behalf })?)),
+            Ok(open) => Ok(Ok(self.push_of_call(Subscription { open: Arc::new(open), behalf })?)),
             Err(failure) => Ok(Err(failure.into())),
         }
     }
@@ -252,7 +287,7 @@ impl Call {
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };
-        Box::pin(self.waited.around(async move {
+        Box::pin(self.turn.waited.around(async move {
             allowed?;
             Ok(host.bus.request(sender, outgoing).await?.into())
         }))

@@ -49,12 +49,12 @@ fn to_wit((name, field, is_set): (&str, &Field, bool)) -> env::Field {
 
 impl env::Host for Call {
     async fn get(&mut self, name: String) -> wasmtime::Result<Result<Option<String>, env::Error>> {
-        let place = Place { capsule: &self.generation.id, principal: &self.sender.principal };
+        let place = Place { capsule: &self.generation.id, principal: &self.turn.sender.principal };
         Ok(self.host.env.get(place, &self.generation.manifest.env, &name).map_err(Into::into))
     }
 
     async fn list(&mut self) -> wasmtime::Result<Result<Vec<env::Field>, env::Error>> {
-        let place = Place { capsule: &self.generation.id, principal: &self.sender.principal };
+        let place = Place { capsule: &self.generation.id, principal: &self.turn.sender.principal };
         let fields = self.host.env.list(place, &self.generation.manifest.env);
         Ok(fields.map(|fields| fields.into_iter().map(to_wit).collect()).map_err(Into::into))
     }
@@ -85,9 +85,13 @@ impl Call {
         principal: &str,
         value: Option<Zeroizing<String>>,
     ) -> impl Future<Output = Result<(), EnvError>> + Send + use<> {
-        let (host, known) = (self.host.clone(), self.env_of(&capsule, principal));
+        let (host, known, rehearsal) =
+            (self.host.clone(), self.env_of(&capsule, principal), self.turn.sender.rehearsal);
         async move {
             let (fields, principal) = known?;
+            if rehearsal {
+                return Ok(());
+            }
             let place = Place { capsule: &capsule, principal: &principal };
             match value {
                 Some(value) => host.env.set(place, &fields, &field, &value).await?,

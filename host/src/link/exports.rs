@@ -1,40 +1,48 @@
 //! What a component exports, looked up once per generation.
 
 use wasmtime::component::InstancePre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::ProxyIndices;
 
 use super::Call;
-use super::bindings::authenticator::AuthenticatorPre;
-use super::bindings::front_end::FrontEndPre;
-use super::bindings::handler::HandlerPre;
-use super::bindings::interceptor::InterceptorPre;
-use super::bindings::relay::RelayPre;
-use super::bindings::runner::RunnerPre;
-use super::bindings::starter::StarterPre;
+use super::bindings::authenticator::AuthenticatorIndices;
+use super::bindings::front_end::FrontEndIndices;
+use super::bindings::handler::HandlerIndices;
+use super::bindings::healthy::HealthyIndices;
+use super::bindings::installer::InstallerIndices;
+use super::bindings::interceptor::InterceptorIndices;
+use super::bindings::relay::RelayIndices;
+use super::bindings::runner::RunnerIndices;
+use super::bindings::starter::StarterIndices;
 
-/// Ready to instantiate, one for each export that is there.
+/// Ready to instantiate, and where in an instance each export is that is there.
 pub struct Exports {
-    pub handler: Option<HandlerPre<Call>>,
-    pub interceptor: Option<InterceptorPre<Call>>,
-    pub front_end: Option<FrontEndPre<Call>>,
-    pub wasi_http: Option<ProxyPre<Call>>,
-    pub authenticator: Option<AuthenticatorPre<Call>>,
-    pub relay: Option<RelayPre<Call>>,
-    pub runner: Option<RunnerPre<Call>>,
-    pub starter: Option<StarterPre<Call>>,
+    pub pre: InstancePre<Call>,
+    pub handler: Option<HandlerIndices>,
+    pub interceptor: Option<InterceptorIndices>,
+    pub front_end: Option<FrontEndIndices>,
+    pub wasi_http: Option<ProxyIndices>,
+    pub authenticator: Option<AuthenticatorIndices>,
+    pub relay: Option<RelayIndices>,
+    pub runner: Option<RunnerIndices>,
+    pub installer: Option<InstallerIndices>,
+    pub healthy: Option<HealthyIndices>,
+    pub starter: Option<StarterIndices>,
 }
 
 impl Exports {
     pub fn new(pre: InstancePre<Call>) -> Self {
         Self {
-            handler: HandlerPre::new(pre.clone()).ok(),
-            interceptor: InterceptorPre::new(pre.clone()).ok(),
-            front_end: FrontEndPre::new(pre.clone()).ok(),
-            wasi_http: ProxyPre::new(pre.clone()).ok(),
-            authenticator: AuthenticatorPre::new(pre.clone()).ok(),
-            relay: RelayPre::new(pre.clone()).ok(),
-            runner: RunnerPre::new(pre.clone()).ok(),
-            starter: StarterPre::new(pre).ok(),
+            handler: HandlerIndices::new(&pre).ok(),
+            interceptor: InterceptorIndices::new(&pre).ok(),
+            front_end: FrontEndIndices::new(&pre).ok(),
+            wasi_http: ProxyIndices::new(&pre).ok(),
+            authenticator: AuthenticatorIndices::new(&pre).ok(),
+            relay: RelayIndices::new(&pre).ok(),
+            runner: RunnerIndices::new(&pre).ok(),
+            installer: InstallerIndices::new(&pre).ok(),
+            healthy: HealthyIndices::new(&pre).ok(),
+            starter: StarterIndices::new(&pre).ok(),
+            pre,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! `astrid:http` and `wasi:http`, as the listener's mounts.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -8,9 +11,15 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 
 use super::Call;
-use super::bindings::front_end::astrid::http::types::Connection as WitConnection;
+use super::bindings::front_end::astrid::http::types::{
+    Connection as WitConnection, Relay as WitRelay, Source as WitSource,
+};
 use super::bindings::front_end::exports::astrid::http::handler::{Request as WitRequest, Response as WitResponse};
+use super::bindings::handler::astrid::bus::types::Gap;
+use super::bindings::relay::exports::astrid::http::relay as wit_relay;
 use crate::bus::Failure;
+use crate::bus::stream::Answer;
+use crate::http::relay::{Event, MAX_CONTEXT_BYTES, MIN_IDLE, Output, Source, Wanted};
 use crate::http::{Body, Exchange};
 
 impl super::bindings::front_end::astrid::http::types::Host for Call {}
@@ -37,9 +46,9 @@ pub fn to_wit(exchange: Exchange) -> WitRequest {
 }
 
 /// An answer that is not legal HTTP is the capsule's failure.
-pub fn from_wit(answer: WitResponse) -> Result<Response<Body>, Failure> {
+pub fn from_wit(answer: WitResponse) -> Result<Response<Bytes>, Failure> {
     let status = StatusCode::from_u16(answer.status).ok().filter(|s| (200..600).contains(&s.as_u16()));
-    let mut response = Response::new(full(answer.body.into()));
+    let mut response = Response::new(Bytes::from(answer.body));
     *response.status_mut() = status.ok_or(Failure::Trapped)?;
     // And room for what the listener adds.
     *response.headers_mut() = HeaderMap::with_capacity(answer.headers.len() + 8);
@@ -51,6 +60,49 @@ pub fn from_wit(answer: WitResponse) -> Result<Response<Body>, Failure> {
         }
     }
     Ok(response)
+}
+
+/// Takes a relay out of the call that wants it. What is out of bounds is the capsule's failure.
+pub fn take_relay(call: &mut Call, relay: WitRelay) -> wasmtime::Result<Wanted> {
+    let bytes = relay.context.len();
+    if bytes > MAX_CONTEXT_BYTES {
+        return Err(wasmtime::Error::msg(format!(
+            "the context of its relay has {bytes} bytes, more than {MAX_CONTEXT_BYTES}"
+        )));
+    }
+    let idle = (relay.idle_ms > 0).then(|| Duration::from_millis(relay.idle_ms.into()));
+    if idle.is_some_and(|idle| idle < MIN_IDLE) {
+        let idle_ms = relay.idle_ms;
+        return Err(wasmtime::Error::msg(format!(
+            "the idle-ms of its relay is {idle_ms}; it must be 0 or at least 1000"
+        )));
+    }
+    let (source, behalf) = match relay.source {
+        WitSource::Subscription(subscription) => {
+            let subscription = call.take_of_call(subscription)?;
+            (Source::Subscription(subscription.open), subscription.behalf)
+        }
+        WitSource::Answer(answer) => {
+            let answer = call.take_of_call(answer)?;
+            let begun = answer.answer.unwrap_or_else(|failure| Answer::begin(|_| async { Err(failure) }));
+            (Source::Answer(Arc::new(begun)), answer.behalf)
+        }
+    };
+    Ok(Wanted { source, behalf, context: relay.context.into(), idle })
+}
+
+pub fn to_event(event: &Event) -> wit_relay::Event {
+    match event {
+        Event::Message(message) => wit_relay::Event::Message(super::bus::to_wit(message)),
+        Event::Gap(whose, lost) => wit_relay::Event::Gap(Gap { principal: whose.to_string(), lost: *lost }),
+        Event::Piece(piece) => wit_relay::Event::Piece(piece.to_vec()),
+        Event::Idle => wit_relay::Event::Idle,
+        Event::End(failure) => wit_relay::Event::End(failure.clone().map(Into::into)),
+    }
+}
+
+pub fn from_output(output: wit_relay::Output) -> Output {
+    Output { body: output.body.into(), last: output.last }
 }
 
 pub fn full(bytes: Bytes) -> Body {

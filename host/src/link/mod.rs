@@ -1,8 +1,9 @@
 //! Between WIT and the rooms: conversion only, one file for each interface. Nothing here deserves a test of its own;
 //! what could go wrong lives in the room that a function calls.
 //!
-//! [`Call`] is what a store holds: one call, of one capsule, on one principal's behalf. The caller belongs to the call
-//! and never changes while it lives.
+//! [`Call`] is what a store holds: an instance of one capsule, and the call that it serves now. Who calls belongs to the
+//! call ([`Turn`]), which is replaced as a whole and never for another principal; handles that carry a call's right end
+//! with it ([`OfCall`]).
 
 pub mod authority;
 #[allow(clippy::all, reason = "generated code")]
@@ -16,39 +17,64 @@ mod output;
 pub mod store;
 mod sys;
 
+use std::any::Any;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use astrid_capsule::PrincipalId;
+use tokio::time::Instant;
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     Error as WasiHttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
 use crate::bus::Sender;
-use crate::bus::stream::Writer;
 use crate::host::Host;
-use crate::http::Connection;
-use crate::loader::{Generation, Inbound};
+use crate::loader::{Generation, Inbound, Shift};
 use crate::pool::Concurrency;
+use authority::Session;
 use output::Output;
+use store::Transaction;
 
 use crate::meter::{Bounds, HostWait, Limiter, MAX_HANDLES, RANDOM_BYTES};
 
-/// One call: what its store holds.
+/// What belongs to one call and to nothing else.
+pub struct Turn {
+    /// On whose behalf, until when, how deep.
+    sender: Sender,
+    inbound: Inbound,
+    waited: HostWait,
+}
+
+impl Turn {
+    pub fn new(sender: Sender, inbound: Inbound) -> Self {
+        Self { sender, inbound, waited: HostWait::default() }
+    }
+
+    /// The call has what it needs to run: it waits no more.
+    pub fn begins(&mut self) {
+        self.inbound.place = None;
+    }
+
+    pub fn principal(&self) -> &PrincipalId {
+        &self.sender.principal
+    }
+
+    /// Ends by then, if it does not end before. Returns when it ends.
+    pub fn end_by(&mut self, latest: Instant) -> Instant {
+        self.sender.deadline = self.sender.deadline.min(latest);
+        self.sender.deadline
+    }
+}
+
+/// What a store holds: the instance's own, and the call that it serves now.
 pub struct Call {
     host: Arc<Host>,
     generation: Arc<Generation>,
-    /// On whose behalf, until when, how deep.
-    sender: Sender,
-    /// What the listener knows, where the call is an HTTP request.
-    connection: Option<Arc<Connection>>,
-    /// Where pieces of the answer go.
-    reply: Option<Writer>,
-    /// Told when the call says that it is ready.
-    ready: Option<oneshot::Sender<()>>,
+    turn: Turn,
+    /// How long a run loop's own calls may take.
+    timeout: std::time::Duration,
     limiter: Limiter,
-    waited: HostWait,
     table: ResourceTable,
     wasi: Option<(WasiCtx, Output)>,
     wasi_http: WasiHttpCtx,
@@ -56,29 +82,57 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(
-        host: Arc<Host>,
-        generation: Arc<Generation>,
-        sender: Sender,
-        inbound: Inbound,
-        bounds: &Bounds,
-    ) -> Self {
+    pub fn new(host: Arc<Host>, generation: Arc<Generation>, turn: Turn, bounds: &Bounds) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         Self {
             host,
             generation,
-            sender,
-            connection: inbound.connection,
-            reply: inbound.reply,
-            ready: inbound.ready,
+            turn,
+            timeout: bounds.timeout,
             limiter: Limiter::new(bounds),
-            waited: HostWait::default(),
             table,
             wasi: None,
             wasi_http: WasiHttpCtx::new(),
             no_egress: NoEgress,
         }
+    }
+
+    /// The next call: from here on nothing is left of the one before but the instance and its plain handles.
+    ///
+    /// # Panics
+    /// If it is for another principal: an instance serves one for its whole life.
+    pub fn begin(&mut self, turn: Turn) {
+        assert_eq!(self.turn.sender.principal, turn.sender.principal, "an instance was found by another principal");
+        self.turn = turn;
+    }
+
+    /// The call has ended and the instance may serve another: what carried the call's right is gone. Its handles stay
+    /// where the guest keeps them, so none is ever given out again in another's place, and are refused.
+    pub fn rest(&mut self) {
+        for entry in self.table.iter_mut() {
+            let entry: &mut dyn Any = entry;
+            end::<Session>(entry);
+            end::<Transaction>(entry);
+            end::<bus::Answer>(entry);
+            end::<bus::Caller>(entry);
+            end::<bus::Subscription>(entry);
+        }
+        self.turn.inbound = Inbound::default();
+    }
+
+    /// Where it is a run loop.
+    pub fn shift(&mut self) -> Option<&mut Shift> {
+        self.turn.inbound.shift.as_mut()
+    }
+
+    /// A run loop has no end, but each of its calls has: as many milliseconds as the manifest gives one.
+    pub fn renew(&mut self) {
+        self.turn.sender.deadline = tokio::time::Instant::now() + self.timeout;
+    }
+
+    pub fn generation(&self) -> &Generation {
+        &self.generation
     }
 
     pub fn limiter(&mut self) -> &mut Limiter {
@@ -87,23 +141,59 @@ impl Call {
 
     /// The time that the call spent in host functions that waited.
     pub fn waited(&self) -> std::time::Duration {
-        self.waited.so_far()
+        self.turn.waited.so_far()
     }
 
-    /// What the guest has written to its standard streams.
-    pub fn output(&self) -> Option<String> {
-        self.wasi.as_ref().and_then(|(_, output)| output.text())
+    /// What the guest has written to its standard streams since this was last asked.
+    pub fn take_output(&self) -> Option<String> {
+        self.wasi.as_ref().and_then(|(_, output)| output.take())
+    }
+
+    /// A new handle that ends with this call.
+    pub fn push_of_call<T: Send + 'static>(&mut self, value: T) -> wasmtime::Result<Resource<OfCall<T>>> {
+        Ok(self.table.push(OfCall(Some(value)))?)
+    }
+
+    fn of_call<T: Send + 'static>(&self, handle: &Resource<OfCall<T>>) -> wasmtime::Result<&T> {
+        Ok(self.table.get(handle)?.0.as_ref().ok_or(Ended)?)
+    }
+
+    fn of_call_mut<T: Send + 'static>(&mut self, handle: &Resource<OfCall<T>>) -> wasmtime::Result<&mut T> {
+        Ok(self.table.get_mut(handle)?.0.as_mut().ok_or(Ended)?)
+    }
+
+    /// Also takes the handle from the guest.
+    pub fn take_of_call<T: Send + 'static>(&mut self, handle: Resource<OfCall<T>>) -> wasmtime::Result<T> {
+        Ok(self.table.delete(handle)?.0.ok_or(Ended)?)
     }
 }
 
 impl bindings::handler::astrid::capsule::supervision::Host for Call {
     async fn ready(&mut self) -> wasmtime::Result<()> {
-        if let Some(ready) = self.ready.take() {
+        if let Some(ready) = self.turn.inbound.ready.take() {
+            if let Some(shift) = &self.turn.inbound.shift {
+                shift.ready();
+            }
             let _ = ready.send(());
         }
         Ok(())
     }
 }
+
+/// What ends with the call that made it, though its handle may be kept for longer.
+pub struct OfCall<T>(Option<T>);
+
+/// Ends an entry of the table if it is such a thing.
+fn end<T: 'static>(entry: &mut dyn Any) {
+    if let Some(of_call) = entry.downcast_mut::<OfCall<T>>() {
+        of_call.0 = None;
+    }
+}
+
+/// Use of a handle whose call has ended. It is a trap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it used a handle of an earlier call, which ended with that call")]
+struct Ended;
 
 impl WasiView for Call {
     fn ctx(&mut self) -> WasiCtxView<'_> {

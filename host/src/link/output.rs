@@ -13,9 +13,9 @@ use crate::log::MAX_LINE;
 pub(super) struct Output(Arc<Mutex<Vec<u8>>>);
 
 impl Output {
-    /// What was written so far, if anything was.
-    pub(super) fn text(&self) -> Option<String> {
-        let bytes = self.0.lock().expect("no panic under this lock");
+    /// What was written since this was last asked, if anything was.
+    pub(super) fn take(&self) -> Option<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().expect("no panic under this lock"));
         let text = String::from_utf8_lossy(&bytes).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }

@@ -2,12 +2,17 @@
 
 use wasmtime::component::Resource;
 
-use super::Call;
 use super::bindings::handler::astrid::store::kv;
+use super::{Call, OfCall};
+use crate::authority::Change;
 pub use crate::buckets::{Bucket, Transaction};
 use crate::buckets::{Error, counted};
+use crate::host::Host;
 use crate::pool::{Lane, Overloaded};
 use crate::store::{Commit, Counted};
+
+/// What a handle of a transaction stands for.
+pub type TransactionOfCall = OfCall<Transaction>;
 
 impl From<Error> for kv::Error {
     fn from(error: Error) -> Self {
@@ -27,19 +32,41 @@ impl From<crate::store::Entry> for kv::Entry {
     }
 }
 
+/// Lets changes of standing ride on a commit: durable with it, and in force when it is.
+pub async fn carry(host: &Host, changes: Vec<Change>, commit: &mut Commit) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    host.env.follow(&changes, commit).await.map_err(|_| Error::Unavailable)?;
+    let (authority, env) = (host.authority.clone(), commit.then.take());
+    commit.then = Some(Box::new(move |version| {
+        authority.apply(version, changes);
+        env.into_iter().for_each(|then| then(version));
+    }));
+    Ok(())
+}
+
+/// The version of what is written in a rehearsal: no commit ever has it.
+const REHEARSED: u64 = u64::MAX;
+
 impl Call {
     /// What this call writes for its principal counts.
     fn counted(&self) -> Counted {
-        let limit = self.host.meter.limits(&self.sender.principal).storage_bytes;
-        counted(&self.generation.id, &self.sender.principal, limit)
+        let limit = self.host.meter.limits(&self.turn.sender.principal).storage_bytes;
+        counted(&self.generation.id, &self.turn.sender.principal, limit)
     }
 
     fn commit(&self, commit: Result<Commit, Error>) -> impl Future<Output = Result<u64, kv::Error>> + Send + use<> {
-        let (host, counted) = (self.host.clone(), Some(self.counted()));
+        let (host, counted, rehearsal) = (self.host.clone(), Some(self.counted()), self.turn.sender.rehearsal);
         // What can't be taken is said at once.
         let turn = commit.map(|commit| {
             let commit = Commit { counted, ..commit };
-            self.in_turn(async move { host.store.commit(commit).await.map_err(Error::from) })
+            self.in_turn(async move {
+                if rehearsal {
+                    return Ok(REHEARSED);
+                }
+                host.store.commit(commit).await.map_err(Error::from)
+            })
         });
         async move { turn?.await }
     }
@@ -50,9 +77,9 @@ impl Call {
         T: Send,
         F: Future<Output = Result<T, Error>> + Send,
     {
-        let (host, deadline) = (self.host.clone(), self.sender.deadline);
-        let lane = Lane::Principal(self.sender.principal.clone());
-        self.waited.around(async move {
+        let (host, deadline) = (self.host.clone(), self.turn.sender.deadline);
+        let lane = Lane::Principal(self.turn.sender.principal.clone());
+        self.turn.waited.around(async move {
             match host.waits.run(lane, deadline, commit).await {
                 Ok(outcome) => outcome.map_err(Into::into),
                 // As when the store's own line is full: nothing was written.
@@ -68,7 +95,7 @@ impl kv::HostBucket for Call {
     async fn open(&mut self, name: String, scope: kv::Scope) -> wasmtime::Result<Result<Resource<Bucket>, kv::Error>> {
         let owner = match scope {
             kv::Scope::Capsule => None,
-            kv::Scope::Principal => Some(&self.sender.principal),
+            kv::Scope::Principal => Some(&self.turn.sender.principal),
         };
         match Bucket::open(&self.generation.id, owner, &name) {
             Ok(bucket) => Ok(Ok(self.table.push(bucket)?)),
@@ -97,6 +124,9 @@ impl kv::HostBucket for Call {
 
     async fn delete(&mut self, bucket: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, kv::Error>> {
         let (bucket, store, counted) = (self.table.get(&bucket)?.clone(), self.host.store.clone(), self.counted());
+        if self.turn.sender.rehearsal {
+            return Ok(bucket.get(&store, &key).map(|entry| entry.is_some()).map_err(Into::into));
+        }
         Ok(self.in_turn(async move { bucket.delete(&store, &key, &counted).await }).await)
     }
 
@@ -134,60 +164,55 @@ impl kv::HostBucket for Call {
 }
 
 impl kv::HostTransaction for Call {
-    async fn new(&mut self) -> wasmtime::Result<Resource<Transaction>> {
-        Ok(self.table.push(Transaction::default())?)
+    async fn new(&mut self) -> wasmtime::Result<Resource<TransactionOfCall>> {
+        self.push_of_call(Transaction::default())
     }
 
     async fn get(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         bucket: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, kv::Error>> {
         let bucket = self.table.get(&bucket)?.clone();
-        let store = &self.host.store;
-        Ok(self.table.get_mut(&transaction)?.get(store, &bucket, &key).map_err(Into::into))
+        let store = self.host.store.clone();
+        Ok(self.of_call_mut(&transaction)?.get(&store, &bucket, &key).map_err(Into::into))
     }
 
     async fn put(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         bucket: Resource<Bucket>,
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), kv::Error>> {
         let bucket = self.table.get(&bucket)?.clone();
-        Ok(self.table.get_mut(&transaction)?.put(&bucket, &key, Some(value)).map_err(Into::into))
+        Ok(self.of_call_mut(&transaction)?.put(&bucket, &key, Some(value)).map_err(Into::into))
     }
 
     async fn delete(
         &mut self,
-        transaction: Resource<Transaction>,
+        transaction: Resource<TransactionOfCall>,
         bucket: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<(), kv::Error>> {
         let bucket = self.table.get(&bucket)?.clone();
-        Ok(self.table.get_mut(&transaction)?.put(&bucket, &key, None).map_err(Into::into))
+        Ok(self.of_call_mut(&transaction)?.put(&bucket, &key, None).map_err(Into::into))
     }
 
-    async fn commit(&mut self, transaction: Resource<Transaction>) -> wasmtime::Result<Result<(), kv::Error>> {
-        let (mut commit, changes) = self.table.delete(transaction)?.finish();
-        if !changes.is_empty() {
-            let authority = self.host.authority.clone();
-            let host = self.host.clone();
-            if host.env.follow(&changes, &mut commit).await.is_err() {
-                return Ok(Err(kv::Error::Unavailable));
-            }
-            let env = commit.then.take();
-            commit.then = Some(Box::new(move |version| {
-                authority.apply(version, changes);
-                env.into_iter().for_each(|then| then(version));
-            }));
+    async fn commit(&mut self, transaction: Resource<TransactionOfCall>) -> wasmtime::Result<Result<(), kv::Error>> {
+        let (mut commit, changes) = self.take_of_call(transaction)?.finish();
+        if self.turn.sender.rehearsal {
+            return Ok(Ok(()));
+        }
+        let host = self.host.clone();
+        if carry(&host, changes, &mut commit).await.is_err() {
+            return Ok(Err(kv::Error::Unavailable));
         }
         Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
     }
 
-    async fn drop(&mut self, transaction: Resource<Transaction>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, transaction: Resource<TransactionOfCall>) -> wasmtime::Result<()> {
         // A committed transaction is gone already.
         let _ = self.table.delete(transaction);
         Ok(())

@@ -1,13 +1,15 @@
 //! `astrid:sys`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use astrid_capsule::PrincipalId;
 
 use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
-use crate::loader::{self, InstallError};
+use crate::host::Host;
+use crate::loader::{self, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -23,6 +25,40 @@ impl log::Host for Call {
             log::Level::Debug => tracing::debug!(capsule, message),
         }
         Ok(())
+    }
+}
+
+impl Call {
+    /// Changes what is installed, unless this is a rehearsal. A task of its own: a caller that goes away must not leave it
+    /// half done; boxed, because a change calls capsules, whose calls hold this one's type again.
+    fn change<T, F>(&self, change: impl FnOnce(Arc<Host>) -> F) -> Boxed<'static, Result<T, host::InstallError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, InstallError>> + Send + 'static,
+    {
+        let rehearsal = self.turn.sender.rehearsal;
+        let changing: Option<Boxed<'static, _>> = (!rehearsal).then(|| Box::pin(change(self.host.clone())) as _);
+        let waited = self.turn.waited.clone();
+        Box::pin(async move {
+            let Some(changing) = changing else {
+                return Err(host::InstallError::Failed("this is a rehearsal: nothing is changed".into()));
+            };
+            let outcome = waited.around(tokio::spawn(changing)).await;
+            outcome.unwrap_or_else(|error| Err(InstallError::Failed(error.to_string()))).map_err(Into::into)
+        })
+    }
+}
+
+impl From<InstallError> for host::InstallError {
+    fn from(error: InstallError) -> Self {
+        match error {
+            InstallError::Invalid(why) => Self::Invalid(why),
+            InstallError::NotFound(why) => Self::NotFound(why),
+            InstallError::Ungranted(list) => Self::Ungranted(list),
+            InstallError::Untrusted(why) => Self::Untrusted(why),
+            InstallError::Conflict(why) => Self::Conflict(why),
+            InstallError::Failed(why) => Self::Failed(why),
+        }
     }
 }
 
@@ -81,7 +117,7 @@ impl host::Host for Call {
         };
         let host = self.host.clone();
         let reading = self.host.blocking.run(move || host.loader.topics(&capsule));
-        let topics = self.waited.around(reading).await?;
+        let topics = self.turn.waited.around(reading).await?;
         Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
     }
 
@@ -93,30 +129,57 @@ impl host::Host for Call {
     async fn install(
         &mut self,
         path: String,
-        grants: Vec<String>,
+        options: host::InstallOptions,
     ) -> wasmtime::Result<Result<host::Installed, host::InstallError>> {
-        let host = self.host.clone();
-        // Boxed: installing starts a capsule, whose call holds this one's type again. A task of its own: a caller that
-        // goes away must not leave it half done.
-        let installing: Boxed<'static, _> =
-            Box::pin(async move { host.loader.install(&host, Path::new(&path), &grants).await });
-        let outcome = self.waited.around(tokio::spawn(installing)).await;
-        let outcome = outcome.unwrap_or_else(|error| Err(InstallError::Failed(error.to_string())));
-        Ok(outcome
-            .map(|done| host::Installed {
-                id: done.id,
-                version: done.version,
-                previous_version: done.previous_version,
-                hash: done.hash,
-                grants: done.grants,
-            })
-            .map_err(|error| match error {
-                InstallError::Invalid(why) => host::InstallError::Invalid(why),
-                InstallError::NotFound(why) => host::InstallError::NotFound(why),
-                InstallError::Ungranted(list) => host::InstallError::Ungranted(list),
-                InstallError::Conflict(why) => host::InstallError::Conflict(why),
-                InstallError::Failed(why) => host::InstallError::Failed(why),
-            }))
+        let options = Options { grants: options.grants, shadow: options.shadow };
+        let install =
+            move |host: Arc<Host>| async move { host.loader.install(&host, Path::new(&path), &options).await };
+        let target_dir = self.host.home.bin().display().to_string();
+        Ok(self.change(install).await.map(|done| host::Installed {
+            id: done.id,
+            version: done.version,
+            previous_version: done.previous_version,
+            hash: done.hash,
+            grants: done.grants,
+            asks: done.asks,
+            target_dir,
+            env_needs_prompt: done.env_needs_prompt,
+            unhandled: done.unhandled,
+            shadowed: done.shadowed.map_or(0, |compared| compared.calls),
+            publisher: done.publisher,
+        }))
+    }
+
+    async fn rollback(&mut self, id: String) -> wasmtime::Result<Result<(String, String), host::InstallError>> {
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id, None).await }).await)
+    }
+
+    async fn swap(&mut self, id: String) -> wasmtime::Result<Result<String, host::InstallError>> {
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.swap(&host, &id).await }).await)
+    }
+
+    async fn remove(&mut self, id: String, purge: bool) -> wasmtime::Result<Result<(), host::InstallError>> {
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.remove(&host, &id, purge).await }).await)
+    }
+
+    async fn history(&mut self, id: String) -> wasmtime::Result<Vec<host::Step>> {
+        let steps = self.host.loader.history(&self.host, &id).unwrap_or_else(|error| {
+            tracing::error!(id, "the history of a capsule can't be read: {error:#}");
+            Vec::new()
+        });
+        let step =
+            |s: Step| host::Step { time_ms: s.time_ms, what: s.what, version: s.version, hash: s.hash, why: s.why };
+        Ok(steps.into_iter().map(step).collect())
+    }
+
+    async fn gc(&mut self) -> wasmtime::Result<Result<(u64, u64), String>> {
+        let gc = |host: Arc<Host>| async move {
+            host.loader.gc(&host).await.map_err(|error| InstallError::Failed(format!("{error:#}")))
+        };
+        Ok(self.change(gc).await.map_err(|error| match error {
+            host::InstallError::Failed(why) => why,
+            other => format!("{other:?}"),
+        }))
     }
 
     async fn logs(&mut self, query: host::LogQuery) -> wasmtime::Result<Vec<host::LogLine>> {
@@ -166,7 +229,9 @@ impl host::Host for Call {
     }
 
     async fn shutdown(&mut self) -> wasmtime::Result<()> {
-        self.host.shutdown.begin("asked for by the surface");
+        if !self.turn.sender.rehearsal {
+            self.host.shutdown.begin("asked for by the surface");
+        }
         Ok(())
     }
 }

@@ -53,6 +53,26 @@ pub(super) fn compile(host: &Host, hash: &str, wasm: &[u8], concurrency: Concurr
     compile_anew(host, &engine, hash, wasm)
 }
 
+/// Deletes what belongs to no component in `needed`. Returns how many files and bytes that were.
+pub(super) fn clean(host: &Host, needed: &[String]) -> anyhow::Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    for folder in [host.home.bin(), host.home.cache()] {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let ours = name.ends_with(".wasm") || name.ends_with(".cwasm");
+            if !ours || needed.iter().any(|hash| name.starts_with(hash.as_str())) {
+                continue;
+            }
+            bytes += entry.metadata().map_or(0, |meta| meta.len());
+            std::fs::remove_file(entry.path()).with_context(|| format!("deleting {}", entry.path().display()))?;
+            files += 1;
+        }
+    }
+    Ok((files, bytes))
+}
+
 fn compile_anew(host: &Host, engine: &Engine, hash: &str, wasm: &[u8]) -> anyhow::Result<Component> {
     let component =
         Component::new(engine, wasm).map_err(anyhow::Error::from).context("the component can't be compiled")?;

@@ -1,21 +1,27 @@
-//! One loaded version of a capsule, and the calls into it: every call in an instance of its own.
+//! One loaded version of a capsule, and the calls into it: each in an instance of its own, or, where the manifest says
+//! so, in one that has served the same principal before and is as good as new to everybody else
+//! (docs/decisions/0012-warm-instances.md).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
-use astrid_capsule::manifest::Manifest;
+use astrid_capsule::check::HTTP_RELAY;
+use astrid_capsule::manifest::{Isolation, Manifest};
 use astrid_capsule::schema::Schemas;
 use astrid_capsule::{Capability, Pattern, PrincipalId, Topic};
 use bytes::Bytes;
-use hyper::Response;
+use hyper::{Method, Response};
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use wasmtime::component::{Component, Linker, ResourceTableError};
+use wasmtime::component::{Component, Instance, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
+use super::rehearsal::Shadow;
+use super::run::Shift;
+use super::watch::Watch;
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
@@ -24,13 +30,15 @@ use crate::bus::typed::{Typed, Types};
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
+use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::exports::Exports;
-use crate::link::{self, Call};
+use crate::link::{self, Call, Turn};
 use crate::meter::ledger::Used;
 use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, MAX_HANDLES, Tally};
-use crate::pool::{Concurrency, Lane, Permit, Rank};
+use crate::pool::{Concurrency, Lane, Permit, Rank, Seat, Why};
+use crate::runtime;
 
 pub struct Generation {
     pub id: Arc<str>,
@@ -40,22 +48,26 @@ pub struct Generation {
     pub hash: String,
     grants: Vec<Capability>,
     types: Types,
-    bounds: Bounds,
-    engine: Engine,
-    exports: Exports,
-    host: Weak<Host>,
-    tally: Arc<Tally>,
-    figures: Figures,
+    pub(super) bounds: Bounds,
+    /// Of handlers and interceptors.
+    isolation: Isolation,
+    retired: AtomicBool,
+    pub(super) engine: Engine,
+    pub(super) exports: Exports,
+    pub(super) host: Weak<Host>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) figures: Figures,
+    pub(super) watch: Watch,
 }
 
 /// Handles of this capsule's series, looked up once.
-struct Figures {
-    ok: Counter,
+pub(super) struct Figures {
+    pub(super) ok: Counter,
     refused: Counter,
-    trapped: Counter,
-    timeout: Counter,
+    pub(super) trapped: Counter,
+    pub(super) timeout: Counter,
     overloaded: Counter,
-    fuel: Counter,
+    pub(super) fuel: Counter,
     seconds: Histogram,
     host_wait: Histogram,
     peak_memory: Histogram,
@@ -72,8 +84,27 @@ pub struct Inbound {
     pub place: Option<Place>,
     /// Told when it says that it is ready.
     pub ready: Option<oneshot::Sender<()>>,
+    /// Who pays for what it does, where it is a run loop.
+    pub shift: Option<Shift>,
 }
 
+/// Who alone meets an instance again: the same principal with the same standing, in the same generation. A principal
+/// whose standing has changed since can't find what it left.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    generation: u64,
+    principal: PrincipalId,
+    stamp: u64,
+}
+
+/// An instance and its store. None yet where it is to be made.
+pub struct Resident {
+    store: Store<Call>,
+    instance: Option<Instance>,
+}
+
+/// The most linear memory that an instance keeps while it waits for a call, in bytes.
+const IDLE_MEMORY_BYTES: usize = 16 << 20;
 /// How long the authenticator may think.
 const AUTHENTICATE: Duration = Duration::from_secs(5);
 /// What somebody is told to wait who found no instance, in milliseconds.
@@ -108,6 +139,10 @@ impl Generation {
             host_wait: histogram!("astrid_invocation_host_wait_seconds", "capsule" => id.to_string()),
             peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
+        let isolation = match host.config.runtime.isolation {
+            runtime::Isolation::Manifest => manifest.component.isolation,
+            runtime::Isolation::Call => Isolation::Call,
+        };
         let tally = host.meter.capsule(&id);
         let types = if host.config.bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
         let host = Arc::downgrade(host);
@@ -115,7 +150,28 @@ impl Generation {
         let exports = Exports::new(pre);
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { id, serial, manifest, hash, grants, types, bounds, engine, exports, host, tally, figures }))
+        Ok(Arc::new(Self {
+            id,
+            serial,
+            manifest,
+            hash,
+            grants,
+            types,
+            bounds,
+            isolation,
+            retired: AtomicBool::new(false),
+            engine,
+            exports,
+            host,
+            tally,
+            figures,
+            watch: Watch::default(),
+        }))
+    }
+
+    /// Another has taken its place: nothing of it is kept from now on. Calls that run go on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
     }
 
     /// Whether the operator granted this.
@@ -155,12 +211,13 @@ impl Generation {
 
     /// Lets the capsule prepare, if it wants to.
     pub async fn start(self: &Arc<Self>) -> Result<(), String> {
-        let Some(pre) = self.exports.starter.clone() else { return Ok(()) };
+        let Some(export) = self.exports.starter.clone() else { return Ok(()) };
         let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
+        let turn = Turn::new(sender, Inbound::default());
+        let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
             Box::pin(async move {
-                let instance = pre.instantiate_async(&mut *store).await?;
-                instance.astrid_capsule_lifecycle().call_start(store).await
+                let export = export.load(&mut *store, &instance)?;
+                export.astrid_capsule_lifecycle().call_start(store).await
             })
         });
         match outcome.await {
@@ -171,50 +228,108 @@ impl Generation {
     }
 
     /// Nobody's call, at the bottom: what the host itself begins.
-    fn nobody(&self, deadline: Instant) -> Sender {
-        Sender { principal: PrincipalId::anonymous(), capsule: self.id.clone(), deadline, depth: 0, cause: None }
+    pub(super) fn nobody(&self, deadline: Instant) -> Sender {
+        Sender {
+            principal: PrincipalId::anonymous(),
+            capsule: self.id.clone(),
+            deadline,
+            depth: 0,
+            cause: None,
+            rehearsal: false,
+        }
     }
 
-    /// One call in a fresh instance: admitted, limited, preempted, ended by its deadline from outside, and counted.
-    async fn enter<R>(
+    /// Who alone may meet the instance of this principal's call again; none where it serves one call.
+    fn key(&self, host: &Host, isolation: Isolation, principal: &PrincipalId) -> Option<Key> {
+        if isolation != Isolation::Principal {
+            return None;
+        }
+        // None for `anonymous`, and for whoever is unknown or disabled and calls what is public.
+        let stamp = host.authority.stamp(principal)?;
+        Some(Key { generation: self.serial, principal: principal.clone(), stamp })
+    }
+
+    /// Why an instance of this generation can't be kept under `key` (any longer).
+    fn unfit(&self, host: &Host, key: &Key) -> Option<Why> {
+        if self.retired.load(Ordering::Acquire) {
+            return Some(Why::Retired);
+        }
+        (host.authority.stamp(&key.principal) != Some(key.stamp)).then_some(Why::Standing)
+    }
+
+    /// One call: admitted, given an instance, limited, preempted, ended by its deadline from outside, and counted.
+    pub(super) async fn enter<R>(
         self: &Arc<Self>,
         rank: Rank,
         lane: Lane,
-        mut sender: Sender,
-        mut inbound: Inbound,
-        call: impl for<'s> FnOnce(&'s mut Store<Call>) -> Boxed<'s, wasmtime::Result<R>> + Send,
+        mut turn: Turn,
+        isolation: Isolation,
+        call: impl for<'s> FnOnce(&'s mut Store<Call>, Instance) -> Boxed<'s, wasmtime::Result<R>> + Send,
     ) -> Result<R, Failure> {
         let started = Instant::now();
+        let _in_flight = self.watch.begin();
+        let whose = lane.clone();
         // Only missing while the host goes down.
         let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
+        // Before the quotas are read: an instance is kept for this standing, with the memory that it allowed.
+        let key = self.key(&host, isolation, turn.principal());
         let charge = host.meter.begin(&lane, &self.tally, self.bounds).map_err(|wait| {
             self.figures.overloaded.increment(1);
             Failure::Overloaded { retry_ms: wait.millis() }
         })?;
         let bounds = charge.bounds;
-        sender.deadline = sender.deadline.min(started + bounds.timeout);
-        let deadline = sender.deadline;
+        let deadline = turn.end_by(started + bounds.timeout);
         let Ok(room) = host.pool.admit(lane, rank, charge.concurrent_calls, deadline).await else {
             self.figures.overloaded.increment(1);
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
-        drop(inbound.place.take());
-        let data = Call::new(host.clone(), self.clone(), sender, inbound, &bounds);
-        let mut store = Store::new(&self.engine, data);
-        store.limiter(|call| call.limiter());
-        store.call_hook_async(Breath::new(started.into_std()));
-        store.set_hostcall_fuel(HOST_CALL_BYTES);
-        let prepared = store.set_fuel(bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
-        let mut running = Running { generation: self, store, started, charge, room };
-        let outcome = match prepared {
-            Ok(()) => tokio::time::timeout_at(deadline, call(&mut running.store)).await,
-            Err(error) => Ok(Err(error)),
+        turn.begins();
+        // It may have waited long: what it finds must be of the standing that holds now.
+        let key = key.filter(|key| self.unfit(&host, key).is_none());
+        let (seat, found) = host.warm.begin(key);
+        let resident = match found {
+            Some(mut resident) => {
+                resident.store.data_mut().begin(turn);
+                resident
+            }
+            None => Resident::new(&self.engine, Call::new(host.clone(), self.clone(), turn, &bounds)),
         };
+        let mut running = Running {
+            generation: self,
+            host: &host,
+            resident: Some(resident),
+            answered: false,
+            started,
+            charge,
+            seat,
+            room,
+        };
+        let Resident { store, instance } = running.resident.as_mut().expect("it is there until the end");
+        let serving = async {
+            Resident::prepare(store, bounds.fuel, started)?;
+            let instance = match instance {
+                Some(instance) => *instance,
+                None => *instance.insert(self.exports.pre.instantiate_async(&mut *store).await?),
+            };
+            call(store, instance).await
+        };
+        let outcome = tokio::time::timeout_at(deadline, serving).await;
+        let died = matches!(outcome, Ok(Err(_)));
+        // A caller's own impatience is no failure of the capsule.
+        let hung = outcome.is_err() && started.elapsed() >= bounds.timeout;
+        if self.watch.ended(&whose, died || hung) {
+            host.loader.exhausted(&host, self);
+        }
         match outcome {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                running.answered = true;
+                Ok(answer)
+            }
             Ok(Err(error)) => {
                 self.figures.trapped.increment(1);
-                let why = running.explain(&error);
+                let bounds = running.charge.bounds;
+                let why = running.resident.as_mut().map(|resident| explain(&mut resident.store, &bounds, &error));
+                let why = why.unwrap_or_default();
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
                 Err(Failure::Trapped)
             }
@@ -227,49 +342,97 @@ impl Generation {
     }
 }
 
-/// A call that runs. However it ends, also when nobody waits for it any more, what it used is counted and paid for.
+impl Resident {
+    fn new(engine: &Engine, call: Call) -> Self {
+        let mut store = Store::new(engine, call);
+        store.limiter(|call| call.limiter());
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
+        Self { store, instance: None }
+    }
+
+    /// What each call begins with.
+    fn prepare(store: &mut Store<Call>, fuel: u64, started: Instant) -> wasmtime::Result<()> {
+        store.call_hook_async(Breath::new(started.into_std()));
+        store.set_fuel(fuel)?;
+        store.fuel_async_yield_interval(Some(FUEL_SLICE))
+    }
+
+    /// Why this one, which waits under `key`, must go.
+    pub fn unfit(&self, host: &Host, key: &Key) -> Option<Why> {
+        self.store.data().generation().unfit(host, key)
+    }
+}
+
+/// A call that runs. However it ends, also when nobody waits for it any more, what it used is counted and paid for, and
+/// its instance is kept or gone before its slot is free.
 struct Running<'a> {
     generation: &'a Generation,
-    store: Store<Call>,
+    host: &'a Host,
+    resident: Option<Resident>,
+    /// It ended with an answer.
+    answered: bool,
     started: Instant,
     charge: Charge,
+    seat: Seat<'a, Key, Resident>,
     room: Permit<'a>,
+}
+
+impl Running<'_> {
+    /// Why its instance can't be kept, if it has a key to keep it under.
+    fn unfit(&self, call: &mut Call, key: &Key) -> Option<Why> {
+        let limiter = call.limiter();
+        if !self.answered || limiter.exceeded() {
+            return Some(Why::Failed);
+        }
+        if limiter.peak_memory_bytes() > IDLE_MEMORY_BYTES {
+            return Some(Why::Large);
+        }
+        self.generation.unfit(self.host, key)
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let Self { generation, store, started, charge, room } = self;
-        let fuel = charge.bounds.fuel - store.get_fuel().unwrap_or(0);
+        let Some(mut resident) = self.resident.take() else { return };
+        let store = &mut resident.store;
+        let fuel = self.charge.bounds.fuel - store.get_fuel().unwrap_or(0);
         let peak_memory_bytes = store.data_mut().limiter().peak_memory_bytes() as u64;
-        room.settle(fuel);
-        charge.used(Used { fuel, wall: started.elapsed(), peak_memory_bytes });
-        generation.figures.fuel.increment(fuel);
-        generation.figures.seconds.record(started.elapsed());
-        generation.figures.host_wait.record(store.data().waited());
-        generation.figures.peak_memory.record(peak_memory_bytes as f64);
-        if let Some(text) = store.data().output() {
-            tracing::warn!(capsule = &*generation.id, "it wrote: {text}");
+        self.room.settle(fuel);
+        self.charge.used(Used { fuel, wall: self.started.elapsed(), peak_memory_bytes });
+        let figures = &self.generation.figures;
+        figures.fuel.increment(fuel);
+        figures.seconds.record(self.started.elapsed());
+        figures.host_wait.record(store.data().waited());
+        figures.peak_memory.record(peak_memory_bytes as f64);
+        if let Some(text) = store.data().take_output() {
+            tracing::warn!(capsule = &*self.generation.id, "it wrote: {text}");
+        }
+        let Some(key) = self.seat.key() else { return };
+        match self.unfit(store.data_mut(), key) {
+            Some(why) => self.seat.discard(resident, why),
+            None => {
+                store.data_mut().rest();
+                self.seat.keep(resident, self.host.started.elapsed());
+            }
         }
     }
 }
 
-impl Running<'_> {
-    fn explain(&mut self, error: &wasmtime::Error) -> String {
-        let bounds = self.charge.bounds;
-        if self.store.data_mut().limiter().exceeded() {
-            return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+/// Why a call died.
+pub(super) fn explain(store: &mut Store<Call>, bounds: &Bounds, error: &wasmtime::Error) -> String {
+    if store.data_mut().limiter().exceeded() {
+        return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
+        Some(trap) => format!("trap: {trap}"),
+        None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+            format!("it wanted more than {MAX_HANDLES} resource handles")
         }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
-            Some(trap) => format!("trap: {trap}"),
-            None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
-                format!("it wanted more than {MAX_HANDLES} resource handles")
-            }
-            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
-                None => error.root_cause().to_string(),
-            },
-        }
+        None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
+            None => error.root_cause().to_string(),
+        },
     }
 }
 
@@ -282,7 +445,18 @@ impl Generation {
             deadline: message.deadline,
             depth: message.depth,
             cause: message.cause.clone(),
+            rehearsal: message.rehearsal,
         }
+    }
+}
+
+impl Generation {
+    /// Who is to answer a request as well, and be compared. A stream is not compared, nor is a publication.
+    fn shadow_of(&self, message: &Message) -> Option<Arc<Shadow>> {
+        if message.rehearsal || message.publication || message.reply.is_some() {
+            return None;
+        }
+        self.watch.shadow()
     }
 }
 
@@ -299,29 +473,37 @@ impl Responder for Generation {
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
-            let Some(pre) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
+            let Some(export) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
             let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
-            let lane = Lane::Principal(message.principal.clone());
-            let inbound = Inbound { reply: message.reply.clone(), place, ..Inbound::default() };
-            let outcome = self.enter(rank, lane, sender, inbound, |store| {
+            // A rehearsal is the host's own doing.
+            let lane = if message.rehearsal { Lane::Host } else { Lane::Principal(message.principal.clone()) };
+            let isolation = if message.rehearsal { Isolation::Call } else { self.isolation };
+            let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
+            let turn = Turn::new(sender, Inbound { reply: message.reply.clone(), place, ..Inbound::default() });
+            let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
-                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
-                    instance.astrid_bus_handler().call_handle(store, &handler, &message).await
+                    export.astrid_bus_handler().call_handle(store, &handler, &message).await
                 })
             });
-            match outcome.await? {
-                Ok(answer) => {
+            let answer = match outcome.await {
+                Ok(Ok(answer)) => {
                     self.figures.ok.increment(1);
-                    Ok(answer.into())
+                    Ok(Bytes::from(answer))
                 }
-                Err(refusal) => {
+                Ok(Err(refusal)) => {
                     self.figures.refused.increment(1);
                     Err(Failure::Refused(refusal.into()))
                 }
+                Err(failure) => Err(failure),
+            };
+            if let Some((shadow, handler, message)) = shadowed {
+                shadow.compare_answer(handler, message, answer.clone());
             }
+            answer
         })
     }
 
@@ -333,15 +515,16 @@ impl Responder for Generation {
 impl Interceptor for Generation {
     fn intercept(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
         Box::pin(async move {
-            let Some(pre) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
+            let Some(export) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
             let sender = self.caused_by(&message);
             let lane = Lane::Principal(message.principal.clone());
             // Nested: the sender waits, and holds an instance meanwhile.
-            let outcome = self.enter(nested(&message), lane, sender, Inbound::default(), |store| {
+            let (rank, turn) = (nested(&message), Turn::new(sender, Inbound::default()));
+            let outcome = self.enter(rank, lane, turn, self.isolation, |store, instance| {
                 Box::pin(async move {
-                    let instance = pre.instantiate_async(&mut *store).await?;
+                    let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
-                    instance.astrid_bus_interceptor().call_intercept(store, &handler, &message).await
+                    export.astrid_bus_interceptor().call_intercept(store, &handler, &message).await
                 })
             });
             let verdict = outcome.await?;
@@ -354,7 +537,7 @@ impl Interceptor for Generation {
 impl Authenticator for Generation {
     fn authenticate(self: Arc<Self>, presented: Presented) -> Boxed<'static, Result<Identified, Rejection>> {
         Box::pin(async move {
-            let Some(pre) = self.exports.authenticator.clone() else { return Err(Rejection::Unavailable) };
+            let Some(export) = self.exports.authenticator.clone() else { return Err(Rejection::Unavailable) };
             let presented = match presented {
                 Presented::Bearer(token) => wit_authenticator::Presented::Bearer(token),
                 Presented::Unix { uid, owner } => {
@@ -362,10 +545,11 @@ impl Authenticator for Generation {
                 }
             };
             let sender = self.nobody(Instant::now() + AUTHENTICATE);
-            let outcome = self.enter(Rank::First, Lane::Host, sender, Inbound::default(), |store| {
+            let turn = Turn::new(sender, Inbound::default());
+            let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
                 Box::pin(async move {
-                    let instance = pre.instantiate_async(&mut *store).await?;
-                    instance.astrid_authority_authenticator().call_authenticate(store, &presented).await
+                    let export = export.load(&mut *store, &instance)?;
+                    export.astrid_authority_authenticator().call_authenticate(store, &presented).await
                 })
             });
             let identified = match outcome.await {
@@ -389,23 +573,72 @@ impl Mounted for Generation {
 
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
-            let sender =
-                Sender { cause: Some(exchange.id.clone()), ..self.nobody(Instant::now() + self.bounds.timeout) };
-            if let Some(pre) = self.exports.front_end.clone() {
-                let lane = exchange.connection.lane();
-                let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
-                let request = link::http::to_wit(exchange);
-                let outcome = self.enter(Rank::Outer, lane, sender, inbound, |store| {
+            let (cause, rehearsal) = (Some(exchange.id.clone()), exchange.rehearsal);
+            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
+            if let Some(export) = self.exports.front_end.clone() {
+                let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+                let shadowed = if rehearsal { None } else { self.watch.shadow() };
+                let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
+                let connection = Some(exchange.connection.clone());
+                let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
+                // A rehearsal shows its beginning.
+                let goes_on = exchange.head.method != Method::HEAD && !rehearsal;
+                let cause = exchange.id.clone();
+                let (request, relays) = (link::http::to_wit(exchange), self.exports.relay.is_some());
+                // Whose call it is, is not known before it has begun.
+                let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                     Box::pin(async move {
-                        let instance = pre.instantiate_async(&mut *store).await?;
-                        instance.astrid_http_handler().call_handle(store, &request).await
+                        let export = export.load(&mut *store, &instance)?;
+                        let mut answer = export.astrid_http_handler().call_handle(&mut *store, &request).await?;
+                        let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
+                        if wanted.is_some() && !relays {
+                            let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
+                            return Err(wasmtime::Error::msg(why));
+                        }
+                        Ok((answer, wanted.transpose()?))
                     })
                 });
-                let answer = outcome.await?;
+                let (answer, wanted) = outcome.await?;
                 self.figures.ok.increment(1);
-                return link::http::from_wit(answer);
+                if let Some((shadow, exchange)) = shadowed.filter(|_| wanted.is_none()) {
+                    shadow.compare_response(exchange, (answer.status, answer.body.clone().into()));
+                }
+                let (head, body) = link::http::from_wit(answer)?.into_parts();
+                let body = match wanted.filter(|_| goes_on) {
+                    None => link::http::full(body),
+                    Some(wanted) => {
+                        let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
+                        relay::open(&host, self.id.clone(), cause, body, wanted)?
+                    }
+                };
+                return Ok(Response::from_parts(head, body));
             }
             self.serve_wasi(sender, exchange).await
+        })
+    }
+}
+
+impl Relayed for Generation {
+    fn relay(self: Arc<Self>, call: Relaying) -> Boxed<'static, Result<Output, Failure>> {
+        Box::pin(async move {
+            let Some(export) = self.exports.relay.clone() else { return Err(Failure::NoResponder) };
+            let Relaying { principal, cause, depth, context, events } = call;
+            let lane = Lane::Principal(principal.clone());
+            let deadline = Instant::now() + self.bounds.timeout;
+            // As deep as the messages: what circles through a relay ends as well.
+            let (capsule, cause) = (self.id.clone(), Some(cause));
+            let sender = Sender { principal, capsule, deadline, depth, cause, rehearsal: false };
+            let turn = Turn::new(sender, Inbound::default());
+            let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
+                Box::pin(async move {
+                    let export = export.load(&mut *store, &instance)?;
+                    let events: Vec<_> = events.iter().map(link::http::to_event).collect();
+                    export.astrid_http_relay().call_relay(store, &context, &events).await
+                })
+            });
+            let output = outcome.await?;
+            self.figures.ok.increment(1);
+            Ok(link::http::from_output(output))
         })
     }
 }
@@ -415,16 +648,17 @@ impl Generation {
     /// own until it ends or its deadline passes.
     async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
+        let connection = Some(exchange.connection.clone());
+        let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
         let lane = exchange.connection.lane();
-        let inbound = Inbound { connection: Some(exchange.connection.clone()), ..Inbound::default() };
         let this = self.clone();
-        let Some(pre) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
+        let Some(export) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {
-            this.enter(Rank::Outer, lane, sender, inbound, |store| {
+            this.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                 Box::pin(async move {
                     let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
-                    let instance = pre.instantiate_async(&mut *store).await?;
-                    instance.wasi_http_incoming_handler().call_handle(store, request, answer).await
+                    let export = export.load(&mut *store, &instance)?;
+                    export.wasi_http_incoming_handler().call_handle(store, request, answer).await
                 })
             })
             .await

@@ -1,64 +1,94 @@
 //! Capsules: installed, live, replaced.
 //!
 //! Owns the list of installed capsules, what each was granted, and the change from one generation to the next: routes
-//! and mounts are replaced as a whole, calls that the old generation has run to their end on it. One installation
-//! happens at a time, all of it or nothing.
+//! and mounts are replaced as a whole, calls that the old generation has run to their end on it. One change happens at a
+//! time, all of it or nothing ([`install`]); a version that fails what was asked of it gives way to the one before
+//! ([`probation`]).
 //!
-//! Bounded by the archive's and the component's size caps. Refuses to know what a capsule is for.
+//! Bounded by the archive's and the component's size caps, and two generations of a capsule. Refuses to know what a
+//! capsule is for.
 
 mod artefact;
 mod generation;
+mod install;
+pub mod probation;
+mod record;
+mod rehearsal;
+mod run;
+mod supervisor;
 mod topics;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use anyhow::Context;
+use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
-use astrid_capsule::manifest::{Manifest, grant};
-use astrid_capsule::schema::{SchemaError, Schemas};
-use astrid_capsule::{Capability, check};
+use astrid_capsule::manifest::{Isolation, Manifest, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
-use crate::pool::Concurrency;
-use crate::store::Commit;
-pub use generation::{Generation, Inbound};
+use crate::http::relay::Relayed;
+use crate::trust;
+pub use generation::{Generation, Inbound, Key, Resident};
+pub use install::{Installed, Options};
+use record::Record;
+pub use record::Step;
+pub use run::Shift;
+pub use supervisor::Phase;
+use supervisor::Runner;
 pub use topics::{Direction, Topic, Type};
 
-/// What the store remembers of an installed capsule.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Record {
-    version: String,
-    /// BLAKE3 of the component, hex.
-    hash: String,
-    /// What it was granted of what its manifest asks.
-    grants: Vec<String>,
-    manifest: String,
-    /// Whether it needs the engine with component-model concurrency.
-    concurrent: bool,
-    /// Its `schema.json`; empty if no topic has a type.
-    #[serde(default)]
-    schema: String,
+/// `[loader]` of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// How long a new version is on probation, in seconds (0 to 86,400; 0 for not at all).
+    pub probation_secs: u64,
+    /// Failed calls in that time below which it is not taken back (1 to 1,000,000).
+    pub probation_failures: u32,
 }
 
-impl Record {
-    fn concurrency(&self) -> Concurrency {
-        if self.concurrent { Concurrency::With } else { Concurrency::Without }
+impl Default for Config {
+    fn default() -> Self {
+        Self { probation_secs: 60, probation_failures: 5 }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Result<(), String> {
+        if self.probation_secs > 86_400 {
+            return Err(format!("loader.probation-secs = {} must be 0 to 86400", self.probation_secs));
+        }
+        if !(1..=1_000_000).contains(&self.probation_failures) {
+            return Err(format!("loader.probation-failures = {} must be 1 to 1000000", self.probation_failures));
+        }
+        Ok(())
     }
 
-    fn schemas(&self) -> Result<Schemas, SchemaError> {
-        if self.schema.is_empty() { Ok(Schemas::default()) } else { Schemas::parse(self.schema.as_bytes()) }
+    fn rule(&self) -> probation::Rule {
+        probation::Rule { lasts: Duration::from_secs(self.probation_secs), failures: self.probation_failures }
     }
 }
 
 enum State {
-    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>> },
+    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>>, runner: Option<Runner> },
     Failed,
+}
+
+impl State {
+    fn generation(self) -> Option<Arc<Generation>> {
+        match self {
+            State::Live { generation, .. } => Some(generation),
+            State::Failed => None,
+        }
+    }
 }
 
 /// A row of the list of capsules.
@@ -66,19 +96,9 @@ enum State {
 pub struct Listed {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live` or `failed`; with a run loop also `starting` or `restarting`.
     pub state: &'static str,
     pub hash: String,
-}
-
-/// What an installation did.
-#[derive(Debug, Clone)]
-pub struct Installed {
-    pub id: String,
-    pub version: String,
-    pub previous_version: Option<String>,
-    pub hash: String,
-    pub grants: Vec<String>,
 }
 
 /// Why nothing was installed; `wit/sys` says when each is answered.
@@ -91,6 +111,8 @@ pub enum InstallError {
     #[error("the manifest asks for what was not granted: {}", .0.join(", "))]
     Ungranted(Vec<String>),
     #[error("{0}")]
+    Untrusted(String),
+    #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
     Failed(String),
@@ -98,16 +120,11 @@ pub enum InstallError {
 
 #[derive(Default)]
 pub struct Loader {
-    /// Held while something is installed.
-    installing: tokio::sync::Mutex<()>,
+    /// Held while something is changed.
+    changing: tokio::sync::Mutex<()>,
     capsules: RwLock<BTreeMap<String, (Record, State)>>,
-}
-
-const CAPSULES: &[u8] = b"h\0capsule\0";
-const APPLIED: &[u8] = b"h\0distro\0";
-
-fn key(prefix: &[u8], name: &str) -> Vec<u8> {
-    [prefix, name.as_bytes()].concat()
+    /// Those that gave way last, for as long as their successors are on probation.
+    standby: Mutex<BTreeMap<String, (Record, Arc<Generation>)>>,
 }
 
 impl Loader {
@@ -117,10 +134,44 @@ impl Loader {
         let listed = capsules.iter().map(|(id, (record, state))| Listed {
             id: id.clone(),
             version: record.version.clone(),
-            state: if matches!(state, State::Live { .. }) { "live" } else { "failed" },
+            state: match state {
+                State::Live { runner: None, .. } => "live",
+                State::Live { runner: Some(runner), .. } => runner.phase().as_str(),
+                State::Failed => "failed",
+            },
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// Whoever gives this capsule's relays their bytes now; none unless a version of it is live.
+    pub fn relayed(&self, id: &str) -> Option<Arc<dyn Relayed>> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        match capsules.get(id)? {
+            (_, State::Live { generation, .. }) => Some(generation.clone()),
+            (_, State::Failed) => None,
+        }
+    }
+
+    /// Run loops in this phase.
+    pub fn run_loops(&self, phase: &str) -> usize {
+        self.runners(|runner| runner.phase().as_str() == phase).into_iter().filter(|is| *is).count()
+    }
+
+    /// Tells every run loop to end and waits until they have.
+    pub async fn end_run_loops(&self) {
+        for ended in self.runners(Runner::end) {
+            ended.await;
+        }
+    }
+
+    fn runners<R>(&self, of: impl Fn(&Runner) -> R) -> Vec<R> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let live = capsules.values().filter_map(|(_, state)| match state {
+            State::Live { runner, .. } => runner.as_ref(),
+            State::Failed => None,
+        });
+        live.map(of).collect()
     }
 
     /// The `[env]` of an installed capsule, live or failed.
@@ -144,7 +195,7 @@ impl Loader {
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
-        let _one = self.installing.lock().await;
+        let _one = self.changing.lock().await;
         let mut absent = Vec::new();
         let unapplied = {
             let (host, distro) = (host.clone(), distro.to_owned());
@@ -152,7 +203,10 @@ impl Loader {
         };
         for (name, archive_hash, archive, grants) in unapplied {
             let done = match archive {
-                Ok(archive) => self.put(host, archive, &grants, Some((&name, &archive_hash))).await,
+                Ok(archive) => {
+                    let options = install::Options { grants, ..install::Options::default() };
+                    self.put(host, archive, &options, Some((&name, &archive_hash))).await
+                }
                 Err(why) => Err(InstallError::Invalid(why)),
             };
             match done {
@@ -163,116 +217,61 @@ impl Loader {
                 }
             }
         }
-        for (id, record) in self.records(host)? {
+        for (id, record) in record::all(&host.store)? {
             if self.capsules.read().expect("no panic under this lock").contains_key(&id) {
                 continue;
             }
-            let state = match self.revive(host, &record).await {
-                Ok(generation) => live(host, generation),
+            match self.revive(host, &record).await {
+                Ok((generation, runner)) => drop(self.flip(host, id, record, Some((generation, runner)))),
                 Err(error) => {
-                    tracing::error!(id, "a capsule could not be started: {error}");
-                    State::Failed
+                    tracing::error!(id, "a capsule could not be started: {error:#}");
+                    if !self.fall_back(host, &id, &record, &format!("{error:#}")).await {
+                        self.flip(host, id, record, None);
+                    }
                 }
-            };
-            self.flip(host, id, record, state);
+            }
+        }
+        // All of them at once, so that none makes the others wait.
+        for ready in self.runners(Runner::ready) {
+            let _ = ready.await;
         }
         // What the distribution promised and could not bring, and no earlier version stands in for, is not hidden.
         for name in absent {
             if !self.capsules.read().expect("no panic under this lock").contains_key(&name) {
-                self.flip(host, name, Record::default(), State::Failed);
+                self.flip(host, name, Record::default(), None);
             }
         }
         Ok(())
     }
 
-    /// Reads an archive from an absolute local path, checks it and makes it live.
-    pub async fn install(&self, host: &Arc<Host>, path: &Path, grants: &[String]) -> Result<Installed, InstallError> {
-        let _one = self.installing.lock().await;
-        if !path.is_absolute() {
-            return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
-        }
-        let owned = path.to_owned();
-        let archive = host
-            .blocking
-            .run(move || read_archive(&owned))
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map(|(_, archive)| archive)?;
-        let done = self.put(host, archive, grants, None).await;
-        match &done {
-            Ok(done) => tracing::info!(
-                id = done.id,
-                version = done.version,
-                previous = done.previous_version,
-                hash = done.hash,
-                "installed"
-            ),
-            Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
-        }
-        done
-    }
-
-    async fn put(
-        &self,
-        host: &Arc<Host>,
-        archive: Archive,
-        grants: &[String],
-        applied: Option<(&str, &str)>,
-    ) -> Result<Installed, InstallError> {
-        let id = archive.manifest.package.name.clone();
-        let grants = granted(&archive.manifest, grants)?;
-        let checking = move || {
-            let surface = check::check(&archive.manifest, &archive.component);
-            (archive, surface)
-        };
-        let checked = host.blocking.run(checking).await;
-        let (archive, surface) = checked.map_err(|error| InstallError::Failed(error.to_string()))?;
-        let surface = surface.map_err(|problems| {
-            let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
-            InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
-        })?;
-        self.undeclared(&archive.manifest)?;
-        self.conflicts(&archive.manifest)?;
-        let record = Record {
-            version: archive.manifest.package.version.to_string(),
-            hash: archive.hash(),
-            grants: grants.iter().map(|c| c.as_str().to_owned()).collect(),
-            manifest: archive.manifest_text,
-            concurrent: surface.needs_concurrency(),
-            schema: archive.schemas.document(),
-        };
-        let concurrency = record.concurrency();
-
-        let generation = {
-            let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
-            let (component, schemas) = (archive.component, archive.schemas);
-            let blocking = host.blocking.clone();
-            let compile = move || {
-                let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
-                let generation =
-                    Generation::new(&host, compiled, concurrency, hash.clone(), manifest, schemas, grants)?;
-                artefact::keep(&host, &hash, &component)?;
-                anyhow::Ok(generation)
+    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is: it can
+    /// be removed, rolled back and replaced from here, and is there again after the next start.
+    pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
+        let _one = self.changing.lock().await;
+        tracing::warn!("safe mode: only the distribution's own versions run");
+        let path = distro.join("Distro.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        for entry in Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?.capsule {
+            let (loading, file) = (host.clone(), distro.join(&entry.source));
+            let load = move || {
+                let (_, archive) = read_archive(&file)?;
+                let surface = astrid_capsule::check::Surface::read(&archive.component)?;
+                let (hash, concurrent) = (archive.hash(), surface.needs_concurrency());
+                artefact::keep(&loading, &hash, &archive.component)?;
+                let version = archive.manifest.package.version.to_string();
+                let grants = entry.grants.iter().map(|c| c.as_str().to_owned()).collect();
+                let (manifest, schema) = (archive.manifest_text, archive.schemas.document());
+                anyhow::Ok(Record { version, hash, grants, manifest, concurrent, schema })
             };
-            let compiled = blocking.run(compile).await;
-            compiled
-                .map_err(|error| InstallError::Failed(error.to_string()))?
-                .map_err(|error| InstallError::Invalid(format!("{id}: {error:#}")))?
-        };
-        generation.start().await.map_err(|why| InstallError::Failed(format!("{id}: {why}")))?;
-
-        let bytes = serde_json::to_vec(&record).expect("plain records serialise");
-        let mut commit = Commit { writes: vec![(key(CAPSULES, &id), Some(bytes))], ..Commit::default() };
-        if let Some((name, hash)) = applied {
-            commit.writes.push((key(APPLIED, name), Some(hash.into())));
+            let record = host.blocking.run(load).await?.with_context(|| format!("loading {}", entry.name))?;
+            let live = self.revive(host, &record).await.with_context(|| format!("starting {}", entry.name))?;
+            self.flip(host, entry.name, record, Some(live));
         }
-        host.store.commit(commit).await.map_err(|error| InstallError::Failed(format!("{id}: {error}")))?;
-
-        let previous_version = self.flip(host, id.clone(), record.clone(), live(host, generation));
-        Ok(Installed { id, version: record.version, previous_version, hash: record.hash, grants: record.grants })
+        Ok(())
     }
 
-    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<(Arc<Generation>, Option<Runner>)> {
+        self.room_for_loop(host, &Manifest::parse(&record.manifest)?).map_err(anyhow::Error::msg)?;
         let (host, record) = (host.clone(), record.clone());
         let blocking = host.blocking.clone();
         let load = move || {
@@ -285,14 +284,28 @@ impl Loader {
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
-        Ok(generation)
+        let runner = runner(&generation);
+        Ok((generation, runner))
     }
 
-    /// Makes `state` what there is of this capsule, and routes and mounts follow at once. Returns the version that was
-    /// live before.
-    fn flip(&self, host: &Arc<Host>, id: String, record: Record, state: State) -> Option<String> {
+    /// Makes this generation, or none, what there is of this capsule, and routes and mounts follow at once. Returns the
+    /// generation that was live before.
+    fn flip(
+        &self,
+        host: &Arc<Host>,
+        id: String,
+        record: Record,
+        generation: Option<(Arc<Generation>, Option<Runner>)>,
+    ) -> Option<Arc<Generation>> {
         let mut capsules = self.capsules.write().expect("no panic under this lock");
+        let state = generation.map_or(State::Failed, |(generation, runner)| live(host, generation, runner));
         let before = capsules.insert(id, (record, state));
+        self.publish(host, &capsules);
+        before.and_then(|(_, state)| state.generation())
+    }
+
+    /// Tells the other rooms what is there now.
+    fn publish(&self, host: &Host, capsules: &BTreeMap<String, (Record, State)>) {
         let mut routes = Vec::new();
         let mut interceptions = Vec::new();
         let mut mounts = Vec::new();
@@ -300,7 +313,7 @@ impl Loader {
         let mut live = Vec::new();
         let mut failed = 0;
         for (id, (record, state)) in capsules.iter() {
-            let State::Live { generation, routes: own } = state else {
+            let State::Live { generation, routes: own, .. } = state else {
                 failed += 1;
                 interceptions.extend(absent(id, record));
                 continue;
@@ -321,7 +334,23 @@ impl Loader {
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
-        before.map(|(record, _)| record.version)
+    }
+
+    /// A run loop holds an instance for as long as it lives, so there are only so many.
+    fn room_for_loop(&self, host: &Host, manifest: &Manifest) -> Result<(), String> {
+        if manifest.component.isolation != Isolation::Run {
+            return Ok(());
+        }
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (id, most) = (&manifest.package.name, host.pool.run_loops());
+        let others = capsules
+            .iter()
+            .filter(|(other, (_, state))| *other != id && matches!(state, State::Live { runner: Some(_), .. }));
+        if others.count() < most {
+            return Ok(());
+        }
+        let instances = host.pool.probe().instances;
+        Err(format!("{id}: {most} run loops are live, and {instances} instances (runtime.instances) allow no more"))
     }
 
     /// A capability that a binding requires exists when some installed manifest declares it.
@@ -369,20 +398,6 @@ impl Loader {
         Ok(())
     }
 
-    /// Installed capsules with their records.
-    fn records(&self, host: &Host) -> anyhow::Result<Vec<(String, Record)>> {
-        let page = host.store.scan(CAPSULES, None, 100_000, 256 << 20).context("reading the installed capsules")?;
-        let mut records = Vec::new();
-        for (key, entry) in page.entries {
-            let id = String::from_utf8_lossy(&key[CAPSULES.len()..]).into_owned();
-            match serde_json::from_slice(&entry.value) {
-                Ok(record) => records.push((id, record)),
-                Err(error) => tracing::error!(id, "the record of a capsule can't be read: {error}"),
-            }
-        }
-        Ok(records)
-    }
-
     /// Entries of the distribution whose archive is not the one that was applied last. What an operator installed
     /// over it since stays until the distribution itself changes.
     #[allow(clippy::type_complexity, reason = "a list of pieces that one caller takes apart")]
@@ -409,10 +424,12 @@ impl Loader {
                 Ok((hash, archive)) => (hash, Err(format!("the archive holds `{}`", archive.manifest.package.name))),
                 Err(error) => (String::new(), Err(error.to_string())),
             };
-            let applied = host.store.get(&key(APPLIED, &entry.name)).context("reading what was applied")?;
-            let installed = host.store.get(&key(CAPSULES, &entry.name)).context("reading what is installed")?;
-            let same = applied.is_some_and(|a| a.value == hash.as_bytes()) && installed.is_some();
-            if !same {
+            if !record::is_applied(&host.store, &entry.name, &hash)? {
+                let archive = archive.and_then(|archive| {
+                    let source = trust::Source::Distro(folder.to_owned());
+                    trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)?;
+                    Ok(archive)
+                });
                 unapplied.push((entry.name, hash, archive, grants));
             }
         }
@@ -420,9 +437,14 @@ impl Loader {
     }
 }
 
-fn live(host: &Host, generation: Arc<Generation>) -> State {
+/// Starts the run loop, if there is one.
+fn runner(generation: &Arc<Generation>) -> Option<Runner> {
+    (generation.manifest.component.isolation == Isolation::Run).then(|| Runner::start(generation.clone()))
+}
+
+fn live(host: &Host, generation: Arc<Generation>, runner: Option<Runner>) -> State {
     let routes = Route::all(generation.clone(), &generation.manifest.subscribe, host.bus.config());
-    State::Live { generation, routes }
+    State::Live { generation, routes, runner }
 }
 
 /// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.
@@ -435,21 +457,9 @@ fn absent(id: &str, record: &Record) -> Vec<Interception> {
 fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let file = crate::files::open_regular(path)
         .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
-    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
+    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     let archive =
         Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
-}
-
-/// What the manifest asks and the operator grants; everything asked must be granted.
-fn granted(manifest: &Manifest, grants: &[String]) -> Result<Vec<Capability>, InstallError> {
-    let given: Vec<Capability> = grants
-        .iter()
-        .map(|g| Capability::parse(g).map_err(|error| InstallError::Invalid(format!("grant: {error}"))))
-        .collect::<Result<_, _>>()?;
-    let asked = manifest.asked();
-    let missing = asked.iter().filter(|asked| !given.iter().any(|g| g.covers(asked)));
-    let missing: Vec<String> = missing.map(|asked| asked.as_str().to_owned()).collect();
-    if missing.is_empty() { Ok(asked) } else { Err(InstallError::Ungranted(missing)) }
 }

@@ -87,7 +87,8 @@ mod tests {
     /// What a run of calls ends with.
     fn run(calls: impl IntoIterator<Item = (u32, bool)>) -> Verdict {
         let mut probation = Probation::new(RULE);
-        let mut verdicts = calls.into_iter().map(|(lane, failed)| probation.count(lane, failed, Duration::from_secs(1)));
+        let mut verdicts =
+            calls.into_iter().map(|(lane, failed)| probation.count(lane, failed, Duration::from_secs(1)));
         verdicts.find(|verdict| *verdict != Verdict::Serving).unwrap_or(Verdict::Serving)
     }
 

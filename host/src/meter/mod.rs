@@ -287,6 +287,11 @@ impl Limiter {
         self.peak_memory_bytes
     }
 
+    /// From now on so many bytes; what is there stays.
+    pub fn bound(&mut self, memory_bytes: usize) {
+        self.memory_bytes = memory_bytes;
+    }
+
     pub fn exceeded(&self) -> bool {
         self.exceeded
     }

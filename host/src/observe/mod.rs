@@ -13,6 +13,7 @@ use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::host::Host;
+use crate::loader::Phase;
 
 /// Seconds; from a warm call to a deadline.
 const SECONDS: [f64; 12] = [0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -58,9 +59,14 @@ const fn histogram(name: &'static str, help: &'static str) -> Series {
 pub const SERIES: &[Series] = &[
     gauge("astrid_build_info", "Always 1; the labels say what runs"),
     gauge("astrid_capsules", "Installed capsules by state"),
+    gauge("astrid_run_loops", "Run loops by state"),
+    counter("astrid_run_loop_restarts_total", "Runs of run loops after their first, by capsule"),
     gauge("astrid_pool_instances", "Instances that may be alive at once"),
     gauge("astrid_pool_in_use", "Instances that are alive"),
     gauge("astrid_pool_waiting", "Calls that wait for an instance"),
+    gauge("astrid_warm_instances", "Instances that wait for their principal's next call"),
+    counter("astrid_warm_calls_total", "Calls that could meet an instance again, by whether they did (hit) or not (miss)"),
+    counter("astrid_warm_dropped_total", "Instances that could have been met again and were dropped, by why"),
     gauge("astrid_pool_degraded", "1 if the machine could not give the configured instance pool"),
     counter("astrid_blocking_jobs_total", "Pieces of blocking work: archives read, components compiled or loaded"),
     counter("astrid_async_io_total", "Commits of guests, by whether they got their turn to wait for the disk"),
@@ -68,9 +74,13 @@ pub const SERIES: &[Series] = &[
     gauge("astrid_http_connections", "Open connections"),
     counter("astrid_http_requests_total", "HTTP requests by method and status"),
     histogram("astrid_http_request_seconds", "Time from a request's head to its answer's head"),
+    gauge("astrid_http_relays", "Answers that go on after their handler"),
+    counter("astrid_http_relay_calls_total", "Calls for the bytes of such answers, by capsule and outcome"),
     counter("astrid_authentications_total", "Credentials presented, by outcome"),
     counter("astrid_bus_events_total", "Messages by what happened to them"),
     counter("astrid_bus_requests_total", "Requests on the bus by outcome"),
+    counter("astrid_bus_starved_rounds_total", "Turns in which a publication was larger than its credit"),
+    gauge("astrid_bus_subscriptions", "Open subscriptions"),
     gauge("astrid_bus_queue_bytes", "Bytes of publications that wait"),
     gauge("astrid_bus_active_principals", "Principals with publications that wait, summed over capsules"),
     counter("astrid_invocations_total", "Calls of capsules by capsule and outcome"),
@@ -126,7 +136,12 @@ pub fn render(host: &Host) -> String {
     let (bytes, principals) = host.bus.queued();
     metrics::gauge!("astrid_bus_queue_bytes").set(bytes as f64);
     metrics::gauge!("astrid_bus_active_principals").set(principals as f64);
+    metrics::gauge!("astrid_bus_subscriptions").set(host.bus.subscriptions() as f64);
+    for state in Phase::ALL {
+        metrics::gauge!("astrid_run_loops", "state" => state).set(host.loader.run_loops(state) as f64);
+    }
     metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
+    metrics::gauge!("astrid_warm_instances").set(host.warm.idle() as f64);
     metrics::gauge!("astrid_pool_waiting").set(host.pool.waiting() as f64);
     host.metrics.render() + &process::render()
 }

@@ -1,8 +1,9 @@
 //! The engine, its instance pool, and admission to it.
 //!
 //! Owns compiled code's engines and the count of live instances. Ordinary capsules run on an engine without
-//! component-model concurrency; guests of WASI 0.3 get one that has it, made when the first of them is loaded. A store is never shared and never used twice: every
-//! call gets a fresh instance, about 9 µs with the allocator settings that are probed here at boot.
+//! component-model concurrency; guests of WASI 0.3 get one that has it, made when the first of them is loaded. A fresh
+//! instance costs about 9 µs with the allocator settings that are probed here at boot. A store is never shared by two
+//! calls at once; what may be used by one call after another waits in [`Warm`], under the key that alone gets it.
 //!
 //! Bounded by `instances`: a call that finds no room waits for its turn ([`crate::sched`]) until its deadline, and at
 //! most `max-waiting` calls wait; the others are told `overloaded` at once. Calls made by calls have three quarters of
@@ -10,6 +11,8 @@
 //! Refuses to know: what runs in an instance, and for whom.
 
 mod admission;
+mod shelf;
+mod warm;
 
 use std::sync::Mutex;
 
@@ -19,6 +22,8 @@ use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrate
 use crate::sched::Bounds;
 pub(crate) use admission::Gate;
 pub use admission::{Lane, Permit, Rank};
+pub use shelf::Why;
+pub use warm::{Seat, Warm};
 
 /// How large the pool is; checked before it gets here.
 #[derive(Debug, Clone)]
@@ -142,6 +147,12 @@ impl Pool {
     pub fn in_use(&self) -> u64 {
         let live = |engine: &Engine| engine.pooling_allocator_metrics().map_or(0, |m| m.component_instances());
         live(&self.engine) + self.concurrent.lock().expect("no panic under this lock").as_ref().map_or(0, live)
+    }
+
+    /// Capsules that may have a run loop, each of which holds an instance: a quarter of those for calls made by calls.
+    pub fn run_loops(&self) -> usize {
+        let instances = self.probe.instances as usize;
+        (instances - (instances / 4).max(1)) / 4
     }
 
     /// Calls that wait for an instance.

@@ -8,14 +8,34 @@ use wasmtime::Result as Wasm;
 use wasmtime::component::Resource;
 
 use crate::bindings::astrid::bus::bus::{self, Options};
-use crate::bindings::astrid::bus::types::{self, Failure, Message};
+use crate::bindings::astrid::bus::types::{self, Failure, Gap, Message};
 use crate::engine::State;
 use crate::stream::Answer;
 
 /// The largest payload and the largest answer, as a host delivers them unless it is told otherwise.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
-pub(crate) type Responder = Box<dyn FnMut(&Message) -> Result<Vec<u8>, Failure> + Send>;
+pub(crate) type Responder = Box<dyn FnMut(&Message) -> Reply + Send>;
+
+/// What a responder answers.
+pub(crate) struct Reply {
+    /// What it sends while it works, for whoever reads pieces.
+    pub(crate) pieces: Vec<Vec<u8>>,
+    /// What it returns.
+    pub(crate) last: Result<Vec<u8>, Failure>,
+}
+
+impl From<Result<Vec<u8>, Failure>> for Reply {
+    fn from(last: Result<Vec<u8>, Failure>) -> Self {
+        Self { pieces: Vec::new(), last }
+    }
+}
+
+/// What comes to a subscription.
+pub(crate) enum Arrival {
+    Message(Message),
+    Gap { topic: String, gap: Gap },
+}
 
 #[derive(Default)]
 pub(crate) struct Bus {
@@ -24,7 +44,7 @@ pub(crate) struct Bus {
     pub(crate) requested: Vec<Message>,
     pub(crate) published: Vec<Message>,
     /// What subscriptions get, in order.
-    pub(crate) arriving: VecDeque<Message>,
+    pub(crate) arriving: VecDeque<Arrival>,
     /// Pieces of an answer that the capsule sent.
     pub(crate) pieces: Vec<Vec<u8>>,
     /// What every publication answers.
@@ -40,19 +60,21 @@ impl Bus {
     }
 
     /// Records the message and asks whoever answers its topic.
-    pub(crate) fn request(&mut self, message: Message) -> Result<Vec<u8>, Failure> {
-        let answer = match Topic::parse(&message.topic) {
+    pub(crate) fn ask(&mut self, message: Message) -> Reply {
+        let mut reply = match Topic::parse(&message.topic) {
             Ok(topic) => match self.responders.iter_mut().rev().find(|(pattern, _)| pattern.matches(&topic)) {
                 Some((_, responder)) => responder(&message),
-                None => Err(Failure::NoResponder),
+                None => Err(Failure::NoResponder).into(),
             },
-            Err(error) => Err(Failure::Invalid(error.to_string())),
+            Err(error) => Err(Failure::Invalid(error.to_string())).into(),
         };
         self.requested.push(message);
-        match answer {
-            Ok(answer) if answer.len() > MAX_PAYLOAD_BYTES => Err(Failure::TooLarge(MAX_PAYLOAD_BYTES as u64)),
-            answer => answer,
+        let fits = |piece: &Vec<u8>| piece.len() <= MAX_PAYLOAD_BYTES;
+        if !reply.pieces.iter().chain(&reply.last).all(fits) {
+            reply.last = Err(Failure::TooLarge(MAX_PAYLOAD_BYTES as u64));
+            reply.pieces.retain(fits);
         }
+        reply
     }
 
     /// Records the message.
@@ -108,10 +130,24 @@ impl State {
         payload: Vec<u8>,
         options: Options,
     ) -> Result<Vec<u8>, Failure> {
+        self.ask_as(principal, topic, payload, options, false).last
+    }
+
+    /// A request as `principal`; `streams`: whether the answer is read in pieces.
+    pub(crate) fn ask_as(
+        &mut self,
+        principal: &str,
+        topic: String,
+        payload: Vec<u8>,
+        options: Options,
+        streams: bool,
+    ) -> Reply {
         let left = self.caller.remaining_ms;
         let timeout = if options.timeout_ms == 0 { left } else { options.timeout_ms.min(left) };
-        let message = self.message(principal, topic, payload, options.target, timeout)?;
-        self.fakes.bus.request(message)
+        match self.message(principal, topic, payload, options.target, timeout) {
+            Ok(message) => self.fakes.bus.ask(Message { streams, ..message }),
+            Err(failure) => Err(failure).into(),
+        }
     }
 
     /// `bus.publish` as `principal`.
@@ -184,11 +220,11 @@ mod tests {
             payload: vec![],
         };
         let mut bus = Bus::default();
-        bus.responders.push((Pattern::parse("a.*").unwrap(), Box::new(|_| Ok(b"first".to_vec()))));
-        bus.responders.push((Pattern::parse("a.b").unwrap(), Box::new(|_| Ok(b"second".to_vec()))));
-        assert_eq!(bus.request(message("a.b")), Ok(b"second".to_vec()));
-        assert_eq!(bus.request(message("a.c")), Ok(b"first".to_vec()));
-        assert_eq!(bus.request(message("b")), Err(Failure::NoResponder));
+        bus.responders.push((Pattern::parse("a.*").unwrap(), Box::new(|_| Ok(b"first".to_vec()).into())));
+        bus.responders.push((Pattern::parse("a.b").unwrap(), Box::new(|_| Ok(b"second".to_vec()).into())));
+        assert_eq!(bus.ask(message("a.b")).last, Ok(b"second".to_vec()));
+        assert_eq!(bus.ask(message("a.c")).last, Ok(b"first".to_vec()));
+        assert_eq!(bus.ask(message("b")).last, Err(Failure::NoResponder));
         assert_eq!(bus.requested.len(), 3);
     }
 }

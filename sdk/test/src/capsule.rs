@@ -8,19 +8,20 @@ use std::sync::Arc;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::principal::ANONYMOUS;
-use astrid_capsule::{Capability, Pattern};
+use astrid_capsule::{Capability, Pattern, Topic};
 use ed25519_dalek::{Signer, VerifyingKey};
 use serde::Serialize;
 use serde_json::Value;
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
+use crate::bindings::astrid::bus::types::Gap;
 use crate::bindings::exports::astrid::authority::authenticator::GuestIndices as AuthenticatorExport;
 use crate::bindings::exports::astrid::bus::handler::GuestIndices as HandlerExport;
 use crate::bindings::exports::astrid::bus::interceptor::GuestIndices as InterceptorExport;
 use crate::bindings::exports::astrid::capsule::lifecycle::GuestIndices as LifecycleExport;
 use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
-use crate::bus::MAX_PAYLOAD_BYTES;
+use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
@@ -40,7 +41,7 @@ pub struct Usage {
 /// behind is what it put into the fakes.
 pub struct Capsule {
     manifest: Arc<Manifest>,
-    linked: InstancePre<State>,
+    pub(crate) linked: InstancePre<State>,
     fakes: Fakes,
     clock: Clock,
     last: Usage,
@@ -90,7 +91,7 @@ impl Capsule {
 
     /// A call on behalf of `principal`.
     pub fn as_principal(&mut self, principal: &str) -> Call<'_> {
-        Call { capsule: self, principal: principal.into(), target: None, topic: None }
+        Call { capsule: self, principal: principal.into(), target: None, topic: None, streams: false }
     }
 
     /// Calls a handler as `anonymous`; see [`Call::handle`].
@@ -160,10 +161,68 @@ impl Capsule {
     pub fn on_request(
         &mut self,
         pattern: &str,
-        responder: impl FnMut(&Message) -> Result<Vec<u8>, Failure> + Send + 'static,
+        mut responder: impl FnMut(&Message) -> Result<Vec<u8>, Failure> + Send + 'static,
     ) {
         let pattern = Pattern::parse(pattern).unwrap_or_else(|error| panic!("on_request: {error}"));
+        self.fakes.bus.responders.push((pattern, Box::new(move |message| responder(message).into())));
+    }
+
+    /// As [`Self::on_request`], in several pieces: what the responder sends while it works, and then what it returns. Who
+    /// asks for the whole answer gets what it returns alone.
+    ///
+    /// # Panics
+    /// If `pattern` is no topic pattern.
+    pub fn on_request_stream(
+        &mut self,
+        pattern: &str,
+        mut responder: impl FnMut(&Message) -> (Vec<Vec<u8>>, Result<Vec<u8>, Failure>) + Send + 'static,
+    ) {
+        let pattern = Pattern::parse(pattern).unwrap_or_else(|error| panic!("on_request_stream: {error}"));
+        let responder = move |message: &Message| {
+            let (pieces, last) = responder(message);
+            Reply { pieces, last }
+        };
         self.fakes.bus.responders.push((pattern, Box::new(responder)));
+    }
+
+    /// Lets a message with a JSON payload arrive for subscriptions: the first one to its topic that asks gets it, if it
+    /// gets messages of `principal`. When nothing more comes a subscription says so once, and then that it has ended.
+    ///
+    /// # Panics
+    /// If `payload` can't be written as JSON, or `topic` is none.
+    pub fn arrive(&mut self, topic: &str, principal: &str, payload: impl Serialize) {
+        let payload = serde_json::to_vec(&payload).expect("the test's own payload is JSON");
+        self.arrive_bytes(topic, principal, payload);
+    }
+
+    /// As [`Self::arrive`], with bytes.
+    ///
+    /// # Panics
+    /// If `topic` is none.
+    pub fn arrive_bytes(&mut self, topic: &str, principal: &str, payload: Vec<u8>) {
+        Topic::parse(topic).unwrap_or_else(|error| panic!("arrive: {error}"));
+        let message = Message {
+            id: self.fakes.bus.next_id(),
+            topic: topic.into(),
+            principal: principal.into(),
+            sender: "test".into(),
+            target: None,
+            remaining_ms: 0,
+            streams: false,
+            payload,
+        };
+        self.fakes.bus.arriving.push_back(Arrival::Message(message));
+    }
+
+    /// Tells the first subscription to `topic` that asks, in its place among what arrives, that `lost` messages of
+    /// `principal` are missing.
+    ///
+    /// # Panics
+    /// If `topic` is none.
+    pub fn arrive_gap(&mut self, topic: &str, principal: &str, lost: u64) {
+        Topic::parse(topic).unwrap_or_else(|error| panic!("arrive_gap: {error}"));
+        let gap = Gap { principal: principal.into(), lost };
+        self.fakes.bus.arriving.push_back(Arrival::Gap { topic: topic.into(), gap });
     }
 
     /// Every request that the capsule has sent, in order, answered or not. One that the manifest does not allow is
@@ -256,12 +315,12 @@ impl Capsule {
         self.clock.seconds()
     }
 
-    fn caller(&self, principal: &str) -> Caller {
+    pub(crate) fn caller(&self, principal: &str) -> Caller {
         let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
         Caller { principal: principal.into(), remaining_ms, connection: None, streams: false, everybody: false }
     }
 
-    fn run<T>(
+    pub(crate) fn run<T>(
         &mut self,
         caller: Caller,
         call: impl FnOnce(&mut Store<State>, &Instance) -> wasmtime::Result<T>,
@@ -276,10 +335,21 @@ impl Capsule {
 
 /// One message to a handler or an interceptor, being put together.
 pub struct Call<'a> {
-    capsule: &'a mut Capsule,
-    principal: String,
+    pub(crate) capsule: &'a mut Capsule,
+    pub(crate) principal: String,
     target: Option<String>,
     topic: Option<String>,
+    /// Whether whoever calls reads the answer in pieces.
+    streams: bool,
+}
+
+/// An answer in pieces.
+#[derive(Debug, PartialEq)]
+pub struct Streamed {
+    /// In order; what the handler returned is the last one, if it was not empty.
+    pub pieces: Vec<Vec<u8>>,
+    /// How the answer ended.
+    pub end: Result<(), Refusal>,
 }
 
 impl Call<'_> {
@@ -318,13 +388,41 @@ impl Call<'_> {
     pub fn handle_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Result<Vec<u8>, Refusal>, CallError> {
         let manifest = self.capsule.manifest.clone();
         let bindings = manifest.subscribe.iter().filter_map(|b| Some((b.handler.as_deref()?, &b.topic)));
+        let streams = self.streams;
         let (capsule, caller, message) = self.message(handler, bindings, payload)?;
+        let caller = Caller { streams, ..caller };
+        let message = Message { streams, ..message };
         let indices = HandlerExport::new(&capsule.linked).map_err(|_| CallError::NoExport("astrid:bus/handler"))?;
         let answer = capsule.run(caller, |store, instance| {
             indices.load(&mut *store, instance)?.call_handle(store, handler, &message)
         })?;
         fits(answer.as_ref().map_or(0, Vec::len))?;
         Ok(answer)
+    }
+
+    /// Calls a handler on behalf of one who reads the answer in pieces, with a JSON payload.
+    ///
+    /// # Errors
+    /// As [`Self::handle_bytes`].
+    ///
+    /// # Panics
+    /// If `payload` can't be written as JSON.
+    pub fn stream(self, handler: &str, payload: impl Serialize) -> Result<Streamed, CallError> {
+        self.stream_bytes(handler, serde_json::to_vec(&payload).expect("the test's own payload is JSON"))
+    }
+
+    /// As [`Self::stream`], with bytes.
+    ///
+    /// # Errors
+    /// As [`Self::handle_bytes`].
+    pub fn stream_bytes(self, handler: &str, payload: Vec<u8>) -> Result<Streamed, CallError> {
+        let Self { capsule, principal, target, topic, .. } = self;
+        capsule.fakes.bus.pieces.clear();
+        let call = Call { capsule: &mut *capsule, principal, target, topic, streams: true };
+        let answer = call.handle_bytes(handler, payload)?;
+        let mut pieces = std::mem::take(&mut capsule.fakes.bus.pieces);
+        let end = answer.map(|last| pieces.extend((!last.is_empty()).then_some(last)));
+        Ok(Streamed { pieces, end })
     }
 
     /// Shows a message with a JSON payload to an interceptor. Its priority and what becomes of a failure are the host's
@@ -368,7 +466,7 @@ impl<'a> Call<'a> {
         mut declared: impl Iterator<Item = (&'d str, &'d Pattern)>,
         payload: Vec<u8>,
     ) -> Result<(&'a mut Capsule, Caller, Message), CallError> {
-        let Self { capsule, principal, target, topic } = self;
+        let Self { capsule, principal, target, topic, .. } = self;
         let plain = |pattern: &Pattern| !pattern.segments().any(|segment| segment == "*");
         let single = || declared.find(|(name, topic)| *name == handler && plain(topic)).map(|(_, t)| t.as_str().into());
         fits(payload.len())?;

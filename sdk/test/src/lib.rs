@@ -15,7 +15,8 @@
 //! that it does not name can't be sent to, a conflict is a conflict. Everything is deterministic but the guest's
 //! random numbers; the clock stands still until the test moves it.
 //!
-//! Bounds: every call runs in a fresh instance, within the manifest's memory and fuel. Deadlines are not simulated;
+//! Bounds: every call runs in a fresh instance, whatever the manifest says of `component.isolation` (a host may drop what
+//! it keeps at any time, so a capsule must stand that); within the manifest's memory and fuel. Deadlines are not simulated;
 //! an endless loop ends by fuel.
 //!
 //! Refuses to know: routing and what bindings require (the host checks before a handler runs, so a test here decides
@@ -32,6 +33,7 @@ mod find;
 mod http;
 mod keys;
 mod registrar;
+mod relay;
 mod sessions;
 mod store;
 mod stream;
@@ -44,13 +46,14 @@ pub use bindings::astrid::env::env::{Field, Kind};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Capsule as CapsuleRow, Direction, EnvError, HostStatus, InstallError, Installed, LogLine, PrincipalUsage, Setting,
-    Topic, TopicType,
+    Capsule as CapsuleRow, Direction, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine,
+    PrincipalUsage, Setting, Step, Topic, TopicType,
 };
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
-pub use capsule::{Call, Capsule, Usage};
+pub use bindings::exports::astrid::http::relay::{Event, Output};
+pub use capsule::{Call, Capsule, Streamed, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};
 pub use find::packed;

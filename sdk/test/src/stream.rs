@@ -1,5 +1,7 @@
 //! What comes in pieces: subscriptions to what the test lets arrive, and answers of its responders.
 
+use std::collections::VecDeque;
+
 use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Pattern, Topic};
 use wasmtime::Result as Wasm;
@@ -8,11 +10,15 @@ use wasmtime::component::Resource;
 use crate::bindings::astrid::bus::bus::{self, Event, Options, Received};
 use crate::bindings::astrid::bus::types::Failure;
 use crate::bindings::astrid::capsule::supervision;
+use crate::bus::{Arrival, Reply};
 use crate::engine::State;
 
-/// An answer of a responder: one piece.
+/// An answer of a responder: what is left of it.
 #[allow(unreachable_pub, reason = "the generated bindings name it")]
-pub struct Answer(Option<Result<Vec<u8>, Failure>>);
+pub struct Answer {
+    pieces: VecDeque<Vec<u8>>,
+    end: Result<(), Failure>,
+}
 
 /// Whoever sent a message that arrived.
 #[allow(unreachable_pub, reason = "the generated bindings name it")]
@@ -37,8 +43,10 @@ impl State {
         payload: Vec<u8>,
         options: Options,
     ) -> Wasm<Resource<Answer>> {
-        let answer = self.request_as(principal, topic, payload, options);
-        Ok(self.table.push(Answer(Some(answer)))?)
+        let Reply { pieces, last } = self.ask_as(principal, topic, payload, options, true);
+        let mut pieces = VecDeque::from(pieces);
+        let end = last.map(|last| pieces.extend((!last.is_empty()).then_some(last)));
+        Ok(self.table.push(Answer { pieces, end })?)
     }
 
     /// `bus.subscription.open` for messages of `principal`, or everybody's.
@@ -59,24 +67,29 @@ fn patterns(declared: &[Subscribe], topics: &[String]) -> Result<Vec<Pattern>, F
     if !(1..=16).contains(&topics.len()) {
         return Err(Failure::Invalid(format!("a subscription has 1 to 16 topics, not {}", topics.len())));
     }
-    let named = topics.iter().map(|topic| {
-        let pattern = Pattern::parse(topic).map_err(|error| Failure::Invalid(error.to_string()))?;
-        let found = declared.iter().find(|binding| binding.topic == pattern && binding.delivery.is_some());
-        found.ok_or_else(|| Failure::Denied(format!("the manifest has no [[subscribe]] of {pattern} with delivery")))
-    });
-    let named = named.collect::<Result<Vec<_>, _>>()?;
-    if let Some(other) = named.iter().find(|binding| binding.delivery != named[0].delivery) {
-        return Err(Failure::Invalid(format!("{} has another delivery than {}", other.topic, named[0].topic)));
+    let mut named: Vec<&Subscribe> = Vec::new();
+    for topic in topics {
+        let topic = Pattern::parse(topic).map_err(|error| Failure::Invalid(error.to_string()))?;
+        let found = declared.iter().find(|binding| binding.topic == topic && binding.delivery.is_some());
+        let binding = found
+            .ok_or_else(|| Failure::Denied(format!("the manifest has no [[subscribe]] of {topic} with delivery")))?;
+        if named.iter().any(|other| other.topic == topic) {
+            return Err(Failure::Invalid(format!("{topic} is named twice")));
+        }
+        if named.first().is_some_and(|other| other.delivery != binding.delivery) {
+            return Err(Failure::Invalid(format!("{topic} has another delivery than {}", named[0].topic)));
+        }
+        named.push(binding);
     }
     Ok(named.into_iter().map(|binding| binding.topic.clone()).collect())
 }
 
 impl bus::HostAnswer for State {
     fn next(&mut self, answer: Resource<Answer>) -> Wasm<Result<Option<Vec<u8>>, Failure>> {
-        Ok(match self.table.get_mut(&answer)?.0.take() {
-            Some(Ok(piece)) if piece.is_empty() => Ok(None),
-            Some(outcome) => outcome.map(Some),
-            None => Ok(None),
+        let answer = self.table.get_mut(&answer)?;
+        Ok(match answer.pieces.pop_front() {
+            Some(piece) => Ok(Some(piece)),
+            None => answer.end.clone().map(|()| None),
         })
     }
 
@@ -137,10 +150,17 @@ impl bus::HostSubscription for State {
         let reads = |principal: &str| open.principal.as_deref().is_none_or(|own| own == principal);
         let matches =
             |topic: &str| Topic::parse(topic).is_ok_and(|topic| open.topics.iter().any(|p| p.matches(&topic)));
-        let at = arriving.iter().position(|message| reads(&message.principal) && matches(&message.topic));
-        let Some(message) = at.and_then(|at| arriving.remove(at)) else {
-            let end = std::mem::replace(&mut open.quiet, true);
-            return Ok(if end { Err(Failure::Closed) } else { Ok(None) });
+        let at = arriving.iter().position(|arrival| match arrival {
+            Arrival::Message(message) => reads(&message.principal) && matches(&message.topic),
+            Arrival::Gap { topic, gap } => reads(&gap.principal) && matches(topic),
+        });
+        let message = match at.and_then(|at| arriving.remove(at)) {
+            Some(Arrival::Message(message)) => message,
+            Some(Arrival::Gap { gap, .. }) => return Ok(Ok(Some(Event::Gap(gap)))),
+            None => {
+                let end = std::mem::replace(&mut open.quiet, true);
+                return Ok(if end { Err(Failure::Closed) } else { Ok(None) });
+            }
         };
         let caller = self.table.push(Caller(message.principal.clone()))?;
         Ok(Ok(Some(Event::Message(Received { message, caller }))))

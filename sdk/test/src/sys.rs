@@ -6,7 +6,8 @@ use wasmtime::Result as Wasm;
 
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::host::{
-    self, Capsule, EnvError, HostStatus, InstallError, Installed, LogLine, LogQuery, PrincipalUsage, Setting, Topic,
+    self, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery, PrincipalUsage,
+    Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
@@ -34,8 +35,14 @@ pub struct FakeHost {
     pub log_lines: Vec<LogLine>,
     /// What the next installs answer.
     pub install: Result<Installed, InstallError>,
-    /// The path and grants of every install so far.
-    pub installs: Vec<(String, Vec<String>)>,
+    /// The path and options of every install so far.
+    pub installs: Vec<(String, InstallOptions)>,
+    /// What the next rollbacks, swaps and removals answer.
+    pub change: Result<(), InstallError>,
+    /// Every rollback, swap and removal so far: what, and of which capsule; `purge` is one of its own.
+    pub changes: Vec<(&'static str, String)>,
+    /// What happened to every capsule.
+    pub history: Vec<Step>,
     /// What the next questions for fields answer.
     pub env_fields: Result<Vec<Field>, EnvError>,
     /// What the next values that are set or cleared answer.
@@ -66,6 +73,9 @@ impl Default for FakeHost {
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
+            change: Ok(()),
+            changes: Vec::new(),
+            history: Vec::new(),
             env_fields: Ok(Vec::new()),
             env_write: Ok(()),
             env_reads: Vec::new(),
@@ -80,6 +90,11 @@ fn severity(level: &str) -> Option<usize> {
 }
 
 impl FakeHost {
+    fn changed(&mut self, what: &'static str, id: String) -> Result<(), InstallError> {
+        self.changes.push((what, id));
+        self.change.clone()
+    }
+
     fn answer(&self, query: &LogQuery) -> Vec<LogLine> {
         let most = query.level.as_deref().map(severity);
         let wanted = |line: &&LogLine| {
@@ -140,9 +155,29 @@ impl host::Host for State {
         Ok(self.fakes.host.config.clone())
     }
 
-    fn install(&mut self, path: String, grants: Vec<String>) -> Wasm<Result<Installed, InstallError>> {
-        self.fakes.host.installs.push((path, grants));
+    fn install(&mut self, path: String, options: InstallOptions) -> Wasm<Result<Installed, InstallError>> {
+        self.fakes.host.installs.push((path, options));
         Ok(self.fakes.host.install.clone())
+    }
+
+    fn rollback(&mut self, id: String) -> Wasm<Result<(String, String), InstallError>> {
+        Ok(self.fakes.host.changed("rollback", id).map(|()| ("1.0.0".into(), "1.1.0".into())))
+    }
+
+    fn swap(&mut self, id: String) -> Wasm<Result<String, InstallError>> {
+        Ok(self.fakes.host.changed("swap", id).map(|()| "1.0.0".into()))
+    }
+
+    fn remove(&mut self, id: String, purge: bool) -> Wasm<Result<(), InstallError>> {
+        Ok(self.fakes.host.changed(if purge { "purge" } else { "remove" }, id))
+    }
+
+    fn history(&mut self, _: String) -> Wasm<Vec<Step>> {
+        Ok(self.fakes.host.history.clone())
+    }
+
+    fn gc(&mut self) -> Wasm<Result<(u64, u64), String>> {
+        Ok(Ok((2, 1000)))
     }
 
     fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
+    CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -353,4 +353,79 @@ fn a_capsule_can_ask_what_it_and_its_caller_hold() {
     assert_eq!(holds("notes:add", Some("alice")), true);
     assert_eq!(holds("notes:add", None), false);
     assert_eq!(holds("bus:*", None), false);
+}
+
+#[test]
+fn whoever_reads_pieces_gets_them_in_order_with_the_last_and_whoever_does_not_is_told() {
+    let mut streamer = guest("streamer");
+    let read = streamer.as_principal("alice").stream("count", json!({ "pieces": 3, "bytes": 8 })).unwrap();
+    assert_eq!(read.pieces, [b"00000000", b"00000001", b"00000002"]);
+    assert_eq!(read.end, Ok(()));
+    let whole = streamer.handle("endless", json!({})).unwrap().unwrap();
+    assert_eq!(whole["sent"], 0);
+    let refused = streamer.as_principal("alice").stream("count", json!({})).unwrap();
+    assert!(refused.pieces.is_empty() && refused.end.unwrap_err().code == RefusalCode::Invalid);
+}
+
+#[test]
+fn a_responder_answers_in_pieces_and_its_failure_comes_after_them() {
+    let mut streamer = guest("streamer");
+    streamer.on_request_stream("streamer.v1.count", |message| {
+        assert!(message.streams);
+        (vec![b"a".to_vec(), b"b".to_vec()], Ok(b"c".to_vec()))
+    });
+    let ask = json!({ "topic": "streamer.v1.count", "payload": null });
+    let relayed = streamer.as_principal("alice").stream("relay", &ask).unwrap();
+    assert_eq!((relayed.pieces, relayed.end), (vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()], Ok(())));
+    streamer.on_request_stream("streamer.v1.count", |_| (vec![b"a".to_vec()], Err(Failure::Trapped)));
+    let collected = streamer.handle("collect", &ask).unwrap().unwrap();
+    assert_eq!(collected["heads"], json!(["a"]));
+    assert!(collected["end"].as_str().unwrap().contains("Trapped"));
+    streamer.on_request("streamer.v1.count", |_| Ok(b"one".to_vec()));
+    assert_eq!(streamer.handle("collect", &ask).unwrap().unwrap()["heads"], json!(["one"]));
+}
+
+#[test]
+fn what_arrives_for_a_subscription_comes_in_order_with_its_gaps_and_nobody_elses() {
+    let mut streamer = guest("streamer");
+    let numbered = |n: u64| json!({ "n": n, "pad": "" });
+    streamer.arrive("streamer.lossy.a", "alice", numbered(1));
+    streamer.arrive("streamer.lossy.a", "bob", numbered(2));
+    streamer.arrive_gap("streamer.lossy.a", "alice", 7);
+    streamer.arrive("streamer.lossy.b", "alice", numbered(3));
+    streamer.arrive("streamer.latest.a", "alice", numbered(4));
+    let hear = json!({ "subscribe": ["streamer.lossy.*"], "events": 9 });
+    let heard = streamer.as_principal("alice").handle("hear", &hear).unwrap().unwrap();
+    let of = |topic: &str, n: u64| json!({ "topic": topic, "of": "alice", "caller": "alice", "payload": n });
+    let gap = json!({ "gap": 7, "of": "alice" });
+    assert_eq!(heard, json!([of("streamer.lossy.a", 1), gap, of("streamer.lossy.b", 3)]));
+}
+
+#[test]
+fn topics_that_no_host_would_open_are_refused_in_its_words() {
+    let mut streamer = guest("streamer");
+    for (topics, why) in [
+        (vec!["streamer.lossy.*"; 2], "named twice"),
+        (vec!["streamer.lossy.*", "streamer.latest.*"], "another delivery"),
+        (vec!["streamer.lossy.a"], "no [[subscribe]]"),
+        (vec![], "1 to 16 topics"),
+    ] {
+        let body = json!({ "subscribe": topics, "publish": [], "bytes": 0 });
+        let answer = streamer.handle("reflect", &body).unwrap().unwrap();
+        assert!(answer["failure"].as_str().unwrap().contains(why), "{answer}");
+    }
+}
+
+#[test]
+fn a_relay_is_asked_for_the_bytes_of_events_and_dies_alone() {
+    let mut live = guest("live");
+    let said = |payload: &str| Event::message("alice", "live.v1.said", payload);
+    let output = live.as_principal("alice").relay(b"", &[said("1"), Event::Idle, Event::End(None)]).unwrap();
+    let text = String::from_utf8(output.body).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!((names, output.last), (vec!["message", "idle", "end"], false));
+    assert!(live.relay(b"last", &[Event::Piece(b"2".to_vec())]).unwrap().last);
+    let died = live.relay(b"trap", &[said("3")]).unwrap_err();
+    assert!(matches!(died, CallError::Trapped(_)), "{died}");
+    assert!(matches!(echo().relay(b"", &[Event::Idle]), Err(CallError::NoExport("astrid:http/relay"))));
 }

@@ -1,22 +1,25 @@
-//! Calls of a capsule on the bus, each in a fresh instance, on one thread and on two; beside the same component in bare
-//! wasmtime.
+//! Calls of a capsule on the bus, each in a fresh instance or all in warm ones, on one thread and on two; beside the same
+//! component in bare wasmtime.
 //!
 //! The host is a library here: built, booted and asked as the daemon does it, without sockets. The peer shares its
 //! engine, and so every setting and the pool, and does for each call what can't be left out: a store with fuel, an
-//! instance, the call. It has no message, no check, no limits, no deadline and no figures.
+//! instance, the call; or, warm, fuel and the call in a store from a list. It has no message, no check, no limits, no
+//! deadline and no figures.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Isolation;
 use astrid_host::bus::{Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
-use astrid_host::link::bindings::handler::HandlerPre;
 use astrid_host::link::bindings::handler::astrid::bus::types::Message;
+use astrid_host::link::bindings::handler::{Handler, HandlerPre};
+use astrid_host::loader::Options;
 use astrid_host::meter::FUEL_SLICE;
 use astrid_host::pool::Concurrency;
 use bytes::Bytes;
@@ -37,15 +40,28 @@ const TOPIC: &str = "echo.v1.say";
 const PATIENCE: Duration = Duration::from_secs(10);
 const BARE: &str = "bare wasmtime";
 
-pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
-    let home = LockedHome::take(Some(setup.place("calls")))?;
+/// A fresh instance for each call.
+pub(crate) fn fresh(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    bench(setup, report, "calls.fresh", Isolation::Call)
+}
+
+/// The instance of the principal's last call.
+pub(crate) fn warm(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    bench(setup, report, "calls.warm", Isolation::Principal)
+}
+
+fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -> anyhow::Result<()> {
+    let home = LockedHome::take(Some(setup.place(name)))?;
     let config = Config::load(&home.home.config(), &[], [])?;
     let host = Host::build(home.home.clone(), config, Arc::default(), Arc::default())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let echo = setup.capsule("echo");
+    let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
+    manifest.component.isolation = isolation;
+    let echo = setup.place(&format!("{name}.capsule"));
+    Archive::new(&manifest, component).write(File::create(&echo)?)?;
     runtime.block_on(async {
         host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-        host.loader.install(&host, &echo, &[]).await?;
+        host.loader.install(&host, &echo, &Options::default()).await?;
         anyhow::Ok(())
     })?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo)?;
@@ -61,7 +77,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
                 || ask(&host, &principal, TOPIC, Bytes::from_static(PAYLOAD)),
                 || host.metrics.run_upkeep(),
             )?);
-            peers.push(round(&runtime, threads, || bare.call(), || ())?);
+            peers.push(round(&runtime, threads, || bare.call(isolation), || ())?);
         }
     }
     let rates = taken.each_ref().map(|(ours, peers)| {
@@ -71,11 +87,11 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         ((of(ours, rate), of(peers, rate)), (of(ours, cpu), of(peers, cpu)))
     });
     for (threads, ((rate, bare_rate), (cpu, bare_cpu))) in [1, 2].into_iter().zip(rates) {
-        report.add_beside(format!("calls.fresh.{threads}"), rate, "calls/s", BARE, bare_rate);
-        report.add_beside(format!("calls.fresh.{threads}.cpu"), cpu, "µs/call", BARE, bare_cpu);
+        report.add_beside(format!("{name}.{threads}"), rate, "calls/s", BARE, bare_rate);
+        report.add_beside(format!("{name}.{threads}.cpu"), cpu, "µs/call", BARE, bare_cpu);
     }
     let [((one, bare_one), _), ((two, bare_two), _)] = rates;
-    report.add_beside("calls.fresh.scaling", two / one, "× one thread", BARE, bare_two / bare_one);
+    report.add_beside(format!("{name}.scaling"), two / one, "× one thread", BARE, bare_two / bare_one);
     host.store.close();
     Ok(())
 }
@@ -121,6 +137,7 @@ pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, paylo
         deadline: tokio::time::Instant::now() + PATIENCE,
         depth: 0,
         cause: None,
+        rehearsal: false,
     };
     let outgoing = Outgoing { topic: topic.into(), payload, ..Outgoing::default() };
     let answer = host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{topic}: {failure:?}"))?;
@@ -133,6 +150,8 @@ struct Bare {
     pre: HandlerPre<()>,
     handler: String,
     fuel: u64,
+    /// Of calls that have ended.
+    kept: Mutex<Vec<(Store<()>, Handler)>>,
 }
 
 impl Bare {
@@ -146,11 +165,18 @@ impl Bare {
         let binding = archive.manifest.subscribe.first().context("the echo has no binding")?;
         let handler = binding.handler.clone().context("the echo has no handler")?;
         let fuel = archive.manifest.limits.max_fuel;
-        Ok(Self { engine: engine.clone(), pre, handler, fuel })
+        Ok(Self { engine: engine.clone(), pre, handler, fuel, kept: Mutex::default() })
     }
 
-    async fn call(&self) -> anyhow::Result<usize> {
-        let mut store = Store::new(&self.engine, ());
+    async fn call(&self, isolation: Isolation) -> anyhow::Result<usize> {
+        let kept = match isolation {
+            Isolation::Call => None,
+            Isolation::Principal => self.kept.lock().expect("no panic under this lock").pop(),
+        };
+        let (mut store, instance) = match kept {
+            Some((store, instance)) => (store, Some(instance)),
+            None => (Store::new(&self.engine, ()), None),
+        };
         store.set_fuel(self.fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
         let message = Message {
@@ -163,8 +189,14 @@ impl Bare {
             payload: PAYLOAD.to_vec(),
             streams: false,
         };
-        let instance = self.pre.instantiate_async(&mut store).await?;
+        let instance = match instance {
+            Some(instance) => instance,
+            None => self.pre.instantiate_async(&mut store).await?,
+        };
         let answer = instance.astrid_bus_handler().call_handle(&mut store, &self.handler, &message).await?;
+        if isolation == Isolation::Principal {
+            self.kept.lock().expect("no panic under this lock").push((store, instance));
+        }
         Ok(answer.map_err(|refusal| anyhow!("refused: {}", refusal.reason))?.len())
     }
 }

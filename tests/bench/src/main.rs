@@ -9,7 +9,8 @@
 //! | module | benches |
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
-//! | [`calls`] | calls of a capsule, each in a fresh instance |
+//! | [`relay`] | answers that go on: idle ones, and events through a hundred |
+//! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`strict`] | calls whose payload and answer are held to types |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
@@ -24,6 +25,7 @@ mod http;
 mod invites;
 mod load;
 mod native;
+mod relay;
 mod report;
 mod strict;
 mod usage;
@@ -87,13 +89,15 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
-    ("calls.fresh", calls::bench),
+    ("http.relay", relay::bench),
+    ("calls.fresh", calls::fresh),
+    ("calls.warm", calls::warm),
     ("bus.strict", strict::bench),
     ("invites.durable", invites::bench),
 ];

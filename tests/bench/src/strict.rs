@@ -11,6 +11,7 @@ use astrid_capsule::schema::{Schemas, TypeName, Wit};
 use astrid_capsule::{Pattern, PrincipalId};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
+use astrid_host::loader::Options;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let echo = typed_echo(setup)?;
     runtime.block_on(async {
         host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-        host.loader.install(&host, &echo, &[]).await?;
+        host.loader.install(&host, &echo, &Options::default()).await?;
         anyhow::Ok(())
     })?;
     let (principal, payload) = (PrincipalId::parse("default")?, payload()?);
@@ -88,6 +89,8 @@ fn typed_echo(setup: &Setup) -> anyhow::Result<std::path::PathBuf> {
     archive.manifest.subscribe[0].wit = Some(Wit { payload: name.clone(), answer: Some(name) });
     archive.manifest.subscribe.push(Subscribe::handled(Pattern::parse(BARE)?, "say"));
     let path = setup.place("typed.capsule");
-    Archive::write(&archive.manifest, &archive.component, &schemas, File::create(&path)?)?;
+    let mut typed = Archive::new(&archive.manifest, archive.component);
+    typed.schemas = schemas;
+    typed.write(File::create(&path)?)?;
     Ok(path)
 }
