@@ -9,8 +9,11 @@
 //! | `sign` | keys of publishers; `keygen`, `sign`, `verify` |
 //! | `publish`, `oci` | a signed archive into a registry: a folder, or a repository of an OCI registry |
 //! | `sbom` | what a component was made of |
+//! | `check`, `lint` | errors and warnings about a manifest, its component and its WIT |
+//! | `diff` | what an upgrade breaks, asks and changes |
+//! | `wit` | interfaces in a form that can be compared; the order in a project's `wit/` |
 //! | `new` | a capsule project that builds and passes its test |
-//! | `test` | which tests a filter means, and the runner |
+//! | `test`, `usage` | which tests a filter means, and the runner; what their calls used |
 //! | `bench` | the bench program, with everything that it measures built |
 //! | `up` | a home, and a daemon in it |
 //! | `run`, `files`, `say` | child processes, atomic files, progress |
@@ -20,8 +23,11 @@
 //! component fits its manifest, by the rules that the host's loader uses as well.
 
 mod bench;
+mod check;
 mod component;
+mod diff;
 mod files;
+mod lint;
 mod new;
 mod oci;
 mod publish;
@@ -33,6 +39,8 @@ mod test;
 mod toolchain;
 mod types;
 mod up;
+mod usage;
+mod wit;
 mod workspace;
 
 use std::path::PathBuf;
@@ -100,17 +108,32 @@ enum Verb {
     },
     /// Publish a signed archive to a registry.
     Publish(publish::Options),
+    /// Say what is wrong with a capsule, and what its author should look at.
+    Check {
+        /// A capsule folder, or the root of a cargo workspace that holds some.
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Fail for warnings as well.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Compare two archives: what the new one breaks, asks and changes. Exit code 0: nothing is broken.
+    Diff { old: PathBuf, new: PathBuf },
     /// Start a capsule project that builds and passes its test.
     New {
         /// The capsule's id: 1 to 64 of a-z 0-9 -, beginning with a letter.
         name: String,
+        /// What it begins as.
+        #[arg(long, default_value = new::TEMPLATES[0].name, value_parser = new::parser())]
+        template: new::Template,
         /// The folder to make, instead of ./NAME.
         #[arg(long)]
         path: Option<PathBuf>,
     },
-    /// Build everything and run the tests.
+    /// Build everything and run the tests. In a capsule project, print what their calls used.
     Test {
-        /// A test program of the package astrid-tests (story, component, sim, …), or a part of tests' names.
+        /// A capsule project's folder; or a part of tests' names; or, in the checkout, a test program of the package
+        /// astrid-tests (story, component, sim, …).
         filter: Option<String>,
         #[command(flatten)]
         seeds: test::Seeds,
@@ -151,17 +174,19 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.verb {
-        Verb::Toolchain { print_env } => toolchain::verb(*print_env),
+        Verb::Toolchain { print_env } => toolchain::verb(*print_env, cli.json),
         Verb::Build { paths } => component::build_verb(paths, cli.json),
         Verb::Pack { path, output } => component::pack_verb(path, output.as_deref(), cli.json),
         Verb::Keygen { path } => sign::keygen_verb(path, cli.json),
         Verb::Sign { archive, key } => sign::sign_verb(archive, key, cli.json),
         Verb::Verify { archive, key } => sign::verify_verb(archive, key.as_ref(), cli.json),
         Verb::Publish(options) => publish::verb(options, cli.json),
-        Verb::New { name, path } => new::verb(name, path.as_deref()),
-        Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args),
-        Verb::Bench { name } => bench::verb(name.as_deref()),
-        Verb::Up(options) => up::verb(options),
+        Verb::Check { path, strict } => check::verb(path, *strict, cli.json),
+        Verb::Diff { old, new } => diff::verb(old, new, cli.json),
+        Verb::New { name, template, path } => new::verb(name, *template, path.as_deref(), cli.json),
+        Verb::Test { filter, seeds, args } => test::verb(filter.as_deref(), seeds, args, cli.json),
+        Verb::Bench { name } => bench::verb(name.as_deref(), cli.json),
+        Verb::Up(options) => up::verb(options, cli.json),
         Verb::Session { command } => up::session(command),
     }
 }

@@ -24,6 +24,7 @@ use astrid_capsule::signature::{self, Purpose, SecretKey};
 use astrid_capsule::trust::Root;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -80,7 +81,7 @@ struct Ready {
 }
 
 /// `up`.
-pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
+pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
     let home = Home::choose(options.home.clone())?;
     let workspace = Workspace::checkout()?;
     let registry = workspace.root.join("registry/Distro.toml");
@@ -96,7 +97,7 @@ pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
         Ok(capsule.archive().to_owned())
     };
     furnish(&home.folder, &distro, &text, archive)?;
-    start(options, &home, &workspace.target.join("release"))
+    start(options, &home, &workspace.target.join("release"), json)
 }
 
 /// Puts the distribution into a home, signed and with a signed index.
@@ -164,7 +165,7 @@ impl Home {
     }
 }
 
-fn start(options: &Options, home: &Home, programs: &Path) -> Result<ExitCode> {
+fn start(options: &Options, home: &Home, programs: &Path, json: bool) -> Result<ExitCode> {
     let mut words: Vec<OsString> =
         vec![programs.join("astrid-daemon").into(), "--home".into(), home.folder.clone().into()];
     let listen = options.listen.clone().or_else(|| options.port.map(|port| format!("127.0.0.1:{port}")));
@@ -173,13 +174,24 @@ fn start(options: &Options, home: &Home, programs: &Path) -> Result<ExitCode> {
     let step = say::step(format_args!("starting the host in {}", home.folder.display()));
     let ready = |ready: Ready| {
         step.done("ready");
+        if json {
+            let log = home.folder.join("log/astrid.log");
+            println!(
+                "{}",
+                json!({
+                    "address": format!("http://{}", ready.address), "socket": ready.socket, "home": home.folder,
+                    "log": log, "invite": invite(programs, home),
+                })
+            );
+            return;
+        }
         println!("Astrid is up.");
         println!("  address      http://{}", ready.address);
         println!("  Unix socket  {}", ready.socket.display());
         println!("  make an invite:");
         println!("{}", invite(programs, home));
     };
-    if options.detach { detached(&words, home, ready) } else { foreground(&words, ready) }
+    if options.detach { detached(&words, home, json, ready) } else { foreground(&words, ready) }
 }
 
 /// The line to paste for a first invite.
@@ -218,7 +230,7 @@ fn foreground(words: &[OsString], ready: impl FnOnce(Ready)) -> Result<ExitCode>
     Ok(run::exit_code(status))
 }
 
-fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
+fn detached(words: &[OsString], home: &Home, json: bool, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
     let path = home.folder.join("log/daemon.stderr");
     // Appended to, because a daemon that serves this home already may be writing there as well.
     let log = File::options().create(true).append(true).mode(0o600).open(&path);
@@ -234,7 +246,9 @@ fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Resul
     let line = wait_until_ready(&mut daemon, READY_LIMIT)
         .map_err(|error| anyhow!("{error:#}. Its last words:\n{}", last_words(&path, begin)))?;
     ready(parse(&line)?);
-    println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
+    if !json {
+        println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

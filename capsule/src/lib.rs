@@ -5,6 +5,7 @@
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
 pub mod capability;
+pub mod near;
 pub mod principal;
 pub mod topic;
 
@@ -17,13 +18,15 @@ pub mod distro;
 #[cfg(feature = "package")]
 pub mod env;
 #[cfg(feature = "package")]
-pub mod manifest;
+pub mod faults;
 #[cfg(feature = "package")]
-pub mod near;
+pub mod manifest;
 #[cfg(feature = "package")]
 pub mod registry;
 #[cfg(feature = "package")]
 pub mod schema;
+#[cfg(feature = "package")]
+pub mod shape;
 #[cfg(feature = "package")]
 pub mod signature;
 #[cfg(feature = "package")]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::faults::faults;
 use crate::schema::{TypeName, Wit};
 use crate::tool::{self, Tool};
 use crate::{Capability, Pattern, Topic, env, shown};
@@ -399,14 +400,22 @@ pub mod grant {
 
 impl Manifest {
     /// Parses and checks.
+    ///
+    /// # Errors
+    /// Everything that is wrong, as [`faults`] tells it.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let read = || {
+            let manifest: Manifest = toml::from_str(text).map_err(|error| ManifestError(error.to_string()))?;
+            manifest.check()?;
+            Ok(manifest)
+        };
         if text.len() > MAX_BYTES {
             return Err(ManifestError(format!("is larger than {MAX_BYTES} bytes")));
         }
-        let manifest: Manifest =
-            toml::from_str(text).map_err(|error| ManifestError(error.to_string().trim_end().into()))?;
-        manifest.check()?;
-        Ok(manifest)
+        read().map_err(|first: ManifestError| {
+            let faults: Vec<String> = faults(text).iter().map(ToString::to_string).collect();
+            if faults.is_empty() { first } else { ManifestError(faults.join("\nCapsule.toml: ")) }
+        })
     }
 
     /// The manifest as it stands in an archive: without what only means something where it was built.
@@ -451,7 +460,8 @@ impl Manifest {
         published.chain(self.subscribe.iter().filter_map(|s| s.wit.as_ref())).flat_map(Wit::names)
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
+    /// What the text alone can tell; the first thing that is wrong.
+    pub(crate) fn check(&self) -> Result<(), ManifestError> {
         let fail = |text: String| Err(ManifestError(text));
         let name = &self.package.name;
         let named = name.len() <= 64

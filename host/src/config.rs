@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use astrid_capsule::near;
+use astrid_capsule::near::meant;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -147,10 +147,10 @@ struct Layers {
 impl Layers {
     fn put(&mut self, room: &str, key: &str, value: Value, source: Source) -> anyhow::Result<()> {
         let Some(keys) = self.known.get(room).and_then(Value::as_table) else {
-            bail!("there is no room `{room}`{}", meant(room, self.known.keys()));
+            bail!("there is no room `{room}`{}", meant(room, self.known.keys().map(String::as_str)));
         };
         if !keys.contains_key(key) {
-            bail!("there is no key `{room}.{key}`{}", meant(key, keys.keys()));
+            bail!("there is no key `{room}.{key}`{}", meant(key, keys.keys().map(String::as_str)));
         }
         if let Value::Table(room) = self.table.entry(room).or_insert_with(|| Value::Table(Table::new())) {
             room.insert(key.to_owned(), value);
@@ -165,7 +165,7 @@ impl Layers {
             let Value::Table(keys) = keys else {
                 bail!(
                     "`{room}` stands outside of a room; write it below a line [room]{}",
-                    meant(room, self.known.keys())
+                    meant(room, self.known.keys().map(String::as_str))
                 )
             };
             for (key, value) in keys {
@@ -182,13 +182,6 @@ impl Layers {
         let (room, key) = rest.split_once('_')?;
         self.known.contains_key(room).then(|| (room.to_owned(), key.replace('_', "-")))
     }
-}
-
-/// "; did you mean …?" for a word that is within reach of a known one, else what is known.
-fn meant<'a>(word: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let known: Vec<&str> = known.map(String::as_str).collect();
-    let meant = near::meant(word, known.iter().copied());
-    if meant.is_empty() { format!("; known are {}", known.join(", ")) } else { meant }
 }
 
 /// TOML's errors end in a line break.

@@ -59,6 +59,7 @@ pub mod shutdown;
 pub mod store;
 pub mod trust;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 
 /// This build's version.
@@ -66,3 +67,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A future behind a pointer, where a trait object must return one.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// For keys that only operators and administrators choose: quick, seeded, but no match for somebody who chooses keys to
+/// collide.
+pub(crate) type QuickMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;

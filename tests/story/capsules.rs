@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use astrid_capsule::Capability;
+use astrid_capsule::manifest::Manifest;
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::{Request, raw};
 use astrid_tests::pack;
@@ -56,6 +57,19 @@ async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     assert!(daemon.unix(bus("preview3.v1.draw", &json!({}))).await.expect(200).is_u64());
     let ids: Vec<String> = installed(&daemon).await.into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, ["echo", "gateway", "identity", "preview3", "system"]);
+}
+
+#[tokio::test]
+async fn a_component_of_another_tool_chain_runs_with_its_extra_exports_and_versions_of_wasi() {
+    let daemon = Daemon::start();
+    let folder = tempfile::tempdir().unwrap();
+    let component = wat::parse_str(include_str!("../foreign/echo.wat")).unwrap();
+    let text = "[package]\nname = \"foreign\"\nversion = \"0.1.0\"\n\
+                [[subscribe]]\ntopic = \"foreign.v1.echo\"\nhandler = \"echo\"\n";
+    let archive = pack::write(folder.path(), "foreign", &Manifest::parse(text).unwrap(), &component);
+    install(&daemon, &archive);
+    let payload = json!({ "said": ["x".repeat(1000), null] });
+    assert_eq!(daemon.unix(bus("foreign.v1.echo", &payload)).await.expect(200), payload);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

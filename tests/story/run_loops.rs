@@ -176,3 +176,49 @@ async fn a_loop_that_spins_on_a_message_is_ended_at_its_principals_time_and_sigt
     assert_well(&daemon).await;
     assert_eq!(daemon.stop().code, Some(0));
 }
+
+#[tokio::test]
+async fn a_message_makes_a_loop_grow_by_no_more_than_its_principal_may_and_the_others_go_on() {
+    let daemon = Daemon::start();
+    install(&daemon, &pack::packed("pump"));
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    daemon.astrid(&["quota", "set", "ada", "max_memory_bytes=4194304"]).out();
+    work(&daemon, None, 1, "grow").await;
+    until_last(&daemon, 1).await;
+    assert_eq!(state(&daemon, "pump").await, "live", "the owner may");
+    work(&daemon, Some(&ada), 2, "trap").await;
+    until_state(&daemon, "restarting").await;
+    until_state(&daemon, "live").await;
+    work(&daemon, Some(&ada), 3, "grow").await;
+    until_state(&daemon, "restarting").await;
+    work(&daemon, None, 4, "").await;
+    assert_eq!(until_last(&daemon, 4).await["numbers"], json!([1, 4]));
+    assert!(daemon.stderr().contains("bytes of memory"), "{}", daemon.stderr());
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_run_loops_and_the_next_is_refused_by_name() {
+    let daemon = Daemon::start_with(&["--runtime-instances", "16"]);
+    let named = |name: &str| {
+        let archive = pack::read("pump");
+        let mut manifest = archive.manifest;
+        let renamed = |topic: &astrid_capsule::Pattern| {
+            astrid_capsule::Pattern::parse(&topic.as_str().replacen("pump", name, 1)).expect("a pattern")
+        };
+        manifest.package.name = name.into();
+        manifest.publish.iter_mut().for_each(|sent| sent.topic = renamed(&sent.topic));
+        manifest.subscribe.iter_mut().for_each(|bound| bound.topic = renamed(&bound.topic));
+        let component = pack::patched(&archive.component, "pump.v1.", &format!("{name}.v1."));
+        pack::write(daemon.home().beside(), name, &manifest, &component)
+    };
+    // A quarter of the twelve instances that calls made by calls have.
+    for name in ["pam1", "pam2", "pam3"] {
+        install(&daemon, &named(name));
+        assert_eq!(state(&daemon, name).await, "live");
+    }
+    let fourth = named("pam4");
+    let arguments = ["capsule", "install", fourth.to_str().unwrap(), "--grant", "component:run"];
+    let why = daemon.astrid(&arguments).refusal(1).to_owned();
+    assert!(why.contains("pam4") && why.contains("run loops") && why.contains("runtime.instances"), "{why}");
+    assert_well(&daemon).await;
+}

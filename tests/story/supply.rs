@@ -74,7 +74,7 @@ async fn where_signatures_are_required_each_reason_to_refuse_is_said_and_one_goo
 
     // A root counts from the moment in which its file is there.
     let done = install(&daemon, &signed);
-    assert_eq!((&done["publisher"], &done["version"]), (&json!("acme"), &json!("0.1.1")));
+    assert_eq!((&done["publisher"], &done["installed_version"]), (&json!("acme"), &json!("0.1.1")));
     home.astrid(&["trust", "remove", "acme"]).out();
     assert_refused(&daemon, &echo(folder, 2, &[1, 2]), &id).await;
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1), "what is installed stays");
@@ -157,7 +157,7 @@ async fn what_a_registry_serves_must_be_signed_and_stand_in_its_signed_index() {
     write_index(&registry, &index, &index);
     let arguments = ["--json", "capsule", "install", "echo@0.1.1", "--registry", registry.to_str().unwrap()];
     let done = daemon.astrid(&arguments).json();
-    assert_eq!((&done["publisher"], &done["version"]), (&json!("acme"), &json!("0.1.1")));
+    assert_eq!((&done["publisher"], &done["installed_version"]), (&json!("acme"), &json!("0.1.1")));
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));
 }
 

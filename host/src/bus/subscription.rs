@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::mailbox::{Mail, Mailbox, Posted};
 use super::routes::Index;
-use super::{Failure, Message, event};
+use super::{Failure, Message, events};
 use crate::authority::Authority;
 use crate::meter::ledger::Wait;
 
@@ -55,7 +55,7 @@ pub struct Subscription {
 }
 
 struct Queue {
-    mailbox: Mailbox<PrincipalId, Message, oneshot::Sender<()>>,
+    mailbox: Mailbox<PrincipalId, Arc<Message>, oneshot::Sender<()>>,
     ended: bool,
     /// Principals whose messages wait for their rate, and until when.
     aside: BTreeMap<PrincipalId, Instant>,
@@ -63,7 +63,7 @@ struct Queue {
 
 /// What a run loop is given, with what judging it gave; or, where nothing can be given now, when to look again.
 enum Judged<C> {
-    Given(Mail<PrincipalId, Message>, Option<C>),
+    Given(Mail<PrincipalId, Arc<Message>>, Option<C>),
     Nothing(Option<Instant>),
 }
 
@@ -82,7 +82,7 @@ pub(super) enum Offered {
 
 impl Subscription {
     /// Offers a message that its principal may send here.
-    pub(super) fn offer(&self, message: Message) -> Offered {
+    pub(super) fn offer(&self, message: Arc<Message>) -> Offered {
         let size = message.size();
         let topic = message.topic.clone();
         let (waiter, room) = oneshot::channel();
@@ -97,7 +97,7 @@ impl Subscription {
             Reader::Loop { .. } => queue.mailbox.held(&message.principal),
         };
         let posted = if held + size > OWN_BYTES {
-            queue.mailbox.refuse(message.principal);
+            queue.mailbox.refuse(message.principal.clone());
             Posted::Refused(waiter)
         } else {
             queue.mailbox.post(message.principal.clone(), size, message, |other| other.topic == topic, waiter)
@@ -109,11 +109,11 @@ impl Subscription {
             Posted::Taken => Offered::Taken,
             Posted::Full => Offered::Full(room),
             Posted::Evicted(lost) => {
-                event("lost", lost);
+                events("lost").increment(lost);
                 Offered::Taken
             }
             Posted::Refused(_) => {
-                event("lost", 1);
+                events("lost").increment(1);
                 Offered::Lost
             }
         }
@@ -132,7 +132,7 @@ impl Subscription {
     }
 
     /// What is there now. Closed: it has ended, and everything was taken.
-    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Message>>, Failure> {
+    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Arc<Message>>>, Failure> {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         let before = queue.mailbox.bytes();
         // Dropped waiters wait no more.
@@ -141,7 +141,7 @@ impl Subscription {
         match mail {
             None if queue.ended && queue.mailbox.is_empty() => Err(Failure::Closed),
             Some(Mail::Gap(whose, lost)) => {
-                event("gap", 1);
+                events("gap").increment(1);
                 Ok(Some(Mail::Gap(whose, lost)))
             }
             mail => Ok(mail),
@@ -149,7 +149,7 @@ impl Subscription {
     }
 
     /// Waits for what comes next. One reader at a time.
-    pub async fn next(&self) -> Result<Mail<PrincipalId, Message>, Failure> {
+    pub async fn next(&self) -> Result<Mail<PrincipalId, Arc<Message>>, Failure> {
         loop {
             let arrived = self.arrived.notified();
             if let Some(mail) = self.take()? {
@@ -164,7 +164,7 @@ impl Subscription {
     pub async fn next_paid<C>(
         &self,
         judge: impl Fn(&Message) -> Result<C, Wait>,
-    ) -> Result<(Mail<PrincipalId, Message>, Option<C>), Failure> {
+    ) -> Result<(Mail<PrincipalId, Arc<Message>>, Option<C>), Failure> {
         loop {
             let arrived = self.arrived.notified();
             match self.take_paid(&judge)? {
@@ -202,7 +202,7 @@ impl Subscription {
                     }
                 },
                 Some(gap) => {
-                    event("gap", 1);
+                    events("gap").increment(1);
                     break Judged::Given(gap, None);
                 }
                 None if *ended && mailbox.is_empty() => return Err(Failure::Closed),
@@ -370,21 +370,19 @@ impl Subscriptions {
         live: impl Fn(&str, u64) -> bool,
     ) -> Vec<Arc<Subscription>> {
         let tables = self.tables.read().expect("no panic under this lock");
-        let mut found: Vec<Arc<Subscription>> = Vec::new();
         let own = tables.own.get(&message.principal).map(|own| &own.index);
-        for index in own.into_iter().chain([&tables.loops]) {
-            for (subscription, n) in index.matches(&message.topic) {
-                let reads = match &subscription.reader {
-                    Reader::Principal(_) => true,
-                    Reader::Loop { capsule, generation } => live(capsule, *generation),
-                };
-                let binding = &subscription.bindings[*n];
-                if reads
-                    && !found.iter().any(|other| Arc::ptr_eq(other, subscription))
-                    && authority.admit(binding, &message.principal, message.target.as_ref()).is_ok()
-                {
-                    found.push(subscription.clone());
-                }
+        let indices = own.into_iter().chain([&tables.loops]);
+        let mut entries: Vec<&Entry> = indices.flat_map(|index| index.matches(&message.topic)).collect();
+        entries.retain(|(subscription, _)| match &subscription.reader {
+            Reader::Principal(_) => true,
+            Reader::Loop { capsule, generation } => live(capsule, *generation),
+        });
+        let (principal, target) = (&message.principal, message.target.as_ref());
+        authority.retain_admitted(&mut entries, |(open, n)| &open.bindings[*n], principal, target);
+        let mut found: Vec<Arc<Subscription>> = Vec::new();
+        for (subscription, _) in entries {
+            if !found.iter().any(|other| Arc::ptr_eq(other, subscription)) {
+                found.push(subscription.clone());
             }
         }
         found

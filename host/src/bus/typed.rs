@@ -111,7 +111,7 @@ mod tests {
         fn call(
             self: Arc<Self>,
             handler: Arc<str>,
-            message: Message,
+            message: Arc<Message>,
             place: Option<Place>,
         ) -> Boxed<'static, Result<Bytes, Failure>> {
             Arc::new(Recorder(self.1.0.clone())).call(handler, message, place)

@@ -469,7 +469,7 @@ impl Responder for Generation {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {

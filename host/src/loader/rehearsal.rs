@@ -127,7 +127,7 @@ impl Generation {
             reply: None,
             rehearsal: true,
         };
-        let answer = self.clone().call(handler.into(), message, None).await;
+        let answer = self.clone().call(handler.into(), Arc::new(message), None).await;
         let expected = probe.expect.unwrap_or_default();
         match (answer, expected) {
             (Ok(answer), Expect::Ok) => Ok(answer),
@@ -240,7 +240,12 @@ impl Shadow {
     }
 
     /// The live version has answered this message so.
-    pub(super) fn compare_answer(self: &Arc<Self>, handler: Arc<str>, message: Message, live: Result<Bytes, Failure>) {
+    pub(super) fn compare_answer(
+        self: &Arc<Self>,
+        handler: Arc<str>,
+        message: Arc<Message>,
+        live: Result<Bytes, Failure>,
+    ) {
         if !self.takes() {
             return;
         }
@@ -251,9 +256,9 @@ impl Shadow {
                 rehearsal: true,
                 deadline: Instant::now() + shadow.candidate.bounds.timeout,
                 reply: None,
-                ..message
+                ..Message::clone(&message)
             };
-            let answer = shadow.candidate.clone().call(handler, message, None).await;
+            let answer = shadow.candidate.clone().call(handler, Arc::new(message), None).await;
             let same = match (&live, &answer) {
                 (Ok(live), Ok(new)) => same_bytes(live, new),
                 (Err(Failure::Refused(live)), Err(Failure::Refused(new))) => live.code == new.code,

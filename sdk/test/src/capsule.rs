@@ -25,7 +25,7 @@ use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
-    Rejection, Request, Response, Standing, Verdict, engine, find, keys,
+    Rejection, Request, Response, Standing, Verdict, engine, find, keys, usage,
 };
 
 /// What one call has used.
@@ -329,6 +329,7 @@ impl Capsule {
         let (fakes, usage, result) = engine::run(&self.linked, &self.manifest, fakes, caller, &self.clock, call);
         self.fakes = fakes;
         self.last = usage;
+        usage::note(usage);
         result
     }
 }

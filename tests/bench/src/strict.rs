@@ -2,43 +2,33 @@
 //! in turns, on a strict host.
 
 use std::fs::File;
-use std::sync::Arc;
 
 use anyhow::ensure;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::schema::{Schemas, TypeName, Wit};
 use astrid_capsule::{Pattern, PrincipalId};
-use astrid_host::config::Config;
-use astrid_host::host::{Host, LockedHome};
-use astrid_host::loader::Options;
+use astrid_host::host::Host;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::calls::{PAYLOAD_BYTES, ROUNDS, Sample, ask, round};
+use crate::calls::{PAYLOAD_BYTES, ROUNDS, Sample, round};
 use crate::report::Report;
-use crate::{Setup, daemon, median};
+use crate::{Setup, library, median};
 
 const TYPED: &str = "echo.v1.say";
 const BARE: &str = "echo.v1.bare";
 
 pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
-    let home = LockedHome::take(Some(setup.place("strict")))?;
-    let config = Config::load(&home.home.config(), &["bus.strict=true".to_owned()], [])?;
-    let host = Host::build(home.home.clone(), config, Arc::default(), Arc::default())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let echo = typed_echo(setup)?;
-    runtime.block_on(async {
-        host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-        host.loader.install(&host, &echo, &Options::default()).await?;
-        anyhow::Ok(())
-    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let host = runtime.block_on(library::host(setup, "strict", &echo, &["bus.strict=true".to_owned()]))?;
     let (principal, payload) = (PrincipalId::parse("default")?, payload()?);
 
     let (mut typed, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..=ROUNDS {
         for (topic, taken) in [(TYPED, &mut typed), (BARE, &mut bare)] {
-            let call = || ask(&host, &principal, topic, payload.clone());
+            let call = || answered(&host, &principal, topic, payload.clone());
             taken.push(round(&runtime, 1, call, || host.metrics.run_upkeep())?);
         }
     }
@@ -51,6 +41,11 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     }
     host.store.close();
     Ok(())
+}
+
+/// One request. Returns the length of the answer.
+async fn answered(host: &Host, principal: &PrincipalId, topic: &str, payload: Bytes) -> anyhow::Result<usize> {
+    Ok(library::ask(host, principal, topic, payload).await?.len())
 }
 
 /// A payload of small records.

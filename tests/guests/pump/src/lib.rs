@@ -1,7 +1,7 @@
 //! A run loop. For each message of `pump.v1.work` it asks its own handler, on behalf of whoever sent it, to add one to
 //! what that principal has, and to note the message's number and how many this run has worked on.
 //!
-//! A message may say what else to do: `trap`, `spin`, `return`, or `compute` for a while. What it does before the first
+//! A message may say what else to do: `trap`, `spin`, `return`, `grow` by 24 MiB, or `compute` for a while. What it does before the first
 //! message stands in [`MODE`], which tests patch: `serve`, `never` gets ready, `spins` without a host call, or `traps`.
 
 use std::hint::black_box;
@@ -70,6 +70,7 @@ fn serve(received: Received, served: u64) -> Result<(), String> {
     let Ok(Work { number, act }) = received.message.json() else { return Ok(()) };
     match act.as_str() {
         "trap" => panic!("told to trap"),
+        "grow" => drop(black_box(vec![1u8; 24 << 20])),
         "return" => return Err("told to return".into()),
         "spin" => spin(),
         "compute" => {
