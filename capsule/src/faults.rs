@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::manifest::{MAX_BYTES, Manifest};
+use crate::manifest::{MAX_BYTES, Manifest, Probe};
 use crate::shape::Shape;
-use crate::{near, shown};
+use crate::{near, shown, tool};
 
 /// The most faults that are told of one text.
 pub const MAX_FAULTS: usize = 32;
@@ -105,7 +105,10 @@ impl<'t> Search<'t> {
         }
         let shape = Shape::of::<Manifest>();
         let mut sound: Vec<Part<'t>> = Vec::new();
-        for mut part in self.parts(document.into_inner(), &shape) {
+        let mut parts = self.parts(document.into_inner(), &shape);
+        // What needs others comes behind them.
+        parts.sort_by_key(|part| ["component", "probe", "tool"].contains(&&*part.section));
+        for mut part in parts {
             if self.full() {
                 return;
             }
@@ -171,6 +174,7 @@ impl<'t> Search<'t> {
                 self.tell(span.start, format!("{path} can't be \"{}\"{hint}", shown(text)));
                 return false;
             }
+            (DeValue::Table(_), Shape::Table) => {}
             (DeValue::String(_), Shape::Text | Shape::OneOf(_) | Shape::Scalar)
             | (DeValue::Integer(_), Shape::Integer | Shape::Scalar)
             | (DeValue::Boolean(_), Shape::Boolean | Shape::Scalar)
@@ -232,11 +236,18 @@ impl<'t> Search<'t> {
     fn alone(&mut self, part: &Part<'t>, whole: bool, sound_so_far: &[Part<'t>]) -> bool {
         let mut now = part.clone();
         let mut sound = whole;
-        // Only what stands once in a document needs what it asks for; a list may be as long as the text.
-        let once = part.index.is_none() && part.name.is_none();
+        // A list may be as long as the text: of lists, only probes and tools need others, and there are few that may be read.
+        let needs: &[&str] = match &*part.section {
+            "probe" if part.index.is_some_and(|index| index < Probe::MAX) => &["asks", "subscribe", "http"],
+            "tool" if part.index.is_some_and(|index| index < tool::MAX) => &["subscribe"],
+            "probe" | "tool" => return whole,
+            "component" => &["asks", "subscribe", "intercept"],
+            _ if part.index.is_none() && part.name.is_none() => &["asks"],
+            _ => &[],
+        };
         loop {
-            let asks = sound_so_far.iter().filter(|other| once && other.section == "asks");
-            let Some(wrong) = read(join(asks.chain([&now]))) else { return sound };
+            let others = sound_so_far.iter().filter(|other| needs.contains(&&*other.section));
+            let Some(wrong) = read(join(others.chain([&now]))) else { return sound };
             let taken_out = !sound && wrong.text.contains("missing");
             if taken_out || self.full() {
                 return false;

@@ -22,6 +22,8 @@ pub mod faults;
 #[cfg(feature = "package")]
 pub mod manifest;
 #[cfg(feature = "package")]
+mod probe;
+#[cfg(feature = "package")]
 pub mod registry;
 #[cfg(feature = "package")]
 pub mod schema;

@@ -255,7 +255,7 @@ impl Probe {
     /// Probes of one manifest.
     pub const MAX: usize = 32;
 
-    fn check(&self, manifest: &Manifest) -> Result<(), String> {
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), String> {
         match (&self.topic, &self.path) {
             (Some(topic), None) => {
                 if self.status.is_some() {

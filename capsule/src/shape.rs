@@ -17,6 +17,8 @@ pub enum Shape {
     Struct(Vec<(&'static str, Shape)>),
     /// A table whose keys are the author's.
     Map(Box<Shape>),
+    /// A table of the author's, whatever it holds.
+    Table,
     List(Box<Shape>),
     /// One of these texts.
     OneOf(&'static [&'static str]),
@@ -47,7 +49,7 @@ impl Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Struct(_) | Self::Map(_) => f.write_str("a table"),
+            Self::Struct(_) | Self::Map(_) | Self::Table => f.write_str("a table"),
             Self::List(of) => match **of {
                 Self::Struct(_) => f.write_str("a list of tables"),
                 _ => f.write_str("a list"),
@@ -98,7 +100,11 @@ fn build<T: for<'de> Deserialize<'de>>(path: &mut Vec<Step>) -> Shape {
     };
     match kind {
         Some(Kind::Struct(keys)) => Shape::Struct(keys.iter().map(|key| (*key, inner(Step::Key(key)))).collect()),
-        Some(Kind::Map) => Shape::Map(Box::new(inner(Step::Value))),
+        Some(Kind::Map) => match inner(Step::Value) {
+            // Whoever takes values of no kind in particular takes them all.
+            Shape::Scalar => Shape::Table,
+            values => Shape::Map(Box::new(values)),
+        },
         Some(Kind::List) => Shape::List(Box::new(inner(Step::Element))),
         Some(Kind::OneOf(values)) => Shape::OneOf(values),
         Some(Kind::Text) => Shape::Text,

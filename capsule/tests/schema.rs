@@ -35,6 +35,7 @@ fn compare(path: &str, shape: &Shape, schema: &Value) {
             assert_eq!(schema["type"], "object", "{path}");
             compare(&format!("{path}.NAME"), values, &schema["additionalProperties"]);
         }
+        Shape::Table => assert_eq!(schema["type"], "object", "{path}"),
         Shape::List(of) => {
             assert_eq!(schema["type"], "array", "{path}");
             compare(&format!("{path}[]"), of, &schema["items"]);

@@ -263,6 +263,8 @@ mod tests {
             ("", vec!["runtime=20"], vec![], "room.key=value"),
             ("", vec!["http.listen=nonsense"], vec![], "configuration"),
             ("", vec!["bus.max-depth=200"], vec![], "bus.max-depth"),
+            ("", vec!["loader.probation-secs=86401"], vec![], "loader.probation-secs = 86401"),
+            ("", vec!["loader.probation-failures=0"], vec![], "loader.probation-failures = 0"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "did you mean `async-io`?"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "ASTRID_RUNTIME_ASYNCIO"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNC_IO", "0")], "runtime.async-io = 0"),

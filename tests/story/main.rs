@@ -5,6 +5,7 @@
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`field`]: faults that hosts of plugins had in the field
+//! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
@@ -29,6 +30,7 @@ mod console;
 mod durability;
 mod environment;
 mod field;
+mod generations;
 mod hostile;
 mod hostile_crowd;
 mod interceptors;

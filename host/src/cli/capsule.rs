@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::client::Answer;
 use super::failure::{Exit, Failure};
+use super::watch::Watch;
 use super::{Context, table, text, time};
 use crate::files;
 
@@ -63,6 +64,20 @@ pub(super) enum Verb {
     },
     /// Delete components and compiled code that no installed version needs
     Gc,
+    /// Build a capsule's folder and put it in place of the running version, again whenever it is saved
+    Watch {
+        /// A folder with a Capsule.toml
+        folder: PathBuf,
+        /// Grant what the manifest asks for; may be repeated
+        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
+        grants: Vec<Capability>,
+        /// What builds the folder, called with `--json build DIR` [default: astrid-build]
+        #[arg(long, value_name = "PROGRAM")]
+        build: Option<PathBuf>,
+        /// End after the first time
+        #[arg(long)]
+        once: bool,
+    },
 }
 
 /// How the host begins when nobody vouches for an archive.
@@ -158,6 +173,7 @@ impl Verb {
             Verb::History { capsule } => history(context, &capsule).await,
             Verb::Remove { capsule, purge } => remove(context, &capsule, purge).await,
             Verb::Gc => gc(context).await,
+            Verb::Watch { folder, grants, build, once } => Watch { folder, grants, build, once }.run(context).await,
         }
     }
 }
@@ -292,7 +308,7 @@ fn find(folder: &Path, wanted: &Path) -> Result<PathBuf, Failure> {
     Ok(folder.join(entry.blob()))
 }
 
-async fn install(
+pub(super) async fn install(
     context: &mut Context<'_>,
     path: &Path,
     mut grants: Vec<Capability>,

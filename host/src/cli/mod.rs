@@ -27,6 +27,7 @@ mod testing;
 mod text;
 mod time;
 mod trust;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};

@@ -82,7 +82,8 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
+        let answer = self.send_request(self.turn.sender.clone(), topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 }
 
@@ -96,7 +97,7 @@ impl bus::HostAnswer for Call {
             Ok(answer) => waited.around(answer.next()).await,
             Err(failure) => Err(failure.clone()),
         };
-        Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
+        Ok(self.noted(next.map(|piece| piece.map(Into::into)).map_err(Into::into)))
     }
 
     async fn drop(&mut self, answer: Resource<OfCall<Answer>>) -> wasmtime::Result<()> {
@@ -131,7 +132,8 @@ impl bus::HostCaller for Call {
         if sender.deadline <= Instant::now() {
             return Ok(Err(types::Failure::Timeout));
         }
-        Ok(self.send_request(sender, topic, payload, options).await)
+        let answer = self.send_request(sender, topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 
     async fn publish(

@@ -28,6 +28,8 @@ use wasmtime_wasi_http::{
     Error as WasiHttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
+
 use crate::bus::Sender;
 use crate::host::Host;
 use crate::loader::{Generation, Inbound, Shift};
@@ -44,11 +46,15 @@ pub struct Turn {
     sender: Sender,
     inbound: Inbound,
     waited: HostWait,
+    /// Something that it asked another for has failed: what it answers may be that.
+    let_down: bool,
+    /// It has answered that it failed, and nobody else did.
+    failing: bool,
 }
 
 impl Turn {
     pub fn new(sender: Sender, inbound: Inbound) -> Self {
-        Self { sender, inbound, waited: HostWait::default() }
+        Self { sender, inbound, waited: HostWait::default(), let_down: false, failing: false }
     }
 
     /// The call has what it needs to run: it waits no more.
@@ -137,6 +143,28 @@ impl Call {
 
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
+    }
+
+    /// The answer says that the call failed. Passing another's failure on is none.
+    pub fn fails(&mut self) {
+        self.turn.failing = !self.turn.let_down;
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.turn.failing
+    }
+
+    /// What another has answered.
+    fn noted<T>(&mut self, answer: Result<T, Failure>) -> Result<T, Failure> {
+        let failed = match &answer {
+            Ok(_) | Err(Failure::Denied(_) | Failure::Invalid(_) | Failure::TooLarge(_)) => false,
+            Err(Failure::Refused(refusal)) => {
+                matches!(refusal.code, RefusalCode::Internal | RefusalCode::Unavailable)
+            }
+            Err(_) => true,
+        };
+        self.turn.let_down |= failed;
+        answer
     }
 
     /// The time that the call spent in host functions that waited.

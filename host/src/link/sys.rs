@@ -151,7 +151,7 @@ impl host::Host for Call {
     }
 
     async fn rollback(&mut self, id: String) -> wasmtime::Result<Result<(String, String), host::InstallError>> {
-        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id, None).await }).await)
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id).await }).await)
     }
 
     async fn swap(&mut self, id: String) -> wasmtime::Result<Result<String, host::InstallError>> {

@@ -13,7 +13,7 @@ use astrid_capsule::schema::Schemas;
 use astrid_capsule::{Capability, Pattern, PrincipalId, Topic};
 use bytes::Bytes;
 use hyper::{Method, Response};
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::{Component, Instance, Linker, ResourceTableError};
@@ -33,6 +33,7 @@ use crate::host::Host;
 use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
+use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Turn};
 use crate::meter::ledger::Used;
@@ -107,6 +108,8 @@ pub struct Resident {
 const IDLE_MEMORY_BYTES: usize = 16 << 20;
 /// How long the authenticator may think.
 const AUTHENTICATE: Duration = Duration::from_secs(5);
+/// The status of an answer that says that its front end has failed.
+const FAILED: u16 = 500;
 /// What somebody is told to wait who found no instance, in milliseconds.
 const RETRY_MS: u32 = 100;
 
@@ -139,6 +142,7 @@ impl Generation {
             host_wait: histogram!("astrid_invocation_host_wait_seconds", "capsule" => id.to_string()),
             peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
+        gauge!("astrid_capsule_generations", "capsule" => id.to_string()).increment(1);
         let isolation = match host.config.runtime.isolation {
             runtime::Isolation::Manifest => manifest.component.isolation,
             runtime::Isolation::Call => Isolation::Call,
@@ -172,6 +176,11 @@ impl Generation {
     /// Another has taken its place: nothing of it is kept from now on. Calls that run go on.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// It is to be live again: instances of it may be kept.
+    pub(super) fn recall(&self) {
+        self.retired.store(false, Ordering::Release);
     }
 
     /// Whether the operator granted this.
@@ -300,9 +309,12 @@ impl Generation {
             resident: Some(resident),
             answered: false,
             started,
+            entered: Instant::now(),
             charge,
             seat,
             room,
+            whose,
+            died: false,
         };
         let Resident { store, instance } = running.resident.as_mut().expect("it is there until the end");
         let serving = async {
@@ -314,18 +326,13 @@ impl Generation {
             call(store, instance).await
         };
         let outcome = tokio::time::timeout_at(deadline, serving).await;
-        let died = matches!(outcome, Ok(Err(_)));
-        // A caller's own impatience is no failure of the capsule.
-        let hung = outcome.is_err() && started.elapsed() >= bounds.timeout;
-        if self.watch.ended(&whose, died || hung) {
-            host.loader.exhausted(&host, self);
-        }
         match outcome {
             Ok(Ok(answer)) => {
                 running.answered = true;
                 Ok(answer)
             }
             Ok(Err(error)) => {
+                running.died = true;
                 self.figures.trapped.increment(1);
                 let bounds = running.charge.bounds;
                 let why = running.resident.as_mut().map(|resident| explain(&mut resident.store, &bounds, &error));
@@ -367,17 +374,30 @@ impl Resident {
 /// its instance is kept or gone before its slot is free.
 struct Running<'a> {
     generation: &'a Generation,
-    host: &'a Host,
+    host: &'a Arc<Host>,
     resident: Option<Resident>,
     /// It ended with an answer.
     answered: bool,
     started: Instant,
+    /// It had an instance from then on.
+    entered: Instant,
     charge: Charge,
     seat: Seat<'a, Key, Resident>,
     room: Permit<'a>,
+    whose: Lane,
+    died: bool,
 }
 
 impl Running<'_> {
+    /// Whether its generation has failed its caller; none where the caller did not stay for the answer.
+    fn failed(&self, failing: bool) -> Option<bool> {
+        if self.answered || self.died {
+            return Some(self.died || failing);
+        }
+        // Who waits through others has less time than it has itself; who is merely impatient has much less.
+        (self.entered.elapsed() * 2 >= self.charge.bounds.timeout).then_some(true)
+    }
+
     /// Why its instance can't be kept, if it has a key to keep it under.
     fn unfit(&self, call: &mut Call, key: &Key) -> Option<Why> {
         let limiter = call.limiter();
@@ -406,6 +426,10 @@ impl Drop for Running<'_> {
         figures.peak_memory.record(peak_memory_bytes as f64);
         if let Some(text) = store.data().take_output() {
             tracing::warn!(capsule = &*self.generation.id, "it wrote: {text}");
+        }
+        let failed = self.failed(store.data().is_failing());
+        if failed.is_some_and(|failed| self.generation.watch.ended(&self.whose, failed)) {
+            self.host.loader.exhausted(self.host, self.generation);
         }
         let Some(key) = self.seat.key() else { return };
         match self.unfit(store.data_mut(), key) {
@@ -436,6 +460,12 @@ pub(super) fn explain(store: &mut Store<Call>, bounds: &Bounds, error: &wasmtime
     }
 }
 
+impl Drop for Generation {
+    fn drop(&mut self) {
+        gauge!("astrid_capsule_generations", "capsule" => self.id.to_string()).decrement(1);
+    }
+}
+
 impl Generation {
     /// What this capsule sends while it works on a message.
     pub fn caused_by(&self, message: &Message) -> Sender {
@@ -451,6 +481,14 @@ impl Generation {
 }
 
 impl Generation {
+    /// Whose a call for a message is, and in what instance it runs. A rehearsal is the host's own doing.
+    fn place_of(&self, message: &Message) -> (Lane, Isolation) {
+        if message.rehearsal {
+            return (Lane::Host, Isolation::Call);
+        }
+        (Lane::Principal(message.principal.clone()), self.isolation)
+    }
+
     /// Who is to answer a request as well, and be compared. A stream is not compared, nor is a publication.
     fn shadow_of(&self, message: &Message) -> Option<Arc<Shadow>> {
         if message.rehearsal || message.publication || message.reply.is_some() {
@@ -477,16 +515,18 @@ impl Responder for Generation {
             let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
-            // A rehearsal is the host's own doing.
-            let lane = if message.rehearsal { Lane::Host } else { Lane::Principal(message.principal.clone()) };
-            let isolation = if message.rehearsal { Isolation::Call } else { self.isolation };
+            let (lane, isolation) = self.place_of(&message);
             let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
             let turn = Turn::new(sender, Inbound { reply: message.reply.clone(), place, ..Inbound::default() });
             let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
                     let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
-                    export.astrid_bus_handler().call_handle(store, &handler, &message).await
+                    let answer = export.astrid_bus_handler().call_handle(&mut *store, &handler, &message).await?;
+                    if matches!(&answer, Err(refusal) if refusal.code == RefusalCode::Internal) {
+                        store.data_mut().fails();
+                    }
+                    Ok(answer)
                 })
             });
             let answer = match outcome.await {
@@ -517,10 +557,10 @@ impl Interceptor for Generation {
         Box::pin(async move {
             let Some(export) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
             let sender = self.caused_by(&message);
-            let lane = Lane::Principal(message.principal.clone());
+            let (lane, isolation) = self.place_of(&message);
             // Nested: the sender waits, and holds an instance meanwhile.
             let (rank, turn) = (nested(&message), Turn::new(sender, Inbound::default()));
-            let outcome = self.enter(rank, lane, turn, self.isolation, |store, instance| {
+            let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
                     let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
@@ -590,6 +630,9 @@ impl Mounted for Generation {
                     Box::pin(async move {
                         let export = export.load(&mut *store, &instance)?;
                         let mut answer = export.astrid_http_handler().call_handle(&mut *store, &request).await?;
+                        if answer.status == FAILED {
+                            store.data_mut().fails();
+                        }
                         let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
                         if wanted.is_some() && !relays {
                             let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
@@ -613,7 +656,16 @@ impl Mounted for Generation {
                 };
                 return Ok(Response::from_parts(head, body));
             }
-            self.serve_wasi(sender, exchange).await
+            let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+            let answer = self.clone().serve_wasi(sender, exchange, lane.clone()).await?;
+            // Beside the call itself, which may still run.
+            if answer.status().as_u16() == FAILED
+                && self.watch.ended(&lane, true)
+                && let Some(host) = self.host.upgrade()
+            {
+                host.loader.exhausted(&host, &self);
+            }
+            Ok(answer)
         })
     }
 }
@@ -646,11 +698,15 @@ impl Relayed for Generation {
 impl Generation {
     /// A `wasi:http` handler sets its answer while it runs and may go on writing the body, so it runs as a task of its
     /// own until it ends or its deadline passes.
-    async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
+    async fn serve_wasi(
+        self: Arc<Self>,
+        sender: Sender,
+        exchange: Exchange,
+        lane: Lane,
+    ) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
         let connection = Some(exchange.connection.clone());
         let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
-        let lane = exchange.connection.lane();
         let this = self.clone();
         let Some(export) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {

@@ -19,9 +19,9 @@ mod supervisor;
 mod topics;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -120,12 +120,21 @@ pub enum InstallError {
 
 #[derive(Default)]
 pub struct Loader {
-    /// Held while something is changed.
+    /// Held while something is changed, but not while live calls are compared.
     changing: tokio::sync::Mutex<()>,
     capsules: RwLock<BTreeMap<String, (Record, State)>>,
     /// Those that gave way last, for as long as their successors are on probation.
     standby: Mutex<BTreeMap<String, (Record, Arc<Generation>)>>,
+    /// Those that gave way last, for as long as calls of theirs run.
+    leaving: Mutex<BTreeMap<String, Weak<Generation>>>,
+    /// The component's hash of what is compared with the live version now, by capsule.
+    compared: Mutex<BTreeMap<String, String>>,
+    /// Capsules that run as the distribution has them, whatever is installed; none unless in safe mode.
+    as_distributed: OnceLock<BTreeSet<String>>,
 }
+
+/// The right to change something; given up while live calls are compared.
+type Change<'a> = Option<tokio::sync::MutexGuard<'a, ()>>;
 
 impl Loader {
     /// Sorted by id.
@@ -195,7 +204,7 @@ impl Loader {
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
         let mut absent = Vec::new();
         let unapplied = {
             let (host, distro) = (host.clone(), distro.to_owned());
@@ -205,7 +214,7 @@ impl Loader {
             let done = match archive {
                 Ok(archive) => {
                     let options = install::Options { grants, ..install::Options::default() };
-                    self.put(host, archive, &options, Some((&name, &archive_hash))).await
+                    self.put(host, archive, &options, Some((&name, &archive_hash)), &mut change).await
                 }
                 Err(why) => Err(InstallError::Invalid(why)),
             };
@@ -244,14 +253,18 @@ impl Loader {
         Ok(())
     }
 
-    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is: it can
-    /// be removed, rolled back and replaced from here, and is there again after the next start.
+    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is, and is
+    /// there again after the next start; until then it can be replaced and rolled back. To remove what the distribution brings
+    /// is to forget what was installed over it.
     pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
         tracing::warn!("safe mode: only the distribution's own versions run");
         let path = distro.join("Distro.toml");
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        for entry in Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?.capsule {
+        let distributed = Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?.capsule;
+        let names = distributed.iter().map(|entry| entry.name.clone()).collect();
+        self.as_distributed.set(names).map_err(|_| anyhow::anyhow!("a host boots once"))?;
+        for entry in distributed {
             let (loading, file) = (host.clone(), distro.join(&entry.source));
             let load = move || {
                 let (_, archive) = read_archive(&file)?;

@@ -61,6 +61,8 @@ pub const SERIES: &[Series] = &[
     gauge("astrid_capsules", "Installed capsules by state"),
     gauge("astrid_run_loops", "Run loops by state"),
     counter("astrid_run_loop_restarts_total", "Runs of run loops after their first, by capsule"),
+    gauge("astrid_capsule_generations", "Versions of capsules in memory: two of each at most"),
+    counter("astrid_capsule_rollbacks_total", "Versions that gave way to the one before, by capsule"),
     gauge("astrid_pool_instances", "Instances that may be alive at once"),
     gauge("astrid_pool_in_use", "Instances that are alive"),
     gauge("astrid_pool_waiting", "Calls that wait for an instance"),

@@ -315,6 +315,10 @@ impl Capsule {
         self.clock.seconds()
     }
 
+    pub(crate) fn fakes(&mut self) -> &mut Fakes {
+        &mut self.fakes
+    }
+
     pub(crate) fn caller(&self, principal: &str) -> Caller {
         let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
         Caller { principal: principal.into(), remaining_ms, connection: None, streams: false, everybody: false }

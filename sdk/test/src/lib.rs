@@ -33,6 +33,7 @@ mod env;
 mod equal;
 mod error;
 mod find;
+mod generation;
 mod http;
 mod keys;
 mod registrar;
