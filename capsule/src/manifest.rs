@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::faults::faults;
+use crate::schema::{TypeName, Wit};
+use crate::tool::{self, Tool};
 use crate::{Capability, Pattern, Topic, env, shown};
 
 /// The largest manifest that anybody reads, in bytes.
@@ -50,6 +53,9 @@ pub struct Manifest {
     /// What a version must answer before it goes live.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe: Vec<Probe>,
+    /// Handlers that a model can be offered to call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool: Vec<Tool>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -84,6 +90,8 @@ pub enum Isolation {
     /// The handler and interceptor calls of one principal, one after another; memory stays between them for as long as
     /// the host likes. Front ends, the authenticator, `start` and calls of `anonymous` still get an instance each.
     Principal,
+    /// One call; and beside the calls there is a run loop, in one instance for as long as the version is live.
+    Run,
 }
 
 impl Isolation {
@@ -97,6 +105,9 @@ impl Isolation {
 pub struct Publish {
     #[serde(with = "pattern")]
     pub topic: Pattern,
+    /// The types of what is sent, and of what is answered to a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit: Option<Wit>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -125,6 +136,9 @@ pub struct Subscribe {
     /// side.
     #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
     pub ordered: bool,
+    /// The types of what the handler or subscription gets, and of what the handler answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit: Option<Wit>,
 }
 
 impl Subscribe {
@@ -149,6 +163,7 @@ impl Subscribe {
             public: false,
             queue_bytes: None,
             ordered: true,
+            wit: None,
         }
     }
 }
@@ -240,7 +255,7 @@ impl Probe {
     /// Probes of one manifest.
     pub const MAX: usize = 32;
 
-    fn check(&self, manifest: &Manifest) -> Result<(), String> {
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), String> {
         match (&self.topic, &self.path) {
             (Some(topic), None) => {
                 if self.status.is_some() {
@@ -374,6 +389,8 @@ pub mod grant {
     pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
+    /// Export `astrid:capsule/run-loop`, with `isolation = "run"`.
+    pub const RUN: &str = "component:run";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
     pub const KEYS: &str = "keys";
 
@@ -389,19 +406,27 @@ pub mod grant {
     }
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
+    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
 }
 
 impl Manifest {
     /// Parses and checks.
+    ///
+    /// # Errors
+    /// Everything that is wrong, as [`faults`] tells it.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let read = || {
+            let manifest: Manifest = toml::from_str(text).map_err(|error| ManifestError(error.to_string()))?;
+            manifest.check()?;
+            Ok(manifest)
+        };
         if text.len() > MAX_BYTES {
             return Err(ManifestError(format!("is larger than {MAX_BYTES} bytes")));
         }
-        let manifest: Manifest =
-            toml::from_str(text).map_err(|error| ManifestError(error.to_string().trim_end().into()))?;
-        manifest.check()?;
-        Ok(manifest)
+        read().map_err(|first: ManifestError| {
+            let faults: Vec<String> = faults(text).iter().map(ToString::to_string).collect();
+            if faults.is_empty() { first } else { ManifestError(faults.join("\nCapsule.toml: ")) }
+        })
     }
 
     /// The manifest as it stands in an archive: without what only means something where it was built.
@@ -434,7 +459,20 @@ impl Manifest {
         self.publish.iter().any(|p| p.topic.matches(topic))
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
+    /// The binding of a handler that gets requests of `topic`.
+    pub fn handled(&self, topic: &Topic) -> Option<&Subscribe> {
+        let handlers = self.subscribe.iter().filter(|b| b.handler.is_some() && b.topic.matches(topic));
+        handlers.max_by_key(|binding| binding.topic.specificity())
+    }
+
+    /// Every type that a topic names, as often as it is named.
+    pub fn types(&self) -> impl Iterator<Item = &TypeName> {
+        let published = self.publish.iter().filter_map(|p| p.wit.as_ref());
+        published.chain(self.subscribe.iter().filter_map(|s| s.wit.as_ref())).flat_map(Wit::names)
+    }
+
+    /// What the text alone can tell; the first thing that is wrong.
+    pub(crate) fn check(&self) -> Result<(), ManifestError> {
         let fail = |text: String| Err(ManifestError(text));
         let name = &self.package.name;
         let named = name.len() <= 64
@@ -495,6 +533,9 @@ impl Manifest {
                 (Some(handler), None) if handler.is_empty() || handler.len() > 64 => {
                     return fail(format!("{at}: handler must have 1 to 64 bytes"));
                 }
+                (None, Some(_)) if binding.wit.as_ref().is_some_and(|wit| wit.answer.is_some()) => {
+                    return fail(format!("{at}: wit.answer is for handlers; a subscription answers nothing"));
+                }
                 (None, Some(_)) if !binding.ordered => {
                     return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));
                 }
@@ -520,6 +561,9 @@ impl Manifest {
         }
         for (n, probe) in self.probe.iter().enumerate() {
             probe.check(self).map_err(|why| ManifestError(format!("probe[{n}]: {why}")))?;
+        }
+        if let Some(fault) = tool::fault(self) {
+            return fail(fault);
         }
         let mut seen = HashSet::new();
         for declared in &self.capability {

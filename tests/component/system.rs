@@ -1,18 +1,19 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Capsule, CapsuleRow, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine, PrincipalUsage, Refusal,
-    RefusalCode, Setting, Step,
+    Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
+    PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 17] = [
+const HANDLERS: [&str; 18] = [
     "status",
     "logs",
     "shutdown",
     "config",
     "capsule-list",
     "capsule-install",
+    "capsule-topics",
     "capsule-show",
     "capsule-rollback",
     "capsule-swap",
@@ -31,7 +32,9 @@ fn system() -> Capsule {
 }
 
 fn ask(system: &mut Capsule, handler: &str, payload: Value) -> Result<Value, Refusal> {
-    system.as_principal("alice").handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"))
+    let answer = system.as_principal("alice").handle(handler, payload);
+    let answer = answer.unwrap_or_else(|error| panic!("{handler}: {error}"));
+    answer.inspect(|answer| crate::types::check_answer("system", handler, answer))
 }
 
 fn line(sequence: u64, level: &str, capsule: &str) -> LogLine {
@@ -56,6 +59,7 @@ fn installed(previous_version: Option<&str>) -> Installed {
         env_needs_prompt: false,
         unhandled: vec!["translate.v1.text".into()],
         shadowed: 0,
+        publisher: previous_version.map(|_| "acme".into()),
     }
 }
 
@@ -109,6 +113,32 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
     let bob = about("bob").unwrap();
     assert_eq!((&bob["principal"], &bob["exempt"]), (&json!("bob"), &json!(false)));
     assert_eq!(about("nobody").unwrap_err().code, RefusalCode::NotFound);
+}
+
+#[test]
+fn a_capsules_topics_come_with_their_types_and_an_unknown_capsule_is_not_found() {
+    let mut system = system();
+    let of = |name: &str, schema: &str| Some(TopicType { name: name.into(), schema: schema.into() });
+    let topic = Topic {
+        topic: "notes.v1.add".into(),
+        direction: Direction::Subscribe,
+        handler: Some("add".into()),
+        priority: None,
+        payload: of("notes.add", "{\"type\":\"object\"}"),
+        answer: of("nothing", "{}"),
+    };
+    let judged =
+        Topic { direction: Direction::Intercept, priority: Some(7), payload: None, answer: None, ..topic.clone() };
+    system.host().topics.insert("notes".into(), vec![topic, judged]);
+    let want = json!({ "topics": [
+        { "topic": "notes.v1.add", "direction": "subscribe", "handler": "add",
+          "wit": { "payload": "notes.add", "answer": "nothing" },
+          "schema": { "payload": { "type": "object" }, "answer": {} } },
+        { "topic": "notes.v1.add", "direction": "intercept", "handler": "add", "priority": 7 },
+    ] });
+    assert_eq!(ask(&mut system, "capsule-topics", json!({ "capsule": "notes" })), Ok(want));
+    let refusal = ask(&mut system, "capsule-topics", json!({ "capsule": "gone" })).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::NotFound);
 }
 
 #[test]
@@ -206,7 +236,7 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
     let want = json!({
         "id": "notes", "target_dir": "/home/bin", "phase": "upgrade", "installed_version": "1.1.0",
         "previous_version": "1.0.0", "wasm_hash": "ab".repeat(32), "env_path": "/api/capsules/notes/env",
-        "env_needs_prompt": false, "asks": ["keys:notes"], "grants": ["keys:notes"],
+        "env_needs_prompt": false, "publisher": "acme", "asks": ["keys:notes"], "grants": ["keys:notes"],
         "missing_imports": [{ "namespace": "translate", "interface": "translate.v1.text", "requirement": "handler" }],
     });
     assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
@@ -223,7 +253,7 @@ fn a_first_install_has_no_previous_version_and_grants_are_optional() {
     let mut system = system();
     system.host().install = Ok(installed(None));
     let answer = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap();
-    assert!(answer.get("previous_version").is_none(), "{answer}");
+    assert!(answer.get("previous_version").is_none() && answer.get("publisher").is_none(), "{answer}");
     assert!(system.host().installs[0].1.grants.is_empty());
 }
 
@@ -273,6 +303,7 @@ fn every_way_in_which_an_install_fails_has_its_code_and_the_hosts_words() {
         (InstallError::Invalid("Capsule.toml: line 3".into()), RefusalCode::Invalid, "line 3"),
         (InstallError::NotFound("/srv/notes.capsule".into()), RefusalCode::NotFound, "/srv/notes.capsule"),
         (InstallError::Ungranted(vec!["sys:host".into()]), RefusalCode::Denied, "sys:host"),
+        (InstallError::Untrusted("nobody vouches".into()), RefusalCode::Denied, "nobody vouches"),
         (InstallError::Conflict("/api belongs to gateway".into()), RefusalCode::Conflict, "gateway"),
         (InstallError::Failed("start said no".into()), RefusalCode::Unavailable, "start said no"),
     ] {
@@ -316,7 +347,8 @@ fn an_unknown_field_is_refused_by_its_name() {
     for handler in HANDLERS {
         let payload = match handler {
             "capsule-install" => json!({ "source": "/a", "surprise": 1 }),
-            "capsule-show" | "capsule-rollback" | "capsule-swap" | "capsule-remove" | "capsule-history" => {
+            "capsule-show" | "capsule-rollback" | "capsule-swap" | "capsule-remove" | "capsule-history"
+            | "capsule-topics" => {
                 json!({ "capsule": "a", "surprise": 1 })
             }
             "env-get" => json!({ "capsule": "a", "surprise": 1 }),

@@ -18,7 +18,7 @@ use crate::rights::{self, Rule};
 struct ChangeRequest {
     principal: String,
     capabilities: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     unsafe_admin: bool,
 }
 

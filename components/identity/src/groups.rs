@@ -198,7 +198,7 @@ struct CreateRequest {
     capabilities: Vec<String>,
     #[serde(default)]
     description: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     unsafe_admin: bool,
 }
 

@@ -64,6 +64,11 @@ pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) ->
     Option::deserialize(deserializer).map(Some)
 }
 
+/// A field for which null stands for what an absent one does.
+pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// A principal's id in a field of a request.
 pub fn principal(field: &str, text: &str) -> Result<(), Refusal> {
     let grammar = "a principal id: 1 to 64 of A-Z a-z 0-9 _ -";

@@ -238,9 +238,9 @@ pub fn free_id<P: Ports>(ports: &P, transaction: &mut P::Transaction, slug: &str
 #[serde(deny_unknown_fields)]
 struct CreateRequest {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     groups: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     grants: Vec<String>,
 }
 
@@ -300,9 +300,9 @@ fn check_count(names: &[String]) -> Result<(), Refusal> {
 #[serde(deny_unknown_fields)]
 struct ModifyRequest {
     principal: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     add_groups: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     remove_groups: Vec<String>,
 }
 

@@ -122,7 +122,7 @@ pub fn end<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Ended, R
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RotateRequest {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::or_default")]
     now: bool,
 }
 

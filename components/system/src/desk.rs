@@ -96,29 +96,24 @@ pub struct Logs {
     /// This level and everything more severe.
     pub level: Option<String>,
     /// Only lines with a greater sequence number.
-    #[serde(default)]
-    pub after: u64,
+    pub after: Option<u64>,
     /// 1 to [`MAX_LINES`].
-    #[serde(default = "Logs::default_limit")]
-    pub limit: u32,
+    pub limit: Option<u32>,
 }
 
 impl Logs {
-    fn default_limit() -> u32 {
-        DEFAULT_LINES
-    }
-
     /// The query for the host; `invalid` if a field is out of bounds.
     pub fn query(self) -> Result<LogQuery, Refusal> {
-        if !(1..=MAX_LINES).contains(&self.limit) {
-            return Err(Refusal::invalid(format!("limit = {} must be 1 to {MAX_LINES}", self.limit)));
+        let limit = self.limit.unwrap_or(DEFAULT_LINES);
+        if !(1..=MAX_LINES).contains(&limit) {
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_LINES}")));
         }
         if let Some(level) = &self.level
             && !LEVELS.contains(&level.as_str())
         {
             return Err(Refusal::invalid(format!("level `{}` must be {}", level.escape_debug(), LEVELS.join(", "))));
         }
-        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after, limit: self.limit })
+        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after.unwrap_or(0), limit })
     }
 }
 
@@ -182,7 +177,7 @@ pub struct Capsules {
 pub struct Capsule {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live`, `failed`, `starting` or `restarting`: what the host says.
     pub state: String,
     /// BLAKE3 of the component, hex.
     pub hash: String,
@@ -228,11 +223,9 @@ impl From<Vec<host::Setting>> for Settings {
 pub struct Install {
     /// The absolute path of a `.capsule` file on the host's machine.
     pub source: String,
-    #[serde(default)]
-    pub grants: Vec<String>,
+    pub grants: Option<Vec<String>>,
     /// Calls of the live version that the new one must answer alike before it replaces it.
-    #[serde(default)]
-    pub shadow: u32,
+    pub shadow: Option<u32>,
 }
 
 /// Which capsule.
@@ -247,8 +240,7 @@ pub struct Which {
 pub struct Remove {
     pub capsule: String,
     /// Whether everything that it has stored goes, too.
-    #[serde(default)]
-    pub purge: bool,
+    pub purge: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -328,6 +320,9 @@ pub struct Installed {
     /// Everything that the manifest asks.
     pub asks: Vec<String>,
     pub grants: Vec<String>,
+    /// Whoever of the operator's `etc/trust/` vouches for the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
     /// Live calls that both versions answered alike before the new one replaced the old.
     #[serde(skip_serializing_if = "is_zero")]
     pub shadowed: u32,
@@ -366,6 +361,7 @@ impl From<host::Installed> for Installed {
             missing_imports: installed.unhandled.into_iter().map(missing).collect(),
             asks: installed.asks,
             grants: installed.grants,
+            publisher: installed.publisher,
             shadowed: installed.shadowed,
             id: installed.id,
         }
@@ -378,6 +374,7 @@ pub fn refusal(error: InstallError) -> Refusal {
         InstallError::Invalid(reason) => Refusal::invalid(reason),
         InstallError::NotFound(reason) => Refusal::not_found(reason),
         InstallError::Conflict(reason) => Refusal::conflict(reason),
+        InstallError::Untrusted(reason) => Refusal::denied(reason),
         InstallError::Failed(reason) => Refusal::unavailable(reason),
         InstallError::Ungranted(asked) => Refusal::denied(format!(
             "the capsule asks for {} and was not granted it; repeat the request with it in grants to allow that",
@@ -436,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_install_wants_an_absolute_path() {
-        let install = |source: &str| Install { source: source.into(), grants: vec![], shadow: 0 }.checked();
+        let install = |source: &str| Install { source: source.into(), grants: None, shadow: None }.checked();
         assert!(install("/srv/notes.capsule").is_ok());
         for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/a.capsule", "/a\0b"] {
             let refusal = install(source).unwrap_err();
@@ -490,6 +487,7 @@ mod tests {
                 env_needs_prompt: true,
                 unhandled: vec!["b.v1.c".into()],
                 shadowed: 0,
+                publisher: previous.map(|_| "acme".into()),
             };
             to_value(Installed::from(done)).unwrap()
         };
@@ -500,8 +498,8 @@ mod tests {
                    "missing_imports": [{"namespace": "b", "interface": "b.v1.c", "requirement": "handler"}]})
         );
         assert_eq!(
-            (&installed(Some("1.0.0"))["previous_version"], &installed(Some("1.0.0"))["phase"]),
-            (&json!("1.0.0"), &json!("upgrade"))
+            (&installed(Some("1.0.0"))["publisher"], &installed(Some("1.0.0"))["phase"]),
+            (&json!("acme"), &json!("upgrade"))
         );
         let lines = Lines::from(vec![host::LogLine {
             sequence: 1,

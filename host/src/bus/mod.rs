@@ -4,10 +4,11 @@
 //! sender is told. A route is a pattern tied to one handler of one generation of a capsule. Publications wait in their
 //! generation's [`inbox`], a [`fair`] queue; requests go straight to their handler and are [`waiting`] only until they
 //! have an instance. A [`subscription`] has a [`mailbox`], and an answer in pieces is a [`stream`]. What would reach
-//! somebody meets its interceptors first ([`intercept`]).
+//! somebody meets its interceptors first ([`intercept`]). In strict mode it is held to its topic's type before that
+//! ([`typed`]).
 //!
 //! Bounded by: payload size, nesting depth, each queue's byte budget and concurrency.
-//! Refuses to know: what is in a payload, wasm, HTTP, the store, who should hold what.
+//! Refuses to know: what is in a payload (but for [`typed`]), wasm, HTTP, the store, who should hold what.
 
 pub mod fair;
 pub mod inbox;
@@ -17,6 +18,7 @@ pub mod routes;
 pub mod storm;
 pub mod stream;
 pub mod subscription;
+pub mod typed;
 pub mod waiting;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -40,6 +43,7 @@ use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
 use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
+use typed::Typed;
 use waiting::Place;
 
 /// `[bus]` of the configuration.
@@ -53,11 +57,13 @@ pub struct Config {
     /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
     /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
     pub queue_bytes: usize,
+    /// Whether payloads and answers are held to the types that manifests declare.
+    pub strict: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20 }
+        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20, strict: false }
     }
 }
 
@@ -167,9 +173,14 @@ pub trait Responder: Send + Sync {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>>;
+
+    /// What a binding's messages are held to, if to anything.
+    fn typed(&self, _binding: &Pattern) -> Option<Arc<Typed>> {
+        None
+    }
 }
 
 /// How to send: what a caller may choose.
@@ -212,6 +223,15 @@ pub struct Bus {
     storms: Storms,
     /// How long a publisher waits for a subscription that takes nothing.
     stall: Duration,
+    figures: Figures,
+}
+
+/// Handles of the series that move with every message, looked up once.
+struct Figures {
+    requests: Counter,
+    answered: Counter,
+    published: Counter,
+    delivered: Counter,
 }
 
 impl Table {
@@ -231,6 +251,12 @@ impl Bus {
             ids: AtomicU64::new(1),
             storms: Storms::default(),
             stall: STALL,
+            figures: Figures {
+                requests: events("request"),
+                answered: outcomes("ok"),
+                published: events("publish"),
+                delivered: events("delivered"),
+            },
         }
     }
 
@@ -310,9 +336,11 @@ impl Bus {
 
     async fn ask(&self, sender: Sender, outgoing: Outgoing, reply: Option<Writer>) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing, reply).await;
-        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
-        event("request", 1);
-        metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
+        self.figures.requests.increment(1);
+        match &result {
+            Ok(_) => self.figures.answered.increment(1),
+            Err(failure) => outcomes(failure.kind()).increment(1),
+        }
         result
     }
 
@@ -325,12 +353,22 @@ impl Bus {
         self.authority.admit(route.binding(), &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
         let chain = table.interceptions.of(&message.topic, &message.sender);
         drop(table);
+        if let Some(typed) = route.typed() {
+            typed.check_payload(&message.topic, &message.payload)?;
+        }
         if !chain.is_empty() {
             message.payload = chain.run(message.clone(), self.config.max_payload_bytes).await?;
+            if let Some(typed) = route.typed() {
+                typed.check_changed(&message.topic, &message.payload)?;
+            }
         }
+        let topic = message.topic.clone();
         let answer = route.ask(message).await?;
         if answer.len() > self.config.max_payload_bytes {
             return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
+        }
+        if let Some(typed) = route.typed() {
+            typed.check_answer(&topic, &answer)?;
         }
         Ok(answer)
     }
@@ -347,18 +385,25 @@ impl Bus {
             return Ok(0);
         }
         let table = self.table();
-        let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
-        routes.retain(|r| self.authority.admit(r.binding(), &message.principal, message.target.as_ref()).is_ok());
+        let mut routes = table.routes.matches(&message.topic);
+        self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
+        let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
+        let misfit = take_misfits(&mut routes, &message);
         let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if let (false, Some(misfit)) = (reaches_somebody, misfit) {
+            return Err(misfit);
+        }
         if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
             readers = self.readers(&message, &self.table());
+            take_misfits(&mut routes, &message);
         }
+        let message = Arc::new(message);
         let mut taken = 0;
         for route in routes {
             if route.enqueue(message.clone()) {
@@ -367,16 +412,18 @@ impl Bus {
         }
         let (subscribed, full) = self.hand_out(&message, readers);
         taken += subscribed;
-        event("publish", 1);
-        event("delivered", taken.into());
+        self.figures.published.increment(1);
+        self.figures.delivered.increment(taken.into());
         if taken == 0 {
             self.storms.untaken(&message.topic);
         }
-        let stall = Instant::now() + self.stall;
-        for (reader, room) in full {
-            // Taken out, or gone with whoever would have.
-            if tokio::time::timeout_at(stall, room).await.is_err() {
-                reader.stall();
+        if !full.is_empty() {
+            let stall = Instant::now() + self.stall;
+            for (reader, room) in full {
+                // Taken out, or gone with whoever would have.
+                if tokio::time::timeout_at(stall, room).await.is_err() {
+                    reader.stall();
+                }
             }
         }
         Ok(taken)
@@ -385,7 +432,7 @@ impl Bus {
     /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
     fn hand_out(
         &self,
-        message: &Message,
+        message: &Arc<Message>,
         mut readers: Vec<Arc<Subscription>>,
     ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
         let (mut taken, mut full) = (0, Vec::new());
@@ -494,9 +541,27 @@ impl Bus {
     }
 }
 
-/// Counts what happened to messages.
-fn event(kind: &'static str, messages: u64) {
-    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
+/// Takes out the routes that a publication does not fit, as if they were not there; why the last of them is not reached.
+fn take_misfits(routes: &mut Vec<Arc<Route>>, message: &Message) -> Option<Failure> {
+    let mut last = None;
+    routes.retain(|route| {
+        let fits = route.typed().map_or(Ok(()), |typed| typed.check_payload(&message.topic, &message.payload));
+        fits.map_err(|failure| last = Some(failure)).is_ok()
+    });
+    if last.is_some() {
+        events("misfit").increment(1);
+    }
+    last
+}
+
+/// Messages to which this happened.
+fn events(kind: &'static str) -> Counter {
+    counter!("astrid_bus_events_total", "kind" => kind)
+}
+
+/// Requests that ended so.
+fn outcomes(outcome: &'static str) -> Counter {
+    counter!("astrid_bus_requests_total", "outcome" => outcome)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::client::start;
 use super::failure::{Exit, Failure};
 use super::{Context, table, text, time};
 use crate::home::Home;
+use crate::trust;
 
 /// Free space under which a disk is worth a warning, and under which it is a fault, in bytes.
 const LOW_DISK_BYTES: u64 = 1 << 30;
@@ -57,7 +58,8 @@ fn fail(check: &'static str, detail: impl Into<String>, next: impl Into<String>)
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
-    let mut findings = vec![check_home(home), check_keys(home), check_distro(home), check_disk(home)];
+    let mut findings =
+        vec![check_home(home), check_keys(home), check_trust(home), check_distro(home), check_disk(home)];
     let answer = context.client.exchange(Method::GET, "/healthz", None).await;
     if !context.client.is_remote() {
         findings.push(check_lock(home, answer.is_ok()));
@@ -238,6 +240,18 @@ fn collect_keys(folder: &Path, depth: u32, files: &mut Vec<(String, fs::Metadata
     }
 }
 
+fn check_trust(home: &Home) -> Finding {
+    let folder = home.trust();
+    let roots = match trust::read(&folder) {
+        Ok(roots) => roots,
+        Err(e) => return warn("trust", format!("{}: {e}", folder.display()), "make it readable for its owner"),
+    };
+    match roots.iter().find_map(|(_, root)| root.as_ref().err()) {
+        Some(broken) => warn("trust", broken.as_str(), "correct the file, or remove it: it vouches for nothing"),
+        None => ok("trust", format!("{} may sign capsules", roots.len())),
+    }
+}
+
 fn check_distro(home: &Home) -> Finding {
     let folder = home.distro();
     let file = folder.join("Distro.toml");
@@ -354,6 +368,14 @@ mod tests {
         assert!(report.to_string().contains("a.ed25519"), "{report}");
         fs::set_permissions(home.root(), fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(level(&examine(&home).1, "home"), "fail");
+    }
+
+    #[test]
+    fn a_root_of_trust_that_is_broken_is_a_warning() {
+        let (_dir, home) = home();
+        assert_eq!(level(&examine(&home).1, "trust"), "ok");
+        fs::write(home.trust().join("acme.toml"), "name = \"acme\"\n").unwrap();
+        assert_eq!(level(&examine(&home).1, "trust"), "warn");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
 use crate::host::Host;
-use crate::loader::{InstallError, Options, Step};
+use crate::loader::{self, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -55,6 +55,7 @@ impl From<InstallError> for host::InstallError {
             InstallError::Invalid(why) => Self::Invalid(why),
             InstallError::NotFound(why) => Self::NotFound(why),
             InstallError::Ungranted(list) => Self::Ungranted(list),
+            InstallError::Untrusted(why) => Self::Untrusted(why),
             InstallError::Conflict(why) => Self::Conflict(why),
             InstallError::Failed(why) => Self::Failed(why),
         }
@@ -100,6 +101,26 @@ impl host::Host for Call {
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
     }
 
+    async fn topics(&mut self, capsule: String) -> wasmtime::Result<Option<Vec<host::Topic>>> {
+        let of = |of: loader::Type| host::TopicType { name: of.name, schema: of.schema };
+        let topic = |topic: loader::Topic| host::Topic {
+            topic: topic.topic,
+            direction: match topic.direction {
+                loader::Direction::Publish => host::Direction::Publish,
+                loader::Direction::Subscribe => host::Direction::Subscribe,
+                loader::Direction::Intercept => host::Direction::Intercept,
+            },
+            handler: topic.handler,
+            priority: topic.priority,
+            payload: topic.payload.map(of),
+            answer: topic.answer.map(of),
+        };
+        let host = self.host.clone();
+        let reading = self.host.blocking.run(move || host.loader.topics(&capsule));
+        let topics = self.turn.waited.around(reading).await?;
+        Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
+    }
+
     async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
         let settings = self.host.config.settings().into_iter();
         Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())
@@ -125,11 +146,12 @@ impl host::Host for Call {
             env_needs_prompt: done.env_needs_prompt,
             unhandled: done.unhandled,
             shadowed: done.shadowed.map_or(0, |compared| compared.calls),
+            publisher: done.publisher,
         }))
     }
 
     async fn rollback(&mut self, id: String) -> wasmtime::Result<Result<(String, String), host::InstallError>> {
-        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id, None).await }).await)
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id).await }).await)
     }
 
     async fn swap(&mut self, id: String) -> wasmtime::Result<Result<String, host::InstallError>> {

@@ -1,6 +1,7 @@
 //! What the store remembers of capsules: what is installed, what was before, and what happened to it.
 
 use anyhow::Context;
+use astrid_capsule::schema::{SchemaError, Schemas};
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Concurrency;
@@ -26,11 +27,18 @@ pub(super) struct Record {
     pub(super) manifest: String,
     /// Whether it needs the engine with component-model concurrency.
     pub(super) concurrent: bool,
+    /// Its `schema.json`; empty if no topic has a type.
+    #[serde(default)]
+    pub(super) schema: String,
 }
 
 impl Record {
     pub(super) fn concurrency(&self) -> Concurrency {
         if self.concurrent { Concurrency::With } else { Concurrency::Without }
+    }
+
+    pub(super) fn schemas(&self) -> Result<Schemas, SchemaError> {
+        if self.schema.is_empty() { Ok(Schemas::default()) } else { Schemas::parse(self.schema.as_bytes()) }
     }
 }
 
@@ -85,6 +93,11 @@ pub(super) fn remove(commit: &mut Commit, id: &str) {
     commit.writes.push((key(REMOVED, id), Some(b"1".to_vec())));
 }
 
+/// Adds to a commit what makes the next start install what the distribution brings, as if nothing had been before.
+pub(super) fn forget(commit: &mut Commit, id: &str) {
+    commit.writes.extend([INSTALLED, BEFORE, REMOVED, APPLIED].map(|prefix| (key(prefix, id), None)));
+}
+
 /// Adds to a commit that this archive of the distribution was applied.
 pub(super) fn applied(commit: &mut Commit, name: &str, archive: &str) {
     commit.writes.push((key(APPLIED, name), Some(archive.into())));
@@ -116,6 +129,12 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<(String, Record)>> {
         }
     }
     Ok(records)
+}
+
+/// The installed version, whether it runs or not.
+pub(super) fn installed(store: &Store, id: &str) -> anyhow::Result<Option<Record>> {
+    let entry = store.get(&key(INSTALLED, id)).context("reading what is installed")?;
+    entry.map(|entry| serde_json::from_slice(&entry.value).context("the record of the version")).transpose()
 }
 
 /// The version to go back to.
