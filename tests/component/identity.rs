@@ -60,6 +60,19 @@ fn ask_as(identity: &mut Capsule, principal: &str, handler: &str, payload: Value
     answer.inspect(|answer| crate::types::check_answer("identity", handler, answer))
 }
 
+/// About another, or about oneself in a `self:` form.
+fn ask_about(
+    identity: &mut Capsule,
+    principal: &str,
+    target: &str,
+    handler: &str,
+    payload: Value,
+) -> Result<Value, Refusal> {
+    let call = identity.as_principal(principal).with_target(target);
+    let answer = call.handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"));
+    answer.inspect(|answer| crate::types::check_answer("identity", handler, answer))
+}
+
 /// As the administrator.
 fn ask(identity: &mut Capsule, handler: &str, payload: Value) -> Result<Value, Refusal> {
     ask_as(identity, "default", handler, payload)
@@ -809,8 +822,7 @@ mod principals_and_groups {
         let row = ask(&mut identity, "principal-create", json!({ "name": "bo", "groups": ["ops"] })).unwrap();
         let want = json!({ "principal": "bo", "enabled": true, "groups": ["ops"], "grants": [], "revokes": [] });
         assert_eq!(row, want);
-        let shown = identity.as_principal("default").with_target("bo").handle("principal-show", json!({})).unwrap();
-        assert_eq!(shown, Ok(want));
+        assert_eq!(ask_about(&mut identity, "default", "bo", "principal-show", json!({})), Ok(want));
         let modify = json!({ "principal": "bo", "add_groups": ["agent"] });
         let modified = ask(&mut identity, "principal-modify", modify).unwrap();
         assert_eq!(modified, json!({ "principal": "bo", "groups": ["ops", "agent"], "changed": true }));
@@ -821,9 +833,16 @@ mod principals_and_groups {
         assert_eq!(ask(&mut identity, "caps-revoke", grant), Ok(json!({})));
         let standing = identity.standing("bo").unwrap();
         assert!(standing.grants.is_empty() && standing.revokes == ["system:status"]);
-        let check = identity.as_principal("default").with_target("bo");
-        let check = check.handle("caps-check", json!({ "capability": "invite:issue" })).unwrap().unwrap();
+        let asked = json!({ "capability": "invite:issue" });
+        let check = ask_about(&mut identity, "default", "bo", "caps-check", asked).unwrap();
         assert_eq!((&check["rule"], &check["group"]), (&json!("group"), &json!("ops")));
+        let held = ask_about(&mut identity, "default", "bo", "caps-show", json!({})).unwrap();
+        assert_eq!(held["groups"][0], json!({ "name": "ops", "capabilities": ["invite:issue"] }));
+        assert_eq!(held["revokes"], json!(["system:status"]));
+        let described = json!({ "name": "ops", "description": "whoever keeps it running" });
+        let described = ask(&mut identity, "group-modify", described).unwrap();
+        assert_eq!(ask(&mut identity, "group-show", json!({ "name": "ops" })), Ok(described.clone()));
+        assert_eq!(ask(&mut identity, "group-list", json!({ "after": "n" })).unwrap()["groups"], json!([described]));
         let delete = json!({ "name": "ops" });
         assert_eq!(code(ask(&mut identity, "group-delete", delete.clone())), Some(RefusalCode::Conflict));
         assert_eq!(ask(&mut identity, "principal-delete", json!({ "principal": "bo" })), Ok(json!({})));
@@ -914,8 +933,7 @@ mod devices {
     fn a_principal_without_a_key_gets_one_by_a_pair_token_and_logs_in_with_it() {
         let mut identity = identity();
         ask(&mut identity, "principal-create", json!({ "name": "bo" })).unwrap();
-        let pair = identity.as_principal("bo").with_target("bo").handle("device-pair", json!({ "label": "phone" }));
-        let pair = pair.unwrap().unwrap();
+        let pair = ask_about(&mut identity, "bo", "bo", "device-pair", json!({ "label": "phone" })).unwrap();
         assert_eq!((&pair["principal"], &pair["expires_at_epoch"]), (&json!("bo"), &json!(identity.time() + 300)));
         let redeem = json!({ "token": pair["token"], "public_key": public_key(0) });
         let device = ask_as(&mut identity, "anonymous", "device-redeem", redeem.clone()).unwrap();
@@ -932,8 +950,12 @@ mod devices {
         assert_eq!(ask_as(&mut identity, "anonymous", "login", login).unwrap_err().code, RefusalCode::Denied);
 
         let remove = json!({ "fingerprint": device["public_key_fingerprint"] });
-        let removed = identity.as_principal("default").with_target("bo").handle("device-remove", remove).unwrap();
-        assert_eq!(removed, Ok(json!({})));
+        let devices = ask_about(&mut identity, "default", "bo", "device-list", json!({})).unwrap();
+        assert_eq!(
+            (&devices["devices"][0]["label"], devices["devices"].as_array().unwrap().len()),
+            (&json!("phone"), 1)
+        );
+        assert_eq!(ask_about(&mut identity, "default", "bo", "device-remove", remove), Ok(json!({})));
         assert_eq!(bearer(&mut identity, &token), None);
     }
 }
