@@ -23,7 +23,7 @@ use crate::{files, oci, say, sign};
 pub(crate) struct Options {
     /// A signed archive.
     archive: PathBuf,
-    /// A registry's folder, or oci://HOST[:PORT]/REPOSITORY:TAG.
+    /// A registry's folder, or `oci://HOST[:PORT]/REPOSITORY:TAG`.
     #[arg(value_parser = To::parse)]
     to: To,
     /// The key that signs a folder's index.

@@ -1,4 +1,4 @@
-//! From JSON Schema back to shapes: only what [`render`](super::render) writes, which the last step proves by rendering
+//! From JSON Schema back to shapes: only what [`render`] writes, which the last step proves by rendering
 //! again.
 
 use serde_json::{Map, Value};

@@ -5,7 +5,7 @@
 //! fuel from its rate, reserved before and settled after, memory growth within its quota, and no longer than a call of
 //! its own could take. Otherwise the capsule itself does.
 //! Bounded by: the manifest's memory; its fuel from one `next` to the following one; [`MAX_SUBSCRIPTIONS`].
-//! Refuses to know: when a loop is started again ([`supervisor`](super::supervisor)).
+//! Refuses to know: when a loop is started again ([`supervisor`]).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

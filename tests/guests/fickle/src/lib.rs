@@ -69,12 +69,12 @@ fn write(message: Message) -> Answer {
     json(&Words { text: String::new() })
 }
 
-/// Hears of every publication of [`write`].
+/// Hears of every publication of `write`.
 fn written(_: Message) -> Answer {
     json(&count("heard")?)
 }
 
-/// Everything that is stored, but for [`write`]'s caller's.
+/// Everything that is stored, but for `write`'s caller's.
 fn kept(_: Message) -> Answer {
     let page = bucket()?.scan("", None, 100)?;
     let shown = page.entries.iter().map(|(key, entry)| (key.as_str(), String::from_utf8_lossy(&entry.value)));
