@@ -1,7 +1,7 @@
 //! Devices: the keys of a principal, and pair tokens, by which it gets another one without anybody's help.
 //!
 //! A pair token is good once and for minutes; the principal's record has its hash and nothing else of it, so it ends with
-//! the principal. Bounds: [`MAX_DEVICES`] keys, [`MAX_PAIRINGS`] tokens at once, a label of [`MAX_LABEL`] bytes.
+//! the principal. Bounds: [`MAX_DEVICES`] keys, [`MAX_PAIRINGS`] tokens at once, a label of 128 bytes.
 //! A device has all rights of its principal.
 
 use base64ct::{Base64UrlUnpadded, Encoding};

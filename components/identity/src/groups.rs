@@ -3,7 +3,7 @@
 //!
 //! A change is in force for every member when it is answered. Nobody is in a group that is deleted: who is in which of the
 //! groups that are not built in stands in an index, written with the principal's record. Bounds: [`MAX_CAPABILITIES`]
-//! of one group, names as those of principals, [`MAX_DESCRIPTION`] bytes of description.
+//! of one group, names as those of principals, 1024 bytes of description.
 
 use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
