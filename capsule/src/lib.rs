@@ -4,6 +4,7 @@
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
 pub mod capability;
+pub mod near;
 pub mod principal;
 pub mod topic;
 
