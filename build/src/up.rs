@@ -17,7 +17,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
+use astrid_capsule::distro::lock::{self, Lock, Locked};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -86,14 +88,20 @@ pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
     for folder in ["", "distro", "log"] {
         files::private_folder(&home.folder.join(folder))?;
     }
+    let mut locked = Vec::new();
     for entry in &distro.capsule {
         let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == entry.name);
         let capsule =
             capsule.with_context(|| format!("{} names `{}`, which no member is", registry.display(), entry.name))?;
         let bytes =
             fs::read(capsule.archive()).with_context(|| format!("can't read {}", capsule.archive().display()))?;
-        files::write_if_changed(&home.folder.join("distro").join(&entry.source), &bytes)?;
+        let archive = Archive::read(&bytes[..]).with_context(|| capsule.archive().display().to_string())?;
+        distro.check_archive(entry, &archive).map_err(|why| anyhow!("{}: {why}", registry.display()))?;
+        locked.push(Locked::of(&archive, &bytes));
+        files::write_if_changed(&home.folder.join("distro").join(entry.file()), &bytes)?;
     }
+    let lock = Lock::new(&distro, locked).to_toml();
+    files::write_if_changed(&home.folder.join("distro").join(lock::FILE), lock.as_bytes())?;
     files::write_if_changed(&home.folder.join("distro/Distro.toml"), text.as_bytes())?;
     start(options, &home, &workspace.target.join("release"))
 }

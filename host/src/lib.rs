@@ -39,6 +39,7 @@ pub mod buckets;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod distro;
 pub mod env;
 pub mod fault;
 pub mod files;
@@ -54,6 +55,7 @@ pub mod observe;
 pub mod pool;
 pub mod runtime;
 pub mod sched;
+pub mod seal;
 pub mod shutdown;
 pub mod store;
 

@@ -313,17 +313,18 @@ impl Distro {
         Ok(())
     }
 
-    /// The values of a capsule's fields, where `variable` knows the values that the operator has given. Otherwise every
-    /// variable without one.
+    /// The values of a capsule's fields, where `variable` knows those that the operator has given; and every variable
+    /// without one, whose fields are left out.
     pub fn values<'v>(
         &self,
         entry: &Entry,
         variable: impl Fn(&str) -> Option<&'v str>,
-    ) -> Result<BTreeMap<String, String>, Vec<Undefined>> {
+    ) -> (BTreeMap<String, String>, Vec<Undefined>) {
         let mut values: BTreeMap<String, String> =
             self.told(entry).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let mut undefined = Vec::new();
         for (field, value) in &entry.env {
+            let before = undefined.len();
             let mut text = String::new();
             let scalar = value.to_string();
             let parts = match value {
@@ -347,9 +348,11 @@ impl Distro {
                     }),
                 }
             }
-            values.insert(field.clone(), text);
+            if undefined.len() == before {
+                values.insert(field.clone(), text);
+            }
         }
-        if undefined.is_empty() { Ok(values) } else { Err(undefined) }
+        (values, undefined)
     }
 
     /// What `[invites]` tells this capsule.

@@ -251,7 +251,7 @@ fn check_distro(home: &Home) -> Finding {
         Ok(distro) => distro,
         Err(e) => return fail("distribution", format!("{}: {e}", file.display()), next),
     };
-    let missing = distro.capsule.iter().map(|c| folder.join(&c.source)).find(|source| !source.is_file());
+    let missing = distro.capsule.iter().map(|c| folder.join(c.file())).find(|source| !source.is_file());
     match missing {
         Some(source) => fail("distribution", format!("{} is missing", source.display()), next),
         None => {

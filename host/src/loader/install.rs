@@ -44,7 +44,7 @@ pub struct Installed {
     pub grants: Vec<String>,
     /// Everything that the manifest asks.
     pub asks: Vec<String>,
-    /// Whether a field of its `[env]` has neither a value nor a default.
+    /// Whether a field of its `[env]` has neither a value from the distribution nor a default.
     pub env_needs_prompt: bool,
     /// Topics that it sends to and nothing handles, by the manifest's patterns.
     pub unhandled: Vec<String>,
@@ -63,8 +63,7 @@ impl Loader {
             .blocking
             .run(move || read_archive(&owned))
             .await
-            .map_err(|error| InstallError::Failed(error.to_string()))?
-            .map(|(_, archive)| archive)?;
+            .map_err(|error| InstallError::Failed(error.to_string()))??;
         let done = self.put(host, archive, options, None).await;
         match &done {
             Ok(done) => tracing::info!(
@@ -157,7 +156,7 @@ impl Loader {
         let previous_version = previous.map(|record| record.version.clone());
         self.replace(host, &id, record.clone(), generation, true);
         Ok(Installed {
-            env_needs_prompt: manifest.env.iter().any(|(_, field)| field.default.is_none()),
+            env_needs_prompt: host.env.needs_prompt(&id, &manifest.env),
             unhandled: self.unhandled(host, &manifest),
             asks: manifest.asked().iter().map(Capability::to_string).collect(),
             id,

@@ -46,7 +46,7 @@ pub use bindings::astrid::env::env::{Field, Kind};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Capsule as CapsuleRow, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, PrincipalUsage,
+    Applied, Capsule as CapsuleRow, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, PrincipalUsage,
     Setting, Step,
 };
 pub use bindings::astrid::sys::log::Level;
