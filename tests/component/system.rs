@@ -1,8 +1,8 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Applied, Capsule, CapsuleRow, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine, PrincipalUsage, Refusal,
-    RefusalCode, Setting, Step,
+    Applied, Capsule, CapsuleRow, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine, PrincipalUsage,
+    Refusal, RefusalCode, Setting, Step,
 };
 use serde_json::{Value, json};
 

@@ -113,7 +113,10 @@ async fn a_home_is_made_offline_and_its_capsules_are_told_what_the_operator_says
     let shown = daemon.astrid(&["--json", "distro", "show"]);
     assert!(shown.json()["capsules"].as_array().unwrap().iter().all(|row| row["drift"].is_null()), "{shown:?}");
     assert_eq!(shown.json()["variables"][0], json!({ "name": "key", "secret": true, "defined": true }));
-    assert!(!holds(&home.path(), SECRET) && !format!("{shown:?}").contains(SECRET), "a secret is sealed wherever it is");
+    assert!(
+        !holds(&home.path(), SECRET) && !format!("{shown:?}").contains(SECRET),
+        "a secret is sealed wherever it is"
+    );
     let running = daemon.astrid(&["init", "--distro", text(&source)]);
     assert!(running.refusal(1).contains("a host serves this home already"));
 }
@@ -199,8 +202,7 @@ async fn a_bundle_makes_the_same_home_on_a_machine_that_has_nothing_else() {
     let other = Home::absent();
     let missing = other.astrid(&["distro", "bundle", "import", text(&bundle)]);
     assert!(missing.refusal(1).contains("variable `key` has no value"));
-    let import =
-        ["--json", "distro", "bundle", "import", text(&bundle), "--vars", text(&vars), "--var", "limit=5"];
+    let import = ["--json", "distro", "bundle", "import", text(&bundle), "--vars", text(&vars), "--var", "limit=5"];
     assert_eq!(what(&other.astrid(&import).json()).len(), 4);
     let lock = |home: &Home| fs::read(home.path().join("distro/Distro.lock")).unwrap();
     assert_eq!(lock(&home), lock(&other));

@@ -296,7 +296,7 @@ mod tests {
         assert!(table.contains("token        tok-1") && table.contains("2026-01-01 00:00:00Z"), "{table}");
         assert!(table.contains(&fingerprint("tok-1")));
         let requests = host.requests();
-        assert_eq!(requests[0], r#"POST /api/sys/invites {"expires_secs":604800,"group":"agent","max_uses":1}"#);
+        assert_eq!(requests[0], r#"POST /api/sys/invites {"max_uses":1}"#);
         assert_eq!(
             requests[1],
             r#"POST /api/sys/invites {"expires_secs":7200,"group":"ops","max_uses":2,"metadata":{"for":"a=b"}}"#

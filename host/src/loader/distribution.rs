@@ -22,9 +22,12 @@ pub struct Applied {
     pub why: Option<String>,
 }
 
+/// An entry and its archive, or what is wrong with it.
+type Read = (Entry, Result<Packed, String>);
+
 /// The entries with their archives, and what is wrong with those that have none. Tells the environment what the
 /// distribution says from now on: every value that there is, whatever is wrong with others.
-fn read(host: &Host, folder: &Path) -> Result<Option<Vec<(Entry, Result<Packed, String>)>>, String> {
+fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
     let Some(folder) = Folder::read(folder)? else {
         host.env.share(Default::default());
         return Ok(None);
@@ -105,7 +108,7 @@ impl Loader {
 pub(super) fn records(host: &Host, folder: &Path) -> anyhow::Result<Vec<(String, Record)>> {
     let entries = read(host, folder).map_err(anyhow::Error::msg)?;
     let entries = entries.ok_or_else(|| anyhow::anyhow!("reading {}: there is no distribution", folder.display()))?;
-    let record = |(entry, packed): (Entry, Result<Packed, String>)| {
+    let record = |(entry, packed): Read| {
         let packed = packed.map_err(|why| anyhow::anyhow!("loading {}: {why}", entry.name))?;
         let surface = astrid_capsule::check::Surface::read(&packed.archive.component)?;
         artefact::keep(host, &packed.found.component, &packed.archive.component)?;
