@@ -3,19 +3,26 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use crate::workspace::Workspace;
 use crate::{component, run, say};
 
 /// `bench`.
-pub(crate) fn verb(name: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn verb(name: Option<&str>, json: bool) -> Result<ExitCode> {
     let workspace = Workspace::checkout()?;
     let (_, capsules) = component::find(&workspace.root)?;
     component::build(Some(&workspace), &capsules)?;
     build_host(&workspace)?;
     let mut bench = run::cargo();
     bench.current_dir(&workspace.root).args(["run", "--release", "--package", "astrid-bench", "--"]).args(name);
-    run::status(&mut bench).map(run::exit_code)
+    if !json {
+        return run::status(&mut bench).map(run::exit_code);
+    }
+    // The report itself is for people, and goes where progress does.
+    let status = run::status(bench.stdout(std::io::stderr()))?;
+    println!("{}", json!({ "passed": status.success() }));
+    Ok(run::exit_code(status))
 }
 
 /// Builds the host's programs in release.

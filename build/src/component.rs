@@ -18,14 +18,19 @@ use astrid_capsule::manifest::Manifest;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::sbom::Resolved;
 use crate::toolchain::{self, TARGET};
 use crate::workspace::{Package, Workspace, checkout};
 use crate::{files, run, say};
 
-const MANIFEST: &str = "Capsule.toml";
+/// The manifest's file name.
+pub(crate) const MANIFEST: &str = "Capsule.toml";
 
 /// How components are built, whatever the project's own profile says: small, and the same everywhere.
 const PROFILE: [&str; 5] = ["lto=\"fat\"", "codegen-units=1", "panic=\"abort\"", "strip=true", "debug=false"];
+
+/// The time that a build is said to be of, in seconds since the Unix epoch.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// A folder with a manifest, and where its component is to be found.
 pub(crate) struct Capsule {
@@ -99,10 +104,43 @@ pub(crate) fn pack_verb(path: &Path, output: Option<&Path>, json: bool) -> Resul
     print(&pack_all(&capsules)?, json)
 }
 
+/// The manifests that [`find`] would read, whatever stands in them. Never empty.
+pub(crate) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
+    let folder = folder(path)?;
+    let mut found = Vec::new();
+    if let Some(workspace) = Workspace::around(&folder)?.filter(|workspace| workspace.root == folder) {
+        found.extend(workspace.packages.iter().map(|package| package.folder().join(MANIFEST)).filter(|m| m.is_file()));
+    }
+    if found.is_empty() {
+        found.push(folder.join(MANIFEST));
+    }
+    ensure!(found[0].is_file(), no_capsule(&folder));
+    Ok(found)
+}
+
+/// Where the component of the capsule in `folder` is, or will be once it is built.
+pub(crate) fn wasm(folder: &Path) -> Result<PathBuf> {
+    let workspace = Workspace::around(folder)?;
+    Ok(Capsule::read(folder, workspace.as_ref())?.wasm)
+}
+
+/// The folder that a path on the command line means: itself, or that of a manifest.
+fn folder(path: &Path) -> Result<PathBuf> {
+    let folder = fs::canonicalize(path).with_context(|| format!("can't find {}", path.display()))?;
+    Ok(if folder.ends_with(MANIFEST) { folder.parent().unwrap_or(&folder).to_owned() } else { folder })
+}
+
+fn no_capsule(folder: &Path) -> String {
+    format!(
+        "{} holds no {MANIFEST} and is not the root of a cargo workspace with capsules; name a capsule's folder, or \
+         start one with `astrid-build new NAME`",
+        folder.display()
+    )
+}
+
 /// The capsules of a folder: its own, or all members' of the workspace whose root it is. Never empty.
 pub(crate) fn find(path: &Path) -> Result<(Option<Workspace>, Vec<Capsule>)> {
-    let folder = fs::canonicalize(path).with_context(|| format!("can't find {}", path.display()))?;
-    let folder = if folder.ends_with(MANIFEST) { folder.parent().unwrap_or(&folder).to_owned() } else { folder };
+    let folder = folder(path)?;
     let workspace = Workspace::around(&folder)?;
     let mut capsules = Vec::new();
     match &workspace {
@@ -117,12 +155,7 @@ pub(crate) fn find(path: &Path) -> Result<(Option<Workspace>, Vec<Capsule>)> {
     if capsules.is_empty() && folder.join(MANIFEST).is_file() {
         capsules.push(Capsule::read(&folder, workspace.as_ref())?);
     }
-    ensure!(
-        !capsules.is_empty(),
-        "{} holds no {MANIFEST} and is not the root of a cargo workspace with capsules; name a capsule's folder, or \
-         start one with `astrid-build new NAME`",
-        folder.display()
-    );
+    ensure!(!capsules.is_empty(), no_capsule(&folder));
     for (n, capsule) in capsules.iter().enumerate() {
         if let Some(twin) = capsules[..n].iter().find(|other| other.archive == capsule.archive) {
             bail!("{} and {} have the same package.name", twin.path.display(), capsule.path.display());
@@ -149,10 +182,22 @@ impl Capsule {
                         folder.display()
                     )
                 })?;
+                let bindings = folder.join("src/bindings.rs");
+                ensure!(
+                    !package.is_cargo_component() || bindings.is_file(),
+                    "`{}` is a cargo-component project, and its src/bindings.rs is missing; `cargo install \
+                     cargo-component`, then `cargo component bindings` in {} makes it",
+                    package.name,
+                    folder.display()
+                );
                 (target.join("wasm").join(TARGET).join("release").join(library(package)?), Some(package.id.clone()))
             }
         };
         Ok(Self { manifest, path, wasm, package, archive })
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// The packed capsule's path.
@@ -186,7 +231,11 @@ pub(crate) fn build(workspace: Option<&Workspace>, capsules: &[Capsule]) -> Resu
         for setting in PROFILE {
             cargo.arg("--config").arg(format!("profile.release.{setting}"));
         }
-        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={}", remap(&workspace.root)));
+        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={}", remap(workspace)));
+        // For build scripts and macros that would put the time of the build into it.
+        if env::var_os(EPOCH).is_none() {
+            cargo.env(EPOCH, "0");
+        }
         packages.iter().for_each(|id| {
             cargo.arg("--package").arg(id);
         });
@@ -198,9 +247,15 @@ pub(crate) fn build(workspace: Option<&Workspace>, capsules: &[Capsule]) -> Resu
 }
 
 /// Flags that keep this machine's paths out of a component, as a TOML list: the same source makes the same bytes.
-fn remap(root: &Path) -> toml::Value {
+fn remap(workspace: &Workspace) -> toml::Value {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let pairs = [(Some(root.to_owned()), "/source"), (Some(checkout()), "/astrid"), (home, "/cargo")];
+    // The last that fits a path is taken: what build scripts generate is in the target directory, wherever that is.
+    let pairs = [
+        (Some(checkout()), "/astrid"),
+        (home, "/cargo"),
+        (Some(workspace.root.clone()), "/source"),
+        (Some(workspace.target.clone()), "/target"),
+    ];
     let flags = pairs.into_iter().filter_map(|(from, to)| {
         let from = from?.into_os_string().into_string().ok()?;
         Some(toml::Value::String(format!("--remap-path-prefix={from}={to}")))
@@ -209,10 +264,15 @@ fn remap(root: &Path) -> toml::Value {
 }
 
 fn pack_all(capsules: &[Capsule]) -> Result<Vec<Packed>> {
-    capsules.iter().map(pack).collect()
+    // Asked once: all capsules are of one workspace.
+    let resolved = match capsules.iter().find(|capsule| capsule.package.is_some()) {
+        Some(capsule) => Some(Resolved::of(capsule.folder())?),
+        None => None,
+    };
+    capsules.iter().map(|capsule| pack(capsule, resolved.as_ref())).collect()
 }
 
-fn pack(capsule: &Capsule) -> Result<Packed> {
+fn pack(capsule: &Capsule, resolved: Option<&Resolved>) -> Result<Packed> {
     let wasm = &capsule.wasm;
     let component = fs::read(wasm).with_context(|| match capsule.package {
         Some(_) => format!("can't read {}; build it first with `astrid-build build`", wasm.display()),
@@ -229,7 +289,11 @@ fn pack(capsule: &Capsule) -> Result<Packed> {
         bail!(Refused { manifest: capsule.path.clone(), problems });
     }
     let mut bytes = Vec::new();
-    Archive::write(&capsule.manifest, &component, &mut bytes).context("can't pack")?;
+    let mut archive = Archive::new(&capsule.manifest, component);
+    if let (Some(package), Some(resolved)) = (&capsule.package, resolved) {
+        archive.sbom = Some(resolved.sbom(package)?);
+    }
+    archive.write(&mut bytes).context("can't pack")?;
     let read = Archive::read(&bytes[..]).with_context(|| format!("{} can't be packed", capsule.path.display()))?;
     Ok(Packed {
         name: read.manifest.package.name.clone(),

@@ -21,7 +21,8 @@ pub(crate) fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
         let mut file = File::create(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
     };
     write()
         .inspect_err(|_| drop(fs::remove_file(&beside)))

@@ -2,17 +2,19 @@
 //!
 //! In the workspace of the host that is every capsule, the host's programs and the tests, in one cargo call with one
 //! set of packages, so that a filter never changes what is built. In a capsule project outside it is that capsule and
-//! its tests. The runner is cargo-nextest where it is installed, else cargo test; its summary is the last word, and
+//! its tests, and a table of what their calls used. The runner is cargo-nextest where it is installed, else cargo test; its summary is the last word, and
 //! its exit code this program's.
 
 use std::env;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result, ensure};
 
+use serde_json::json;
+
 use crate::workspace::Workspace;
-use crate::{component, run, say};
+use crate::{component, run, say, usage};
 
 /// The package of the tests that have names of their own.
 const TESTS: &str = "astrid-tests";
@@ -48,15 +50,20 @@ impl Seeds {
 }
 
 /// `test`.
-pub(crate) fn verb(filter: Option<&str>, seeds: &Seeds, args: &[String]) -> Result<ExitCode> {
+pub(crate) fn verb(filter: Option<&str>, seeds: &Seeds, args: &[String], json: bool) -> Result<ExitCode> {
     let seeds = seeds.variables(filter)?;
     let here = env::current_dir().context("the current folder is gone")?;
-    let workspace = Workspace::around(&here)?;
+    // A capsule's folder, or else a part of tests' names in this one.
+    let (folder, filter) = match filter.map(|filter| here.join(filter)) {
+        Some(folder) if folder.join(component::MANIFEST).is_file() => (folder, None),
+        _ => (here, filter),
+    };
+    let workspace = Workspace::around(&folder)?;
     match workspace {
-        Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, seeds, args),
+        Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, seeds, args, json),
         _ => {
             ensure!(seeds.is_empty(), "only the workspace of the host has a simulation");
-            outside(&here, filter, args)
+            outside(&folder, filter, args, json)
         }
     }
 }
@@ -66,6 +73,7 @@ fn inside(
     filter: Option<&str>,
     seeds: Vec<(&'static str, String)>,
     args: &[String],
+    json: bool,
 ) -> Result<ExitCode> {
     let (_, capsules) = component::find(&workspace.root)?;
     component::build(Some(workspace), &capsules)?;
@@ -73,28 +81,46 @@ fn inside(
     let step = say::step("building the host and the tests");
     let mut build = run::cargo();
     build.current_dir(&workspace.root).args(["build", "--lib", "--bins", "--tests"]).args(&packages);
+    build.stdout(std::io::stderr());
     ensure!(run::status(&mut build)?.success(), "building the host and the tests failed; cargo's messages stand above");
     step.done("built");
     let mut runner = runner();
     runner.current_dir(&workspace.root).env(CAPSULES, workspace.capsules()).envs(seeds).args(&packages);
     runner.args(selection(workspace, filter)).args(args);
-    run_tests(&mut runner)
+    let status = run_tests(&mut runner, json)?;
+    if json {
+        println!("{}", json!({ "passed": status.success() }));
+    }
+    Ok(run::exit_code(status))
 }
 
-fn outside(here: &Path, filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
+fn outside(here: &Path, filter: Option<&str>, args: &[String], json: bool) -> Result<ExitCode> {
     let (workspace, capsules) = component::find(here)?;
     let workspace = workspace.with_context(|| format!("{} is no cargo project, so it has no tests", here.display()))?;
     component::build(Some(&workspace), &capsules)?;
     let target = Workspace::checkout()?.target;
     say::note(format_args!("tests build in {}, so that wasmtime need not be built again", target.display()));
+    let usage = usage::Notes::begin(&workspace.target)?;
     let mut cargo = run::cargo();
     cargo.current_dir(here).arg("test").args(filter).args(args);
-    run_tests(cargo.env("CARGO_TARGET_DIR", target).env(CAPSULES, workspace.capsules()))
+    cargo.env("CARGO_TARGET_DIR", target).env(CAPSULES, workspace.capsules()).env(usage::VARIABLE, usage.path());
+    let status = run_tests(&mut cargo, json)?;
+    let tests = usage.end()?;
+    if json {
+        println!("{}", json!({ "passed": status.success(), "tests": tests }));
+    } else {
+        usage::print(&tests);
+    }
+    Ok(run::exit_code(status))
 }
 
-fn run_tests(runner: &mut Command) -> Result<ExitCode> {
+/// With JSON on stdout, what the runner prints is progress.
+fn run_tests(runner: &mut Command, json: bool) -> Result<ExitStatus> {
     say::step(format_args!("running the tests: {}", run::shown(runner)));
-    run::status(runner).map(run::exit_code)
+    if json {
+        runner.stdout(std::io::stderr());
+    }
+    run::status(runner)
 }
 
 fn runner() -> Command {

@@ -17,6 +17,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::{files, run, say};
 
@@ -58,8 +59,14 @@ struct Own {
 }
 
 /// `toolchain`.
-pub(crate) fn verb(print_env: bool) -> Result<ExitCode> {
+pub(crate) fn verb(print_env: bool, json: bool) -> Result<ExitCode> {
     let toolchain = ensure()?;
+    if json {
+        // No rustc: the active one builds the target by itself.
+        let own = toolchain.own.as_ref();
+        println!("{}", json!({ "target": TARGET, "rustc": own.map(|o| &o.rustc), "linkers": own.map(|o| &o.linkers) }));
+        return Ok(ExitCode::SUCCESS);
+    }
     match (&toolchain.own, print_env) {
         (Some(own), true) => {
             println!("export RUSTC={}", run::quoted(&own.rustc));

@@ -1,7 +1,8 @@
 //! `up`: from a checkout to a running host with the default distribution.
 //!
-//! Owns what it writes below the home: `distro/`, atomically and only where bytes differ. Everything else there is the
-//! daemon's. In the foreground the daemon has a process group of its own, so that a signal reaches it once: `up` passes
+//! Owns what it writes below the home, atomically and only where bytes differ: `distro/` with a signed index, and the
+//! key of this checkout for this home, `keys/checkout.ed25519`, with the root of trust that goes with it. Everything else
+//! there is the daemon's. In the foreground the daemon has a process group of its own, so that a signal reaches it once: `up` passes
 //! it on and ends with the daemon's exit code. Detached, it has a session of its own and outlives `up`.
 
 use std::env;
@@ -17,19 +18,25 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use astrid_capsule::archive::Archive;
-use astrid_capsule::distro::Distro;
 use astrid_capsule::distro::lock::{self, Lock, Locked};
+use astrid_capsule::distro::{self, Distro};
+use astrid_capsule::registry::{self, Index};
+use astrid_capsule::signature::{self, Purpose, SecretKey};
+use astrid_capsule::trust::Root;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::workspace::Workspace;
-use crate::{bench, component, files, run, say};
+use crate::{bench, component, files, publish, run, say, sign};
 
 /// The hidden verb that a detached daemon begins as.
 pub(crate) const SESSION_VERB: &str = "in-session";
+
+/// What a home calls the checkout that it was brought up from.
+const CHECKOUT: &str = "this-checkout";
 
 /// How long a detached daemon may take until it is ready. The first start compiles the components.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -75,7 +82,7 @@ struct Ready {
 }
 
 /// `up`.
-pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
+pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
     let home = Home::choose(options.home.clone())?;
     let workspace = Workspace::checkout()?;
     let registry = workspace.root.join("registry/Distro.toml");
@@ -85,25 +92,59 @@ pub(crate) fn verb(options: &Options) -> Result<ExitCode> {
     capsules.retain(|capsule| distro.capsule.iter().any(|entry| entry.name == capsule.manifest.package.name));
     component::build(Some(&workspace), &capsules)?;
     bench::build_host(&workspace)?;
-    for folder in ["", "distro", "log"] {
-        files::private_folder(&home.folder.join(folder))?;
+    let archive = |name: &str| {
+        let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == name);
+        let capsule = capsule.with_context(|| format!("{} names `{name}`, which no member is", registry.display()))?;
+        Ok(capsule.archive().to_owned())
+    };
+    furnish(&home.folder, &distro, &text, archive)?;
+    start(options, &home, &workspace.target.join("release"), json)
+}
+
+/// Puts the distribution into a home, signed and with a signed index.
+fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
+    for folder in ["", "distro", "etc", "etc/trust", "keys", "log"] {
+        files::private_folder(&home.join(folder))?;
     }
-    let mut locked = Vec::new();
+    let key = checkout_key(home, distro)?;
+    let folder = home.join("distro");
+    let (mut index, mut locked) = (Index::default(), Vec::new());
     for entry in &distro.capsule {
-        let capsule = capsules.iter().find(|capsule| capsule.manifest.package.name == entry.name);
-        let capsule =
-            capsule.with_context(|| format!("{} names `{}`, which no member is", registry.display(), entry.name))?;
-        let bytes =
-            fs::read(capsule.archive()).with_context(|| format!("can't read {}", capsule.archive().display()))?;
-        let archive = Archive::read(&bytes[..]).with_context(|| capsule.archive().display().to_string())?;
-        distro.check_archive(entry, &archive).map_err(|why| anyhow!("{}: {why}", registry.display()))?;
+        let (archive, bytes) = sign::signed(sign::read_archive(&archive(&entry.name)?)?.0, &key)?;
+        distro.check_archive(entry, &archive).map_err(|why| anyhow!(why))?;
+        index.publish(publish::entry(&archive, &bytes)?)?;
         locked.push(Locked::of(&archive, &bytes));
-        files::write_if_changed(&home.folder.join("distro").join(entry.file()), &bytes)?;
+        files::write_if_changed(&folder.join(entry.file()), &bytes)?;
     }
-    let lock = Lock::new(&distro, locked).to_toml();
-    files::write_if_changed(&home.folder.join("distro").join(lock::FILE), lock.as_bytes())?;
-    files::write_if_changed(&home.folder.join("distro/Distro.toml"), text.as_bytes())?;
-    start(options, &home, &workspace.target.join("release"))
+    let lock = Lock::new(distro, locked).to_toml();
+    let index = index.to_toml();
+    let signature = signature::lines(&[key.sign(Purpose::Index, index.as_bytes())]);
+    files::write_if_changed(&folder.join(lock::FILE), lock.as_bytes())?;
+    files::write_if_changed(&folder.join(distro::FILE), text.as_bytes())?;
+    files::write_if_changed(&folder.join(registry::INDEX), index.as_bytes())?;
+    files::write_if_changed(&folder.join(registry::SIGNATURES), signature.as_bytes())?;
+    Ok(())
+}
+
+/// The key with which this checkout signs what it puts into this home, made on first use; the home trusts it for the
+/// distribution's capsules. Nobody but the home's owner has it, so that it vouches for one thing alone: that the archives
+/// are those that `up` wrote.
+fn checkout_key(home: &Path, distro: &Distro) -> Result<SecretKey> {
+    let path = home.join("keys/checkout.ed25519");
+    let key = if path.exists() {
+        sign::read_key(&path)?
+    } else {
+        say::note(format_args!("this checkout signs for this home with a new key, {}", path.display()));
+        sign::make_key(&path)?
+    };
+    let capsules = distro.capsule.iter().map(|entry| entry.name.clone()).collect();
+    let comment = "what `astrid-build up` built and put into distro/".to_owned();
+    let root = Root::new(CHECKOUT, &key.public().to_hex(), capsules, Some(comment))?;
+    let file = home.join("etc/trust").join(format!("{CHECKOUT}.toml"));
+    if files::write_if_changed(&file, root.to_toml().as_bytes())? {
+        say::note(format_args!("the home trusts its signatures: {}", file.display()));
+    }
+    Ok(key)
 }
 
 /// Where the host lives.
@@ -129,7 +170,7 @@ impl Home {
     }
 }
 
-fn start(options: &Options, home: &Home, programs: &Path) -> Result<ExitCode> {
+fn start(options: &Options, home: &Home, programs: &Path, json: bool) -> Result<ExitCode> {
     let mut words: Vec<OsString> =
         vec![programs.join("astrid-daemon").into(), "--home".into(), home.folder.clone().into()];
     let listen = options.listen.clone().or_else(|| options.port.map(|port| format!("127.0.0.1:{port}")));
@@ -138,13 +179,24 @@ fn start(options: &Options, home: &Home, programs: &Path) -> Result<ExitCode> {
     let step = say::step(format_args!("starting the host in {}", home.folder.display()));
     let ready = |ready: Ready| {
         step.done("ready");
+        if json {
+            let log = home.folder.join("log/astrid.log");
+            println!(
+                "{}",
+                json!({
+                    "address": format!("http://{}", ready.address), "socket": ready.socket, "home": home.folder,
+                    "log": log, "invite": invite(programs, home),
+                })
+            );
+            return;
+        }
         println!("Astrid is up.");
         println!("  address      http://{}", ready.address);
         println!("  Unix socket  {}", ready.socket.display());
         println!("  make an invite:");
         println!("{}", invite(programs, home));
     };
-    if options.detach { detached(&words, home, ready) } else { foreground(&words, ready) }
+    if options.detach { detached(&words, home, json, ready) } else { foreground(&words, ready) }
 }
 
 /// The line to paste for a first invite.
@@ -183,7 +235,7 @@ fn foreground(words: &[OsString], ready: impl FnOnce(Ready)) -> Result<ExitCode>
     Ok(run::exit_code(status))
 }
 
-fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
+fn detached(words: &[OsString], home: &Home, json: bool, ready: impl FnOnce(Ready)) -> Result<ExitCode> {
     let path = home.folder.join("log/daemon.stderr");
     // Appended to, because a daemon that serves this home already may be writing there as well.
     let log = File::options().create(true).append(true).mode(0o600).open(&path);
@@ -199,7 +251,9 @@ fn detached(words: &[OsString], home: &Home, ready: impl FnOnce(Ready)) -> Resul
     let line = wait_until_ready(&mut daemon, READY_LIMIT)
         .map_err(|error| anyhow!("{error:#}. Its last words:\n{}", last_words(&path, begin)))?;
     ready(parse(&line)?);
-    println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
+    if !json {
+        println!("It goes on by itself; its log is {}.", home.folder.join("log/astrid.log").display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -268,6 +322,10 @@ fn last_words(path: &Path, begin: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use astrid_capsule::archive::Archive;
+    use astrid_capsule::manifest::Manifest;
+    use astrid_capsule::trust;
+
     use super::*;
 
     #[test]
@@ -276,6 +334,48 @@ mod tests {
         for bad in ["", "a", "a=b", "a.b", ".b=c", "a.=c"] {
             assert!(setting(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A home with the default distribution, whose components are empty ones.
+    fn furnished(home: &Path) -> Root {
+        let text = fs::read_to_string(crate::workspace::checkout().join("registry/Distro.toml")).unwrap();
+        let built = tempfile::tempdir().unwrap();
+        let archive = |name: &str| {
+            let manifest = Manifest::parse(&format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\n")).unwrap();
+            let path = built.path().join(name);
+            let component = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+            Archive::new(&manifest, component.to_vec()).write(File::create(&path)?)?;
+            Ok(path)
+        };
+        furnish(home, &Distro::parse(&text).unwrap(), &text, archive).unwrap();
+        let root = fs::read_to_string(home.join("etc/trust/this-checkout.toml")).unwrap();
+        Root::parse(CHECKOUT, &root).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_into_a_home_is_signed_with_a_key_that_this_home_alone_trusts_for_the_distribution_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        let root = furnished(&home);
+        assert!(root.may_sign("gateway") && !root.may_sign("notes"));
+        let index = fs::read_to_string(home.join("distro/index.toml")).unwrap();
+        let signatures = signature::parse_lines(&fs::read_to_string(home.join("distro/index.sig")).unwrap()).unwrap();
+        assert!(root.key.verifies(Purpose::Index, index.as_bytes(), &signatures[0]));
+        let index = Index::parse(&index).unwrap();
+        assert_eq!(index.entries().len(), 3);
+        let lock = Lock::parse(&fs::read_to_string(home.join("distro/Distro.lock")).unwrap()).unwrap();
+        let pinned = |entry: &registry::Entry| {
+            lock.capsule.iter().any(|locked| locked.name == entry.name && locked.archive == entry.hash)
+        };
+        assert!(index.entries().iter().all(pinned), "the lock is of what was signed");
+        for entry in index.entries() {
+            let bytes = fs::read(home.join(format!("distro/{}.capsule", entry.name))).unwrap();
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), entry.hash);
+            assert!(trust::voucher(std::slice::from_ref(&root), &Archive::read(&bytes[..]).unwrap()).is_ok());
+        }
+        // Again it is the same key, and in another home another one.
+        assert_eq!(furnished(&home), root);
+        assert_ne!(furnished(&folder.path().join("other")).key, root.key);
     }
 
     #[test]

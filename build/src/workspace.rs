@@ -24,6 +24,8 @@ pub(crate) struct Package {
     pub(crate) name: String,
     manifest_path: PathBuf,
     pub(crate) targets: Vec<Target>,
+    /// `[package.metadata]`: what other tools are told.
+    metadata: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +37,11 @@ pub(crate) struct Target {
 impl Package {
     pub(crate) fn folder(&self) -> &Path {
         self.manifest_path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Whether it was made for cargo-component. Plain cargo builds it from the bindings that cargo-component has written.
+    pub(crate) fn is_cargo_component(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|metadata| metadata.get("component").is_some())
     }
 
     /// The file name of the component that its library becomes, if the library is one.
@@ -79,7 +86,9 @@ impl Workspace {
 /// The folder of the checkout that this program was built from.
 pub(crate) fn checkout() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
+    let folder = own.parent().unwrap_or(own);
+    // It may have been built through a project's link.
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 
 #[cfg(test)]

@@ -89,6 +89,8 @@ pub const HTTP_RELAY: &str = "astrid:http/relay";
 pub const AUTHENTICATOR: &str = "astrid:authority/authenticator";
 /// Called before a version goes live, where it is exported.
 pub const LIFECYCLE: &str = "astrid:capsule/lifecycle";
+/// Runs for as long as a version is live, where `isolation` is `run`.
+pub const RUN_LOOP: &str = "astrid:capsule/run-loop";
 
 /// A component's imports and exports by name, as they stand in it: `package/interface@version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -174,7 +176,10 @@ pub enum Problem {
     #[error(
         "imports WASI 0.3, whose calls may leave work behind: Capsule.toml can't have component.isolation = \"principal\""
     )]
-    Isolation,
+    Leftovers,
+    /// A run loop that nobody would run.
+    #[error("exports `{0}`: Capsule.toml needs `isolation = \"run\"` under [component]")]
+    Isolation(String),
     #[error("has more problems than these")]
     More,
 }
@@ -191,7 +196,10 @@ pub fn check(manifest: &Manifest, component: &[u8]) -> Result<Surface, Vec<Probl
     problems.extend(ungranted(manifest, &surface));
     problems.extend(unexported(manifest, &surface));
     if manifest.component.isolation == Isolation::Principal && surface.needs_concurrency() {
-        problems.push(Problem::Isolation);
+        problems.push(Problem::Leftovers);
+    }
+    if surface.exports(RUN_LOOP) && manifest.component.isolation != Isolation::Run {
+        problems.push(Problem::Isolation(RUN_LOOP.into()));
     }
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS - 1);
@@ -244,6 +252,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
         ("imports", "astrid:authority/registrar", grant::REGISTRAR),
         ("imports", "astrid:sys/host", grant::HOST),
         ("exports", AUTHENTICATOR, grant::AUTHENTICATOR),
+        ("exports", RUN_LOOP, grant::RUN),
     ];
     let mut missing = Vec::new();
     for (verb, interface, grant) in privileged {
@@ -262,7 +271,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
 }
 
 fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
-    let needs: [(bool, &[&str], &str); 4] = [
+    let needs: [(bool, &[&str], &str); 5] = [
         (manifest.subscribe.iter().any(|b| b.handler.is_some()), &[BUS_HANDLER], "[[subscribe]]"),
         (!manifest.intercept.is_empty(), &[BUS_INTERCEPTOR], "[[intercept]]"),
         (manifest.http.is_some(), &[HTTP_HANDLER, WASI_HTTP_HANDLER], "[http]"),
@@ -271,6 +280,7 @@ fn unexported(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
             &[AUTHENTICATOR],
             "asks = [\"authority:authenticator\"]",
         ),
+        (manifest.component.isolation == Isolation::Run, &[RUN_LOOP], "isolation = \"run\""),
     ];
     let mut problems = Vec::new();
     for (needed, interfaces, reason) in needs {

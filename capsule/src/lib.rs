@@ -1,5 +1,6 @@
 //! What a capsule is, in one place for the host, the tools and the components: the grammar of topics, capabilities
-//! and principal ids, and (feature `package`) the manifest, the archive and what a component must look like.
+//! and principal ids, and (feature `package`) the manifest, the archive, its signatures, a
+//! registry's index, and what a component must look like.
 //!
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
@@ -17,7 +18,19 @@ pub mod distro;
 #[cfg(feature = "package")]
 pub mod env;
 #[cfg(feature = "package")]
+pub mod faults;
+#[cfg(feature = "package")]
 pub mod manifest;
+#[cfg(feature = "package")]
+mod probe;
+#[cfg(feature = "package")]
+pub mod registry;
+#[cfg(feature = "package")]
+pub mod shape;
+#[cfg(feature = "package")]
+pub mod signature;
+#[cfg(feature = "package")]
+pub mod trust;
 
 pub use capability::Capability;
 pub use principal::PrincipalId;

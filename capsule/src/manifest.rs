@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::faults::faults;
 use crate::{Capability, Pattern, Topic, env, shown};
 
 /// The largest manifest that anybody reads, in bytes.
@@ -84,6 +85,8 @@ pub enum Isolation {
     /// The handler and interceptor calls of one principal, one after another; memory stays between them for as long as
     /// the host likes. Front ends, the authenticator, `start` and calls of `anonymous` still get an instance each.
     Principal,
+    /// One call; and beside the calls there is a run loop, in one instance for as long as the version is live.
+    Run,
 }
 
 impl Isolation {
@@ -240,7 +243,7 @@ impl Probe {
     /// Probes of one manifest.
     pub const MAX: usize = 32;
 
-    fn check(&self, manifest: &Manifest) -> Result<(), String> {
+    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), String> {
         match (&self.topic, &self.path) {
             (Some(topic), None) => {
                 if self.status.is_some() {
@@ -374,23 +377,33 @@ pub mod grant {
     pub const RECEIVE: &str = "bus:receive";
     /// Serve HTTP under the manifest's mounts.
     pub const MOUNT: &str = "http:mount";
+    /// Export `astrid:capsule/run-loop`, with `isolation = "run"`.
+    pub const RUN: &str = "component:run";
     /// `keys:<purpose>`: sign and verify with that purpose's key.
     pub const KEYS: &str = "keys";
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 5] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT];
+    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
 }
 
 impl Manifest {
     /// Parses and checks.
+    ///
+    /// # Errors
+    /// Everything that is wrong, as [`faults`] tells it.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let read = || {
+            let manifest: Manifest = toml::from_str(text).map_err(|error| ManifestError(error.to_string()))?;
+            manifest.check()?;
+            Ok(manifest)
+        };
         if text.len() > MAX_BYTES {
             return Err(ManifestError(format!("is larger than {MAX_BYTES} bytes")));
         }
-        let manifest: Manifest =
-            toml::from_str(text).map_err(|error| ManifestError(error.to_string().trim_end().into()))?;
-        manifest.check()?;
-        Ok(manifest)
+        read().map_err(|first: ManifestError| {
+            let faults: Vec<String> = faults(text).iter().map(ToString::to_string).collect();
+            if faults.is_empty() { first } else { ManifestError(faults.join("\nCapsule.toml: ")) }
+        })
     }
 
     /// The manifest as it stands in an archive: without what only means something where it was built.
@@ -423,7 +436,8 @@ impl Manifest {
         self.publish.iter().any(|p| p.topic.matches(topic))
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
+    /// What the text alone can tell; the first thing that is wrong.
+    pub(crate) fn check(&self) -> Result<(), ManifestError> {
         let fail = |text: String| Err(ManifestError(text));
         let name = &self.package.name;
         let named = name.len() <= 64

@@ -59,7 +59,7 @@ impl Topic {
         &self.0
     }
 
-    pub fn segments(&self) -> impl Iterator<Item = &str> {
+    pub fn segments(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.split('.')
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::runtime::{self, Machine};
-use crate::{bus, http, loader, log, store};
+use crate::{bus, http, loader, log, store, trust};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -25,6 +25,7 @@ pub struct Config {
     pub log: log::Config,
     pub runtime: runtime::Config,
     pub store: store::Config,
+    pub trust: trust::Config,
     /// Where each `room.key` came from that is not its default.
     #[serde(skip)]
     sources: BTreeMap<String, Source>,
@@ -251,7 +252,9 @@ mod tests {
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "`runtime.instnaces`; did you mean `instances`?"),
             ("[runtmie]\ninstances = 1\n", vec![], vec![], "`runtmie`; did you mean `runtime`?"),
-            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, log, runtime, store"),
+            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, loader, log, runtime, store, trust"),
+            ("[trust]\nlocal = \"maybe\"\n", vec![], vec![], "`require`, `warn`, `off`"),
+            ("[trust]\nlocals = \"off\"\n", vec![], vec![], "did you mean `local`?"),
             ("runtime = 3\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstances = \"many\"\n", vec![], vec![], "config.toml"),
             ("", vec!["runtime.instances=0"], vec![], "runtime.instances = 0"),
@@ -260,6 +263,8 @@ mod tests {
             ("", vec!["runtime=20"], vec![], "room.key=value"),
             ("", vec!["http.listen=nonsense"], vec![], "configuration"),
             ("", vec!["bus.max-depth=200"], vec![], "bus.max-depth"),
+            ("", vec!["loader.probation-secs=86401"], vec![], "loader.probation-secs = 86401"),
+            ("", vec!["loader.probation-failures=0"], vec![], "loader.probation-failures = 0"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "did you mean `async-io`?"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "ASTRID_RUNTIME_ASYNCIO"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNC_IO", "0")], "runtime.async-io = 0"),

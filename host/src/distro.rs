@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use astrid_capsule::archive::{Archive, MAX_COMPONENT_BYTES};
+use astrid_capsule::archive::{self, Archive};
 use astrid_capsule::distro::lock::{self, Lock, Locked};
 use astrid_capsule::distro::{self, Distro, Entry, Undefined};
 use astrid_capsule::env::MAX_VALUE_BYTES;
+use astrid_capsule::registry::{self, Index};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -20,11 +21,10 @@ use crate::env::Shared;
 use crate::files;
 use crate::keys::Keys;
 use crate::seal::Seal;
+use crate::trust;
 
 /// The largest `etc/variables.toml`, in bytes.
 const MAX_VARIABLES_BYTES: u64 = 4 << 20;
-/// The largest index of a registry, in bytes.
-const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// What secrets of variables are sealed for.
 const PURPOSE: &str = "distro-variables";
 
@@ -73,7 +73,7 @@ impl Folder {
     /// As [`Folder::packed`], whatever the lock says.
     pub fn found(&self, entry: &Entry) -> Result<Packed, String> {
         let path = self.path.join(entry.file());
-        let bytes = bytes(&path, MAX_COMPONENT_BYTES).map_err(|error| format!("{}: {error}", path.display()))?;
+        let bytes = bytes(&path, archive::MAX_BYTES).map_err(|error| format!("{}: {error}", path.display()))?;
         let archive = Archive::read(&bytes[..]).map_err(|error| format!("{}: {error}", path.display()))?;
         self.distro.check_archive(entry, &archive)?;
         Ok(Packed { found: Locked::of(&archive, &bytes), archive })
@@ -244,33 +244,28 @@ fn read(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
     })
 }
 
-/// The archive of a version from a registry's folder: `index.toml` names its hash, and it lies in `blobs/` under that.
-pub fn fetch(registry: &Path, name: &str, version: &semver::Version) -> Result<Vec<u8>, String> {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(default)]
-        capsule: Vec<Row>,
-    }
-    #[derive(Deserialize)]
-    struct Row {
-        name: String,
-        version: semver::Version,
-        hash: String,
-    }
-    let path = registry.join("index.toml");
+/// The archive of a version from a registry's folder, judged by the policy for registries with the roots in `roots`.
+pub fn fetch(
+    config: &trust::Config,
+    roots: &Path,
+    folder: &Path,
+    name: &str,
+    version: &semver::Version,
+) -> Result<Vec<u8>, String> {
+    let path = folder.join(registry::INDEX);
     let at = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let text = text(&path, MAX_INDEX_BYTES)?.ok_or_else(|| at(&path, &"there is none"))?;
-    let index: Index = toml::from_str(&text).map_err(|error| at(&path, &error.to_string().trim_end()))?;
-    let row = index.capsule.into_iter().find(|row| row.name == name && row.version == *version);
-    let hash = row.ok_or_else(|| at(&path, &format!("has no {name} {version}")))?.hash;
-    if hash.len() != 64 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(at(&path, &format!("{name} {version}: a hash has 64 hex digits")));
-    }
-    let path = registry.join(format!("blobs/{hash}.capsule"));
-    let bytes = bytes(&path, MAX_COMPONENT_BYTES).map_err(|error| at(&path, &error))?;
-    if blake3::hash(&bytes).to_hex().as_str() != hash {
+    let text = text(&path, registry::MAX_INDEX_BYTES)?.ok_or_else(|| at(&path, &"there is none"))?;
+    let index = Index::parse(&text).map_err(|error| at(&path, &error))?;
+    let listed = index.find(name, Some(version)).ok_or_else(|| at(&path, &format!("has no {name} {version}")))?;
+    let path = folder.join(listed.blob());
+    let bytes = bytes(&path, archive::MAX_BYTES).map_err(|error| at(&path, &error))?;
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    if hash != listed.hash {
         return Err(at(&path, &"is not what the index names"));
     }
+    let archive = Archive::read(&bytes[..]).map_err(|error| at(&path, &error))?;
+    trust::judge(config, roots, &trust::Source::Registry(folder.to_owned()), &hash, &archive)
+        .map_err(|why| at(&path, &why))?;
     Ok(bytes)
 }
 
@@ -322,6 +317,11 @@ pub fn put(
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    use astrid_capsule::check::Surface;
+    use astrid_capsule::manifest::Manifest;
+    use astrid_capsule::signature::{self, Purpose, SecretKey};
+    use astrid_capsule::trust::Root;
 
     use super::*;
 
@@ -383,26 +383,39 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_gives_the_archive_that_its_index_names_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
+    fn a_registry_gives_the_archive_that_its_index_names_if_somebody_vouches_for_both() {
+        let (folder, roots) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let config = trust::Config::default();
         let version = semver::Version::new(1, 0, 0);
-        let ask = || fetch(folder.path(), "a", &version);
-        assert!(ask().unwrap_err().contains("index.toml: there is none"));
-        let hash = blake3::hash(b"archive").to_hex().to_string();
-        let index = |hash: &str| {
-            let text =
-                format!("format = 1\n[[capsule]]\nname = \"a\"\nversion = \"1.0.0\"\nhash = \"{hash}\"\nbytes = 7\n");
-            fs::write(folder.path().join("index.toml"), text).unwrap();
+        let ask = |name: &str| fetch(&config, roots.path(), folder.path(), name, &version);
+        assert!(ask("a").unwrap_err().contains("index.toml: there is none"));
+
+        let manifest = Manifest::parse("[package]\nname = \"a\"\nversion = \"1.0.0\"\n").unwrap();
+        let mut archive = Archive::new(&manifest, b"wasm".to_vec());
+        archive.sign(&key).unwrap();
+        let mut bytes = Vec::new();
+        archive.write(&mut bytes).unwrap();
+        let mut index = Index::default();
+        index.publish(registry::Entry::of(&archive, &bytes, &Surface::default())).unwrap();
+        let blob = folder.path().join(index.entries()[0].blob());
+        fs::create_dir(folder.path().join(registry::BLOBS)).unwrap();
+        fs::write(&blob, &bytes).unwrap();
+        let sign = |text: &str| {
+            let signature = key.sign(Purpose::Index, text.as_bytes());
+            fs::write(folder.path().join(registry::SIGNATURES), signature::lines(&[signature])).unwrap();
         };
-        index(&hash);
-        assert!(fetch(folder.path(), "b", &version).unwrap_err().contains("has no b 1.0.0"));
-        fs::create_dir(folder.path().join("blobs")).unwrap();
-        fs::write(folder.path().join(format!("blobs/{hash}.capsule")), "archive").unwrap();
-        assert_eq!(ask().unwrap(), b"archive");
-        fs::write(folder.path().join(format!("blobs/{hash}.capsule")), "another").unwrap();
-        assert!(ask().unwrap_err().contains("is not what the index names"));
-        index("../../../etc/passwd");
-        assert!(ask().unwrap_err().contains("64 hex digits"));
+        fs::write(folder.path().join(registry::INDEX), index.to_toml()).unwrap();
+        sign(&index.to_toml());
+        assert!(ask("b").unwrap_err().contains("has no b 1.0.0"));
+        assert!(ask("a").unwrap_err().contains("nobody vouches for a 1.0.0"));
+        let root = Root::new("acme", &key.public().to_hex(), vec!["a".into()], None).unwrap();
+        fs::write(roots.path().join("acme.toml"), root.to_toml()).unwrap();
+        assert_eq!(ask("a").unwrap(), bytes);
+        sign("another index");
+        assert!(ask("a").unwrap_err().contains("was changed after it was signed"));
+        fs::write(&blob, "another").unwrap();
+        assert!(ask("a").unwrap_err().contains("is not what the index names"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub const MAX_SOCKET_BYTES: usize = 107;
 pub const VARIABLE: &str = "ASTRID_HOME";
 
 /// The folders of a home, all made by [`Home::create`].
-const FOLDERS: [&str; 7] = ["etc", "run", "bin", "cache", "keys", "log", "distro"];
+const FOLDERS: [&str; 8] = ["etc", "etc/trust", "run", "bin", "cache", "keys", "log", "distro"];
 
 /// A folder that can't be a home, or part of one: which, why, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,11 @@ impl Home {
         self.root.join("etc/config.toml")
     }
 
+    /// The folder of those who may sign capsules, a file for each.
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("etc/trust")
+    }
+
     /// Makes the home and its folders, each with mode 0700, and checks those that exist as [`Home::check`] does.
     pub fn create(&self) -> Result<(), HomeError> {
         create_folder(&self.root)?;
@@ -232,7 +237,7 @@ mod tests {
         home.check().unwrap();
         home.create().unwrap();
         home.create().unwrap();
-        for folder in [home.root().to_owned(), home.keys(), home.bin(), home.cache(), home.distro()] {
+        for folder in [home.root().to_owned(), home.keys(), home.bin(), home.cache(), home.distro(), home.trust()] {
             assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o7777, 0o700, "{}", folder.display());
         }
         for file in [home.socket(), home.lock(), home.log(), home.config(), home.state_file(), home.store()] {

@@ -190,10 +190,11 @@ async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Res
         while host.connections.count() > 0 || host.bus.pending() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        host.loader.end_run_loops().await;
     });
     if drained.await.is_err() {
         let (open, lost) = (host.connections.count(), host.bus.pending());
-        tracing::warn!(open, lost, "connections or publications were left at the end of the drain");
+        tracing::warn!(open, lost, "connections, publications or run loops were left at the end of the drain");
     }
     let _ = std::fs::remove_file(host.home.socket());
     let _ = std::fs::remove_file(host.home.state_file());

@@ -15,6 +15,7 @@
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
+//! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
 //! | [`link`] | WIT conversion, one file for each interface |
 //! | [`config`], [`home`], [`log`], [`observe`], [`shutdown`], [`files`] | what a process needs |
 //! | [`host`] | all of it together, from command line to exit |
@@ -58,7 +59,9 @@ pub mod sched;
 pub mod seal;
 pub mod shutdown;
 pub mod store;
+pub mod trust;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 
 /// This build's version.
@@ -66,3 +69,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A future behind a pointer, where a trait object must return one.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// For keys that only operators and administrators choose: quick, seeded, but no match for somebody who chooses keys to
+/// collide.
+pub(crate) type QuickMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;

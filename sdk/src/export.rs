@@ -267,6 +267,29 @@ macro_rules! health {
     };
 }
 
+/// Exports `astrid:capsule/run-loop`: a function of nothing to `Result<(), String>` that runs for as long as this version
+/// is live. It calls [`run::ready`](crate::run::ready) once it has what it needs.
+#[macro_export]
+macro_rules! run_loop {
+    ($function:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::runner::exports::astrid::capsule::run_loop::Guest for Component {
+                fn run() -> ::std::result::Result<(), ::std::string::String> {
+                    $function()
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::runner::export_runner!(Component with_types_in $crate::bindings::runner);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::std::result::Result<(), ::std::string::String> =
+                <Component as $crate::bindings::runner::exports::astrid::capsule::run_loop::Guest>::run;
+        };
+    };
+}
+
 #[doc(hidden)]
 pub fn unknown_handler(name: &str) -> crate::bus::Answer {
     Err(crate::bus::Refusal::not_found(format!("this capsule has no handler `{name}`")))

@@ -74,6 +74,7 @@ pub mod http;
 pub mod keys;
 pub mod kv;
 pub mod log;
+pub mod run;
 
 /// What most capsules need: `use astrid_sdk::prelude::*;`.
 pub mod prelude {
@@ -81,5 +82,7 @@ pub mod prelude {
 
     pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
-    pub use crate::{authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, starter};
+    pub use crate::{
+        authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, run, run_loop, starter,
+    };
 }

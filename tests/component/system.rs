@@ -57,6 +57,7 @@ fn installed(previous_version: Option<&str>) -> Installed {
         env_needs_prompt: false,
         unhandled: vec!["translate.v1.text".into()],
         shadowed: 0,
+        publisher: previous_version.map(|_| "acme".into()),
     }
 }
 
@@ -207,7 +208,7 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
     let want = json!({
         "id": "notes", "target_dir": "/home/bin", "phase": "upgrade", "installed_version": "1.1.0",
         "previous_version": "1.0.0", "wasm_hash": "ab".repeat(32), "env_path": "/api/capsules/notes/env",
-        "env_needs_prompt": false, "asks": ["keys:notes"], "grants": ["keys:notes"],
+        "env_needs_prompt": false, "publisher": "acme", "asks": ["keys:notes"], "grants": ["keys:notes"],
         "missing_imports": [{ "namespace": "translate", "interface": "translate.v1.text", "requirement": "handler" }],
     });
     assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
@@ -224,7 +225,7 @@ fn a_first_install_has_no_previous_version_and_grants_are_optional() {
     let mut system = system();
     system.host().install = Ok(installed(None));
     let answer = ask(&mut system, "capsule-install", json!({ "source": "/srv/notes.capsule" })).unwrap();
-    assert!(answer.get("previous_version").is_none(), "{answer}");
+    assert!(answer.get("previous_version").is_none() && answer.get("publisher").is_none(), "{answer}");
     assert!(system.host().installs[0].1.grants.is_empty());
 }
 
@@ -287,6 +288,7 @@ fn every_way_in_which_an_install_fails_has_its_code_and_the_hosts_words() {
         (InstallError::Invalid("Capsule.toml: line 3".into()), RefusalCode::Invalid, "line 3"),
         (InstallError::NotFound("/srv/notes.capsule".into()), RefusalCode::NotFound, "/srv/notes.capsule"),
         (InstallError::Ungranted(vec!["sys:host".into()]), RefusalCode::Denied, "sys:host"),
+        (InstallError::Untrusted("nobody vouches".into()), RefusalCode::Denied, "nobody vouches"),
         (InstallError::Conflict("/api belongs to gateway".into()), RefusalCode::Conflict, "gateway"),
         (InstallError::Failed("start said no".into()), RefusalCode::Unavailable, "start said no"),
     ] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
+use astrid_capsule::signature::SecretKey;
 
 /// The archive of a capsule of this workspace.
 #[track_caller]
@@ -34,8 +35,17 @@ fn open(path: &Path) -> Archive {
 /// Writes `<folder>/<file>.capsule`.
 pub fn write(folder: &Path, file: &str, manifest: &Manifest, component: &[u8]) -> PathBuf {
     let path = folder.join(format!("{file}.capsule"));
-    Archive::write(manifest, component, File::create(&path).expect("a new file")).expect("an archive");
+    let archive = Archive::new(manifest, component.to_vec());
+    archive.write(File::create(&path).expect("a new file")).expect("an archive");
     path
+}
+
+/// Adds these keys' signatures to an archive, where it lies.
+#[track_caller]
+pub fn sign(path: &Path, keys: &[SecretKey]) {
+    let mut archive = open(path);
+    keys.iter().for_each(|key| archive.sign(key).expect("fewer than fit"));
+    archive.write(File::create(path).expect("a file that is there")).expect("an archive");
 }
 
 /// A capsule of this workspace with a changed manifest.

@@ -22,7 +22,7 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
     );
 
     let installed = daemon.astrid(&["capsule", "install", echo]);
-    assert!(installed.out().contains("capsule  echo") && installed.stdout.contains("not installed"), "{installed:?}");
+    assert!(installed.out().contains("capsule    echo") && installed.stdout.contains("not installed"), "{installed:?}");
     let again = daemon.astrid(&["capsule", "install", echo, "--json"]).json();
     assert_eq!(again["previous_version"], "0.1.0");
     let list = daemon.astrid(&["capsule", "list"]);

@@ -147,19 +147,20 @@ async fn a_table_grows_to_ten_thousand_elements_and_no_further() {
 }
 
 #[tokio::test]
-async fn a_component_has_at_most_eight_core_instances_four_tables_and_one_memory() {
+async fn a_component_has_at_most_sixteen_core_instances_four_tables_and_two_memories() {
     let daemon = Daemon::start();
     let of = |module: &str, many: usize| {
         format!("(core module $e {module}) {}", "(core instance (instantiate $e))".repeat(many))
     };
     // The guest itself is one instance with a table and a memory.
     for (n, (more, fits)) in [
-        (of("", 7), true),
-        (of("", 8), false),
+        (of("", 15), true),
+        (of("", 16), false),
         (of("(table 1 funcref)", 3), true),
         (of("(table 1 funcref)", 4), false),
         (of("(table 1 funcref) (table 1 funcref)", 1), false),
-        (of("(memory 1)", 1), false),
+        (of("(memory 1)", 1), true),
+        (of("(memory 1)", 2), false),
     ]
     .into_iter()
     .enumerate()

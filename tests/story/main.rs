@@ -6,6 +6,7 @@
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`field`]: faults that hosts of plugins had in the field
+//! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
@@ -18,6 +19,8 @@
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
+//! - [`run_loops`]: work that goes on without being asked
+//! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -28,6 +31,7 @@ mod distributions;
 mod durability;
 mod environment;
 mod field;
+mod generations;
 mod hostile;
 mod hostile_crowd;
 mod interceptors;
@@ -36,8 +40,10 @@ mod measured;
 mod observation;
 mod quotas;
 mod relays;
+mod run_loops;
 mod session;
 mod streams;
+mod supply;
 mod surface;
 mod warm;
 

@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use astrid_host::observe::{Kind, SERIES};
-use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, Streaming};
+use astrid_tests::{DEADLINE, pack};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::observation::{Sample, metrics, sum};
-use crate::{bus, install_guests, join};
+use crate::{bus, install, install_guests, join};
 
 /// Everything that every scrape has shown: the lowest and the highest of each series, labels summed.
 #[derive(Default)]
@@ -74,7 +74,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "streamer"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "pump", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
@@ -98,6 +98,18 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let open = Streaming::open(socket, Request::get("/live/said").bearer(&ada.bearer)).await;
     seen.until_moved(&daemon, &["astrid_http_relays", "astrid_http_relay_calls_total"]).await;
     drop(open);
+
+    // A run loop that ends and is started again.
+    daemon.unix(publish("pump.v1.work", &json!({ "number": 1, "act": "return" }))).await.expect(202);
+    seen.until_moved(&daemon, &["astrid_run_loops", "astrid_run_loop_restarts_total"]).await;
+    // A version that fails whoever calls it, and gives way to the one before.
+    install_guests(&daemon, &["trap"]);
+    let folder = daemon.home().beside();
+    install(&daemon, &pack::repacked(folder, "trap-1", "trap", |manifest| manifest.package.version.patch = 1));
+    for _ in 0..5 {
+        daemon.unix(bus("trap.v1.panic", &json!({}))).await.refusal(502, "unavailable");
+    }
+    seen.until_moved(&daemon, &["astrid_capsule_rollbacks_total"]).await;
 
     // A handler that takes a second, and more for it than may wait: the sender who holds most is turned away, and loses
     // what is newest when another comes.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::lock::{self, Lock, Locked};
 use super::{Distro, MAX_ICON_BYTES, check_icon};
-use crate::archive::{Archive, MAX_COMPONENT_BYTES};
+use crate::archive::{self, Archive};
 use crate::shown;
 
 /// The largest bundle, in bytes.
@@ -78,7 +78,7 @@ pub fn read(
     }
     for entry in &distro.capsule {
         let path = entry.file();
-        let bytes = next(&mut entries, &path, MAX_COMPONENT_BYTES)?;
+        let bytes = next(&mut entries, &path, archive::MAX_BYTES)?;
         let at = |why: String| format(format!("capsule {}: {why}", entry.name));
         let archive = Archive::read(&bytes[..]).map_err(|error| at(error.to_string()))?;
         distro.check_archive(entry, &archive).map_err(at)?;

@@ -51,7 +51,7 @@ fn whole() -> Distro {
 
 fn archive(manifest: &str, component: &[u8]) -> (Archive, Vec<u8>) {
     let mut bytes = Vec::new();
-    Archive::write(&Manifest::parse(manifest).unwrap(), component, &mut bytes).unwrap();
+    Archive::new(&Manifest::parse(manifest).unwrap(), component.to_vec()).write(&mut bytes).unwrap();
     (Archive::read(&bytes[..]).unwrap(), bytes)
 }
 

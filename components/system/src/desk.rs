@@ -182,7 +182,7 @@ pub struct Capsules {
 pub struct Capsule {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live`, `failed`, `starting` or `restarting`: what the host says.
     pub state: String,
     /// BLAKE3 of the component, hex.
     pub hash: String,
@@ -351,6 +351,9 @@ pub struct Installed {
     /// Everything that the manifest asks.
     pub asks: Vec<String>,
     pub grants: Vec<String>,
+    /// Whoever of the operator's `etc/trust/` vouches for the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
     /// Live calls that both versions answered alike before the new one replaced the old.
     #[serde(skip_serializing_if = "is_zero")]
     pub shadowed: u32,
@@ -389,6 +392,7 @@ impl From<host::Installed> for Installed {
             missing_imports: installed.unhandled.into_iter().map(missing).collect(),
             asks: installed.asks,
             grants: installed.grants,
+            publisher: installed.publisher,
             shadowed: installed.shadowed,
             id: installed.id,
         }
@@ -401,6 +405,7 @@ pub fn refusal(error: InstallError) -> Refusal {
         InstallError::Invalid(reason) => Refusal::invalid(reason),
         InstallError::NotFound(reason) => Refusal::not_found(reason),
         InstallError::Conflict(reason) => Refusal::conflict(reason),
+        InstallError::Untrusted(reason) => Refusal::denied(reason),
         InstallError::Failed(reason) => Refusal::unavailable(reason),
         InstallError::Ungranted(asked) => Refusal::denied(format!(
             "the capsule asks for {} and was not granted it; repeat the request with it in grants to allow that",
@@ -513,6 +518,7 @@ mod tests {
                 env_needs_prompt: true,
                 unhandled: vec!["b.v1.c".into()],
                 shadowed: 0,
+                publisher: previous.map(|_| "acme".into()),
             };
             to_value(Installed::from(done)).unwrap()
         };
@@ -523,8 +529,8 @@ mod tests {
                    "missing_imports": [{"namespace": "b", "interface": "b.v1.c", "requirement": "handler"}]})
         );
         assert_eq!(
-            (&installed(Some("1.0.0"))["previous_version"], &installed(Some("1.0.0"))["phase"]),
-            (&json!("1.0.0"), &json!("upgrade"))
+            (&installed(Some("1.0.0"))["publisher"], &installed(Some("1.0.0"))["phase"]),
+            (&json!("acme"), &json!("upgrade"))
         );
         let lines = Lines::from(vec![host::LogLine {
             sequence: 1,

@@ -127,6 +127,26 @@ impl Authority {
         Ok(())
     }
 
+    /// Keeps those routes whose binding the principal may reach: [`Self::admit`] for many at once.
+    pub fn retain_admitted<R>(
+        &self,
+        routes: &mut Vec<R>,
+        binding: impl Fn(&R) -> &Subscribe,
+        principal: &PrincipalId,
+        target: Option<&PrincipalId>,
+    ) {
+        if routes.is_empty() {
+            return;
+        }
+        let directory = self.directory.read().expect("no panic under this lock");
+        let enabled = directory.is_enabled(principal);
+        let allowed = |required: &Capability| directory.decide(principal, required, target).allowed;
+        routes.retain(|route| {
+            let binding = binding(route);
+            binding.public || (enabled && binding.requires.iter().all(allowed))
+        });
+    }
+
     /// Which capabilities exist, and which forms each has: what installed manifests declare.
     pub fn set_scopes<'a>(&self, declared: impl IntoIterator<Item = &'a Declaration>) {
         self.directory.write().expect("no panic under this lock").set_scopes(declared);
@@ -198,6 +218,8 @@ impl Authority {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use astrid_capsule::Pattern;
 
     use super::*;
     use crate::Boxed;
@@ -291,5 +313,35 @@ mod tests {
         assert!(authority.authenticate(bearer("good"), 10).await.is_ok());
         authority.set_authenticator(None);
         assert_eq!(authority.authenticate(bearer("good"), 10).await, Err(Rejection::Unavailable));
+    }
+
+    #[test]
+    fn of_many_bindings_those_remain_to_which_one_by_one_a_principal_is_admitted() {
+        let binding = |requires: &[&str], public| Subscribe {
+            requires: requires.iter().map(|c| Capability::parse(c).unwrap()).collect(),
+            public,
+            ..Subscribe::handled(Pattern::parse("a.b").unwrap(), "h")
+        };
+        let bindings =
+            [binding(&[], true), binding(&[], false), binding(&["a:b"], false), binding(&["a:b", "c:d"], false)];
+        let holds = |capabilities: &[&str], enabled| {
+            let grants = capabilities.iter().map(|c| Capability::parse(c).unwrap()).collect();
+            vec![Change::SetPrincipal(alice(), Standing::new(enabled, vec![], grants, vec![]))]
+        };
+        let authority = Authority::new();
+        for (change, remain) in [
+            (vec![], 1),
+            (holds(&[], true), 2),
+            (holds(&["a:b"], true), 3),
+            (holds(&["a:b", "c:d"], true), 4),
+            (holds(&["a:b", "c:d"], false), 1),
+        ] {
+            authority.apply(1, change);
+            let mut routes: Vec<&Subscribe> = bindings.iter().collect();
+            authority.retain_admitted(&mut routes, |route| route, &alice(), None);
+            let one_by_one = bindings.iter().filter(|b| authority.admit(b, &alice(), None).is_ok());
+            assert!(one_by_one.map(std::ptr::from_ref).eq(routes.iter().copied().map(std::ptr::from_ref)));
+            assert_eq!(routes.len(), remain);
+        }
     }
 }

@@ -7,6 +7,7 @@ use astrid_capsule::manifest::{Declaration, Scope};
 use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
 
+use crate::QuickMap;
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 
@@ -62,7 +63,7 @@ pub enum Rule {
 
 #[derive(Debug, Default)]
 pub struct Directory {
-    principals: HashMap<PrincipalId, Standing>,
+    principals: QuickMap<PrincipalId, Standing>,
     groups: HashMap<String, Vec<Capability>>,
     scopes: HashMap<Capability, Scope>,
     latest: u64,

@@ -8,21 +8,29 @@
 //! has the class to itself fits whatever its size, so that a message that may be sent can also wait.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+
+use crate::QuickMap;
 
 /// What a principal's turn adds to its credit, in bytes.
 pub const QUANTUM: usize = 4 * 1024;
+/// Empty lanes that are kept, and the room for items that each may have.
+const SPARE: usize = 64;
+const SPARE_ITEMS: usize = 16;
 
 pub struct FairQueue<K, T> {
     classes: Vec<Class>,
     bytes: usize,
-    lanes: HashMap<K, Lane<T>>,
+    lanes: QuickMap<K, Lane<T>>,
     /// Principals whose turn comes, in order. Exactly those with items and nothing out.
     turns: VecDeque<K>,
-    /// Principals with an item out.
-    out: HashSet<K>,
+    /// Principals with an item out: as many as are served at once, or have to wait for something else than a turn.
+    out: Vec<K>,
     starved: u64,
+    /// Lanes of principals that have gone, for the next that come: at most [`SPARE`], none of them large.
+    spare: Vec<Lane<T>>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,6 +63,12 @@ pub enum Pushed<T> {
     Evicted(Vec<T>),
     /// There is no room that this principal is entitled to.
     Refused(T),
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), held: Vec::new(), credit: 0 }
+    }
 }
 
 impl<T> Lane<T> {
@@ -91,7 +105,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// A class for each budget, named by its place.
     pub fn with_budgets(budgets: impl IntoIterator<Item = usize>) -> Self {
         let classes = budgets.into_iter().map(|budget| Class { budget, bytes: 0, most: 0 }).collect();
-        Self { classes, bytes: 0, lanes: HashMap::new(), turns: VecDeque::new(), out: HashSet::new(), starved: 0 }
+        Self {
+            classes,
+            bytes: 0,
+            lanes: QuickMap::default(),
+            turns: VecDeque::new(),
+            out: Vec::new(),
+            starved: 0,
+            spare: Vec::new(),
+        }
     }
 
     /// Bytes that wait.
@@ -102,11 +124,6 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// Bytes that wait of one principal.
     pub fn held(&self, key: &K) -> usize {
         self.lanes.get(key).map_or(0, |lane| lane.items.iter().map(|item| item.size).sum())
-    }
-
-    /// Whether something would come out now.
-    pub fn is_ready(&self) -> bool {
-        !self.turns.is_empty()
     }
 
     /// Items that wait.
@@ -123,6 +140,11 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.lanes.len()
     }
 
+    /// Principals with items and nothing out: so many can be served now.
+    pub fn ready(&self) -> usize {
+        self.turns.len()
+    }
+
     /// Turns that passed because the next item was larger than its principal's credit, since this was asked last.
     pub fn take_starved(&mut self) -> u64 {
         std::mem::take(&mut self.starved)
@@ -136,10 +158,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// Adds an item of `size` bytes to a class.
     pub fn push_in(&mut self, class: usize, key: K, size: usize, item: T) -> Pushed<T> {
         let Some(evicted) = self.make_room(class, &key, size) else { return Pushed::Refused(item) };
-        if !self.lanes.contains_key(&key) && !self.out.contains(&key) {
-            self.turns.push_back(key.clone());
-        }
-        let lane = self.lanes.entry(key).or_insert(Lane { items: VecDeque::new(), held: Vec::new(), credit: 0 });
+        let lane = match self.lanes.entry(key) {
+            Entry::Occupied(lane) => lane.into_mut(),
+            Entry::Vacant(idle) => {
+                if !self.out.contains(idle.key()) {
+                    self.turns.push_back(idle.key().clone());
+                }
+                idle.insert(self.spare.pop().unwrap_or_default())
+            }
+        };
         lane.items.push_back(Item { class, size, value: item });
         let own = lane.add(class, size);
         self.bytes += size;
@@ -173,13 +200,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     /// The next item, and whose it is. Nothing more of that principal comes out until it is released.
     pub fn pop(&mut self) -> Option<(K, T)> {
         loop {
-            let key = self.turns.front()?.clone();
+            let key = self.turns.pop_front()?;
             let lane = self.lanes.get_mut(&key).expect("a principal with a turn has a lane");
             let size = lane.items.front().expect("a lane holds items").size;
             if lane.credit < size {
                 lane.credit += QUANTUM;
-                self.starved += u64::from(lane.credit < size);
-                self.turns.rotate_left(1);
+            }
+            if lane.credit < size {
+                self.starved += 1;
+                self.turns.push_back(key);
                 continue;
             }
             let item = lane.items.pop_front().expect("a lane holds items");
@@ -188,25 +217,51 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
             self.bytes -= size;
             self.classes[item.class].bytes -= size;
             if lane.items.is_empty() {
-                self.lanes.remove(&key);
+                self.remove_lane(&key);
             }
-            self.turns.pop_front();
-            self.out.insert(key.clone());
+            self.out.push(key.clone());
             return Some((key, item.value));
         }
     }
 
     /// The item that was out for this principal is done with.
     pub fn release(&mut self, key: &K) {
-        if self.out.remove(key) && self.lanes.contains_key(key) {
+        let Some(place) = self.out.iter().position(|out| out == key) else { return };
+        let key = self.out.swap_remove(place);
+        if let Some(lane) = self.lanes.get(&key) {
             // In front while its credit lasts, else to the back: the turn goes on where it stopped.
-            let lane = &self.lanes[key];
             if lane.credit >= lane.items[0].size {
-                self.turns.push_front(key.clone());
+                self.turns.push_front(key);
             } else {
-                self.turns.push_back(key.clone());
+                self.turns.push_back(key);
             }
         }
+    }
+
+    fn remove_lane(&mut self, key: &K) {
+        let Some(mut lane) = self.lanes.remove(key) else { return };
+        if self.spare.len() < SPARE && lane.items.capacity() <= SPARE_ITEMS {
+            lane.held.clear();
+            lane.credit = 0;
+            self.spare.push(lane);
+        }
+    }
+
+    /// Puts an item of the first class in front of what its principal has waiting. Nothing of that principal comes out until
+    /// it is released.
+    pub fn put_back(&mut self, key: K, size: usize, item: T) {
+        self.turns.retain(|other| *other != key);
+        if !self.out.contains(&key) {
+            self.out.push(key.clone());
+        }
+        let lane = self.lanes.entry(key).or_default();
+        lane.items.push_front(Item { class: 0, size, value: item });
+        // It had its turn already.
+        lane.credit += size;
+        let own = lane.add(0, size);
+        self.bytes += size;
+        self.classes[0].bytes += size;
+        self.classes[0].most = self.classes[0].most.max(own);
     }
 
     /// Drops what has to go for `size` more bytes of `key`, or nothing at all if the room can't be made by taking from
@@ -250,7 +305,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.bytes -= size;
         self.classes[class].bytes -= size;
         if lane.items.is_empty() {
-            self.lanes.remove(key);
+            self.remove_lane(key);
             self.turns.retain(|k| k != key);
         }
         Some(value)

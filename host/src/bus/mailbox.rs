@@ -166,6 +166,17 @@ impl<K: Clone + Eq + std::hash::Hash + Ord, T, W> Mailbox<K, T, W> {
         (Some(Mail::Gap(key, letter.lost)), done)
     }
 
+    /// Gives back the letter that was taken last. It waits in front of its principal's others, and they with it until
+    /// [`Self::resume`].
+    pub fn set_aside(&mut self, key: K, size: usize, value: T) {
+        self.queue.put_back(key.clone(), size, Letter { key, serial: 0, lost: 0, value });
+    }
+
+    /// What was set aside of this principal comes out again.
+    pub fn resume(&mut self, key: &K) {
+        self.queue.release(key);
+    }
+
     /// The reader takes nothing any more: nobody waits for it until it does.
     pub fn stall(&mut self) -> Vec<W> {
         self.stalled = true;
@@ -269,6 +280,25 @@ mod tests {
         assert_eq!(post(2, 5, 10), Posted::Taken);
         assert_eq!(mailbox.len(), 3);
         assert_eq!(mailbox.bytes(), 100);
+    }
+
+    #[test]
+    fn what_is_set_aside_comes_out_in_order_when_it_is_resumed_and_nobody_waits_for_it() {
+        let mut mailbox = Box::new(Delivery::Lossless, 10_000);
+        for (key, value) in [(1, 10), (1, 11), (2, 20), (2, 21)] {
+            post(&mut mailbox, key, 50, value);
+        }
+        assert_eq!(mailbox.take().0, letter(1, 10));
+        mailbox.set_aside(1, 50, (1, 10));
+        assert_eq!((mailbox.len(), mailbox.bytes()), (4, 200));
+        assert_eq!((mailbox.take().0, mailbox.take().0), (letter(2, 20), letter(2, 21)));
+        assert!(mailbox.take().0.is_none() && !mailbox.is_empty());
+        post(&mut mailbox, 1, 50, 12);
+        mailbox.resume(&1);
+        for value in 10..13 {
+            assert_eq!(mailbox.take().0, letter(1, value));
+        }
+        assert!(mailbox.is_empty() && mailbox.bytes() == 0);
     }
 
     #[test]

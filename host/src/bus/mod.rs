@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -167,7 +168,7 @@ pub trait Responder: Send + Sync {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>>;
 }
@@ -212,6 +213,15 @@ pub struct Bus {
     storms: Storms,
     /// How long a publisher waits for a subscription that takes nothing.
     stall: Duration,
+    figures: Figures,
+}
+
+/// Handles of the series that move with every message, looked up once.
+struct Figures {
+    requests: Counter,
+    answered: Counter,
+    published: Counter,
+    delivered: Counter,
 }
 
 impl Table {
@@ -231,6 +241,12 @@ impl Bus {
             ids: AtomicU64::new(1),
             storms: Storms::default(),
             stall: STALL,
+            figures: Figures {
+                requests: events("request"),
+                answered: outcomes("ok"),
+                published: events("publish"),
+                delivered: events("delivered"),
+            },
         }
     }
 
@@ -310,9 +326,11 @@ impl Bus {
 
     async fn ask(&self, sender: Sender, outgoing: Outgoing, reply: Option<Writer>) -> Result<Bytes, Failure> {
         let result = self.deliver(sender, outgoing, reply).await;
-        let outcome = result.as_ref().map_or_else(Failure::kind, |_| "ok");
-        event("request", 1);
-        metrics::counter!("astrid_bus_requests_total", "outcome" => outcome).increment(1);
+        self.figures.requests.increment(1);
+        match &result {
+            Ok(_) => self.figures.answered.increment(1),
+            Err(failure) => outcomes(failure.kind()).increment(1),
+        }
         result
     }
 
@@ -347,8 +365,9 @@ impl Bus {
             return Ok(0);
         }
         let table = self.table();
-        let mut routes: Vec<Arc<Route>> = table.routes.matches(&message.topic).into_iter().cloned().collect();
-        routes.retain(|r| self.authority.admit(r.binding(), &message.principal, message.target.as_ref()).is_ok());
+        let mut routes = table.routes.matches(&message.topic);
+        self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
+        let routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
@@ -359,6 +378,7 @@ impl Bus {
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
             readers = self.readers(&message, &self.table());
         }
+        let message = Arc::new(message);
         let mut taken = 0;
         for route in routes {
             if route.enqueue(message.clone()) {
@@ -367,16 +387,18 @@ impl Bus {
         }
         let (subscribed, full) = self.hand_out(&message, readers);
         taken += subscribed;
-        event("publish", 1);
-        event("delivered", taken.into());
+        self.figures.published.increment(1);
+        self.figures.delivered.increment(taken.into());
         if taken == 0 {
             self.storms.untaken(&message.topic);
         }
-        let stall = Instant::now() + self.stall;
-        for (reader, room) in full {
-            // Taken out, or gone with whoever would have.
-            if tokio::time::timeout_at(stall, room).await.is_err() {
-                reader.stall();
+        if !full.is_empty() {
+            let stall = Instant::now() + self.stall;
+            for (reader, room) in full {
+                // Taken out, or gone with whoever would have.
+                if tokio::time::timeout_at(stall, room).await.is_err() {
+                    reader.stall();
+                }
             }
         }
         Ok(taken)
@@ -385,7 +407,7 @@ impl Bus {
     /// Offers a message to subscriptions: how many took it, and which of them it should wait for.
     fn hand_out(
         &self,
-        message: &Message,
+        message: &Arc<Message>,
         mut readers: Vec<Arc<Subscription>>,
     ) -> (u32, Vec<(Arc<Subscription>, Room)>) {
         let (mut taken, mut full) = (0, Vec::new());
@@ -494,9 +516,14 @@ impl Bus {
     }
 }
 
-/// Counts what happened to messages.
-fn event(kind: &'static str, messages: u64) {
-    metrics::counter!("astrid_bus_events_total", "kind" => kind).increment(messages);
+/// Messages to which this happened.
+fn events(kind: &'static str) -> Counter {
+    counter!("astrid_bus_events_total", "kind" => kind)
+}
+
+/// Requests that ended so.
+fn outcomes(outcome: &'static str) -> Counter {
+    counter!("astrid_bus_requests_total", "outcome" => outcome)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The index from topics to routes: a trie over segments, so that a lookup costs the topic's length and its matches,
 //! not the number of routes.
 
-use std::collections::HashMap;
-
 use astrid_capsule::{Pattern, Topic};
+
+use crate::QuickMap;
 
 /// Finds what matches a topic.
 pub struct Index<R> {
@@ -11,7 +11,7 @@ pub struct Index<R> {
 }
 
 struct Node<R> {
-    next: HashMap<String, Node<R>>,
+    next: QuickMap<String, Node<R>>,
     /// An inner `*`.
     any: Option<Box<Node<R>>>,
     /// Patterns that end here.
@@ -22,7 +22,7 @@ struct Node<R> {
 
 impl<R> Default for Node<R> {
     fn default() -> Self {
-        Self { next: HashMap::new(), any: None, here: Vec::new(), below: Vec::new() }
+        Self { next: QuickMap::default(), any: None, here: Vec::new(), below: Vec::new() }
     }
 }
 
@@ -70,14 +70,14 @@ impl<R> Index<R> {
     /// Every route whose pattern matches, in no particular order.
     pub fn matches(&self, topic: &Topic) -> Vec<&R> {
         let mut found = Vec::new();
-        self.root.collect(&topic.segments().collect::<Vec<_>>(), &mut |_, route| found.push(route));
+        self.root.collect(topic.segments(), &mut |_, route| found.push(route));
         found
     }
 
     /// The route whose pattern matches best ([`Pattern::specificity`]).
     pub fn best(&self, topic: &Topic) -> Option<&R> {
         let mut best: Option<(&Pattern, &R)> = None;
-        self.root.collect(&topic.segments().collect::<Vec<_>>(), &mut |pattern, route| {
+        self.root.collect(topic.segments(), &mut |pattern, route| {
             if best.is_none_or(|(other, _)| pattern.specificity() > other.specificity()) {
                 best = Some((pattern, route));
             }
@@ -110,13 +110,17 @@ impl<R> Node<R> {
         }
     }
 
-    fn collect<'a>(&'a self, segments: &[&str], found: &mut impl FnMut(&'a Pattern, &'a R)) {
-        let Some((first, rest)) = segments.split_first() else {
+    fn collect<'a, 't>(
+        &'a self,
+        mut rest: impl Iterator<Item = &'t str> + Clone,
+        found: &mut impl FnMut(&'a Pattern, &'a R),
+    ) {
+        let Some(first) = rest.next() else {
             return self.here.iter().for_each(|(p, r)| found(p, r));
         };
         self.below.iter().for_each(|(p, r)| found(p, r));
-        if let Some(node) = self.next.get(*first) {
-            node.collect(rest, found);
+        if let Some(node) = self.next.get(first) {
+            node.collect(rest.clone(), found);
         }
         if let Some(node) = &self.any {
             node.collect(rest, found);

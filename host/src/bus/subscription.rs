@@ -7,7 +7,7 @@
 //! matches of the sender's own and of the run loops', however many others there are.
 //! Refuses to know: wasm, what is in a payload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
@@ -15,11 +15,13 @@ use std::time::Duration;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::manifest::{Delivery, Subscribe};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::mailbox::{Mail, Mailbox, Posted};
 use super::routes::Index;
-use super::{Failure, Message, event};
+use super::{Failure, Message, events};
 use crate::authority::Authority;
+use crate::meter::ledger::Wait;
 
 /// Subscriptions of one principal at once.
 pub const MAX_OPEN: usize = 4096;
@@ -53,8 +55,16 @@ pub struct Subscription {
 }
 
 struct Queue {
-    mailbox: Mailbox<PrincipalId, Message, oneshot::Sender<()>>,
+    mailbox: Mailbox<PrincipalId, Arc<Message>, oneshot::Sender<()>>,
     ended: bool,
+    /// Principals whose messages wait for their rate, and until when.
+    aside: BTreeMap<PrincipalId, Instant>,
+}
+
+/// What a run loop is given, with what judging it gave; or, where nothing can be given now, when to look again.
+enum Judged<C> {
+    Given(Mail<PrincipalId, Arc<Message>>, Option<C>),
+    Nothing(Option<Instant>),
 }
 
 /// Ends when there is room again, or nobody who would make some.
@@ -72,7 +82,7 @@ pub(super) enum Offered {
 
 impl Subscription {
     /// Offers a message that its principal may send here.
-    pub(super) fn offer(&self, message: Message) -> Offered {
+    pub(super) fn offer(&self, message: Arc<Message>) -> Offered {
         let size = message.size();
         let topic = message.topic.clone();
         let (waiter, room) = oneshot::channel();
@@ -87,7 +97,7 @@ impl Subscription {
             Reader::Loop { .. } => queue.mailbox.held(&message.principal),
         };
         let posted = if held + size > OWN_BYTES {
-            queue.mailbox.refuse(message.principal);
+            queue.mailbox.refuse(message.principal.clone());
             Posted::Refused(waiter)
         } else {
             queue.mailbox.post(message.principal.clone(), size, message, |other| other.topic == topic, waiter)
@@ -99,11 +109,11 @@ impl Subscription {
             Posted::Taken => Offered::Taken,
             Posted::Full => Offered::Full(room),
             Posted::Evicted(lost) => {
-                event("lost", lost);
+                events("lost").increment(lost);
                 Offered::Taken
             }
             Posted::Refused(_) => {
-                event("lost", 1);
+                events("lost").increment(1);
                 Offered::Lost
             }
         }
@@ -122,16 +132,16 @@ impl Subscription {
     }
 
     /// What is there now. Closed: it has ended, and everything was taken.
-    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Message>>, Failure> {
+    pub fn take(&self) -> Result<Option<Mail<PrincipalId, Arc<Message>>>, Failure> {
         let mut queue = self.queue.lock().expect("no panic under this lock");
         let before = queue.mailbox.bytes();
         // Dropped waiters wait no more.
         let (mail, _go_on) = queue.mailbox.take();
         self.settle(before, queue.mailbox.bytes());
         match mail {
-            None if queue.ended => Err(Failure::Closed),
+            None if queue.ended && queue.mailbox.is_empty() => Err(Failure::Closed),
             Some(Mail::Gap(whose, lost)) => {
-                event("gap", 1);
+                events("gap").increment(1);
                 Ok(Some(Mail::Gap(whose, lost)))
             }
             mail => Ok(mail),
@@ -139,7 +149,7 @@ impl Subscription {
     }
 
     /// Waits for what comes next. One reader at a time.
-    pub async fn next(&self) -> Result<Mail<PrincipalId, Message>, Failure> {
+    pub async fn next(&self) -> Result<Mail<PrincipalId, Arc<Message>>, Failure> {
         loop {
             let arrived = self.arrived.notified();
             if let Some(mail) = self.take()? {
@@ -147,6 +157,65 @@ impl Subscription {
             }
             arrived.await;
         }
+    }
+
+    /// As [`Self::next`], for a reader who works at its senders' expense: `judge` says whether a message's principal can
+    /// pay now. Whoever can't waits, in order, and the others go on.
+    pub async fn next_paid<C>(
+        &self,
+        judge: impl Fn(&Message) -> Result<C, Wait>,
+    ) -> Result<(Mail<PrincipalId, Arc<Message>>, Option<C>), Failure> {
+        loop {
+            let arrived = self.arrived.notified();
+            match self.take_paid(&judge)? {
+                Judged::Given(mail, paid) => return Ok((mail, paid)),
+                Judged::Nothing(None) => arrived.await,
+                Judged::Nothing(Some(again)) => {
+                    let _ = tokio::time::timeout_at(again, arrived).await;
+                }
+            }
+        }
+    }
+
+    fn take_paid<C>(&self, judge: &impl Fn(&Message) -> Result<C, Wait>) -> Result<Judged<C>, Failure> {
+        let now = Instant::now();
+        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let Queue { mailbox, ended, aside } = &mut *queue;
+        aside.retain(|whose, until| {
+            let waits = *until > now;
+            if !waits {
+                mailbox.resume(whose);
+            }
+            waits
+        });
+        let before = mailbox.bytes();
+        let mut waiters = Vec::new();
+        let judged = loop {
+            let (mail, go_on) = mailbox.take();
+            waiters.extend(go_on);
+            match mail {
+                Some(Mail::Letter(whose, message)) => match judge(&message) {
+                    Ok(paid) => break Judged::Given(Mail::Letter(whose, message), Some(paid)),
+                    Err(Wait(wait)) => {
+                        aside.insert(whose.clone(), now + wait);
+                        mailbox.set_aside(whose, message.size(), message);
+                    }
+                },
+                Some(gap) => {
+                    events("gap").increment(1);
+                    break Judged::Given(gap, None);
+                }
+                None if *ended && mailbox.is_empty() => return Err(Failure::Closed),
+                None => break Judged::Nothing(aside.values().min().copied()),
+            }
+        };
+        self.settle(before, mailbox.bytes());
+        Ok(judged)
+    }
+
+    /// Messages that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().expect("no panic under this lock").mailbox.len()
     }
 
     /// Takes nothing more; what waits can still be read.
@@ -254,7 +323,7 @@ impl Subscriptions {
                 own.account.clone()
             }
         };
-        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false });
+        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false, aside: BTreeMap::new() });
         let subscription = Arc::new(Subscription { reader, bindings, queue, arrived: Notify::new(), account });
         tables.all.insert(Arc::as_ptr(&subscription) as usize, Arc::downgrade(&subscription));
         for (n, binding) in subscription.bindings.iter().enumerate() {
@@ -301,21 +370,19 @@ impl Subscriptions {
         live: impl Fn(&str, u64) -> bool,
     ) -> Vec<Arc<Subscription>> {
         let tables = self.tables.read().expect("no panic under this lock");
-        let mut found: Vec<Arc<Subscription>> = Vec::new();
         let own = tables.own.get(&message.principal).map(|own| &own.index);
-        for index in own.into_iter().chain([&tables.loops]) {
-            for (subscription, n) in index.matches(&message.topic) {
-                let reads = match &subscription.reader {
-                    Reader::Principal(_) => true,
-                    Reader::Loop { capsule, generation } => live(capsule, *generation),
-                };
-                let binding = &subscription.bindings[*n];
-                if reads
-                    && !found.iter().any(|other| Arc::ptr_eq(other, subscription))
-                    && authority.admit(binding, &message.principal, message.target.as_ref()).is_ok()
-                {
-                    found.push(subscription.clone());
-                }
+        let indices = own.into_iter().chain([&tables.loops]);
+        let mut entries: Vec<&Entry> = indices.flat_map(|index| index.matches(&message.topic)).collect();
+        entries.retain(|(subscription, _)| match &subscription.reader {
+            Reader::Principal(_) => true,
+            Reader::Loop { capsule, generation } => live(capsule, *generation),
+        });
+        let (principal, target) = (&message.principal, message.target.as_ref());
+        authority.retain_admitted(&mut entries, |(open, n)| &open.bindings[*n], principal, target);
+        let mut found: Vec<Arc<Subscription>> = Vec::new();
+        for (subscription, _) in entries {
+            if !found.iter().any(|other| Arc::ptr_eq(other, subscription)) {
+                found.push(subscription.clone());
             }
         }
         found

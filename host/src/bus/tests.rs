@@ -6,7 +6,7 @@ use super::*;
 use crate::authority::{Change, Standing};
 use astrid_capsule::Capability;
 use astrid_capsule::manifest::{Delivery, Fail, Intercept};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Answers with what it was called with, and tells the test.
 struct Recorder(mpsc::UnboundedSender<(String, String, Bytes)>);
@@ -15,12 +15,12 @@ impl Responder for Recorder {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         _: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
             let _ = self.0.send((handler.to_string(), message.principal.to_string(), message.payload.clone()));
-            Ok(message.payload)
+            Ok(message.payload.clone())
         })
     }
 }
@@ -146,13 +146,13 @@ async fn a_publication_reaches_every_binding_its_principal_may_reach_in_order() 
 }
 
 /// Holds every call until it is let go, and tells the test that it has begun; a request gives up its place then.
-struct Held(mpsc::UnboundedSender<Bytes>, Arc<tokio::sync::Semaphore>);
+struct Held(mpsc::UnboundedSender<Bytes>, Arc<Semaphore>);
 
 impl Responder for Held {
     fn call(
         self: Arc<Self>,
         _: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
@@ -161,19 +161,19 @@ impl Responder for Held {
                 drop(place);
             }
             self.1.acquire().await.expect("never closed").forget();
-            Ok(message.payload)
+            Ok(message.payload.clone())
         })
     }
 }
 
-fn held(bindings: &[Subscribe]) -> (Arc<Bus>, mpsc::UnboundedReceiver<Bytes>, Arc<tokio::sync::Semaphore>) {
+fn held(bindings: &[Subscribe]) -> (Arc<Bus>, mpsc::UnboundedReceiver<Bytes>, Arc<Semaphore>) {
     let authority = Arc::new(Authority::new());
     for who in ["alice", "bob"] {
         let standing = Standing::new(true, vec![], vec![], vec![]);
         authority.apply(1, vec![Change::SetPrincipal(PrincipalId::parse(who).unwrap(), standing)]);
     }
     let (tx, rx) = mpsc::unbounded_channel();
-    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let go = Arc::new(Semaphore::new(0));
     let bus = Arc::new(Bus::new(Config::default(), authority));
     bus.set_routes(Route::all(Arc::new(Held(tx, go.clone())), bindings, bus.config()), [], []);
     (bus, rx, go)
@@ -255,6 +255,110 @@ async fn requests_that_wait_are_held_to_the_bindings_budget_and_the_heaviest_is_
     go.add_permits(3);
     for answered in [running, first, polite] {
         assert!(answered.await.unwrap().is_ok());
+    }
+}
+
+/// Counts what it got, and answers when it may.
+struct Gate {
+    got: AtomicU64,
+    open: Semaphore,
+}
+
+impl Responder for Gate {
+    fn call(self: Arc<Self>, _: Arc<str>, _: Arc<Message>, _: Option<Place>) -> Boxed<'static, Result<Bytes, Failure>> {
+        self.got.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            // Without waiting, and without what tokio does for those that might wait.
+            if self.open.available_permits() == 0 {
+                let _passed = self.open.acquire().await;
+            }
+            Ok(Bytes::new())
+        })
+    }
+}
+
+/// A bus with one public binding.
+fn gated(permits: usize) -> (Bus, Arc<Gate>) {
+    let gate = Arc::new(Gate { got: AtomicU64::new(0), open: Semaphore::new(permits) });
+    let bus = Bus::new(Config::default(), Arc::new(Authority::new()));
+    bus.set_routes(Route::all(gate.clone(), &[binding("n.a", "gate", &[], true)], bus.config()), [], []);
+    (bus, gate)
+}
+
+#[tokio::test]
+async fn sixteen_principals_are_served_at_once_and_one_message_of_each() {
+    let (bus, gate) = gated(0);
+    for n in 0..20 {
+        for _ in 0..2 {
+            assert_eq!(bus.publish(sender(&format!("p-{n}")), out("n.a", b"")).await, Ok(1));
+        }
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.got.load(Ordering::Relaxed), inbox::WORKERS as u64);
+    gate.open.add_permits(1);
+    while bus.pending() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.got.load(Ordering::Relaxed), 40);
+}
+
+#[tokio::test]
+async fn whoever_waits_keeps_nobody_else_waiting_however_few_there_are() {
+    let (bus, gate) = gated(0);
+    for n in 1..=3 {
+        assert_eq!(bus.publish(sender(&format!("p-{n}")), out("n.a", b"")).await, Ok(1));
+        while gate.got.load(Ordering::Relaxed) < n {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn handlers_that_never_wait_let_others_run_all_the_same() {
+    let (bus, gate) = gated(1);
+    for _ in 0..1000 {
+        assert_eq!(bus.publish(sender("alice"), out("n.a", b"")).await, Ok(1));
+    }
+    tokio::task::yield_now().await;
+    let got = gate.got.load(Ordering::Relaxed);
+    assert!(got > 0 && got < 1000, "{got} in one go");
+}
+
+/// Panics on `panic`, and on `panic later` after it has waited.
+struct Brittle(mpsc::UnboundedSender<Bytes>);
+
+impl Responder for Brittle {
+    fn call(
+        self: Arc<Self>,
+        _: Arc<str>,
+        message: Arc<Message>,
+        _: Option<Place>,
+    ) -> Boxed<'static, Result<Bytes, Failure>> {
+        assert!(message.payload != "panic", "as it was told to");
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            assert!(message.payload != "panic later", "as it was told to");
+            let _ = self.0.send(message.payload.clone());
+            Ok(Bytes::new())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_costs_its_message_and_neither_its_principal_nor_a_worker() {
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    let bus = Bus::new(Config::default(), Arc::new(Authority::new()));
+    bus.set_routes(Route::all(Arc::new(Brittle(tx)), &[binding("n.a", "a", &[], true)], bus.config()), [], []);
+    for _ in 0..2 * inbox::WORKERS {
+        for payload in [&b"panic"[..], b"panic later", b"fine"] {
+            assert_eq!(bus.publish(sender("alice"), out("n.a", payload)).await, Ok(1));
+        }
+        assert_eq!(rx.recv().await.unwrap(), "fine");
+    }
+    while bus.pending() > 0 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -395,7 +499,7 @@ async fn what_two_subscriptions_of_an_earlier_generation_would_have_got_arrives_
     let old = [open(1, "n.*"), open(1, "n.a")];
     let new = [open(2, "n.*"), open(2, "n.a")];
     // As if a message had found its readers just before the change.
-    let message = bus.message(sender("alice"), out("n.a", b"once"), true).unwrap();
+    let message = bus.message(sender("alice"), out("n.a", b"once"), true).map(Arc::new).unwrap();
     let before = Table { live: [("loops".into(), 1)].into(), ..Table::empty() };
     let readers = bus.readers(&message, &before);
     bus.set_routes([], [], [("loops".into(), 2)]);
@@ -482,4 +586,32 @@ async fn an_answer_comes_in_pieces_or_fails_at_the_first() {
     assert_eq!((answer.next().await, answer.next().await), (Ok(Some("whole".into())), Ok(None)));
     let nobody = bus.request_stream(sender("alice"), out("n.b", b""));
     assert_eq!(nobody.next().await, Err(Failure::NoResponder));
+}
+
+#[tokio::test]
+async fn whoever_cant_pay_for_a_run_loops_work_waits_in_order_and_the_others_go_on() {
+    let (bus, ..) = held(&[]);
+    let manifest = [topic_of(Delivery::Lossless)];
+    let of = Reader::Loop { capsule: "loops".into(), generation: 1 };
+    let open = bus.subscribe(of, &["n.*".into()], &manifest).unwrap();
+    bus.set_routes([], [], [("loops".into(), 1)]);
+    for (who, what) in [("alice", b"a1"), ("alice", b"a2"), ("bob", b"b1"), ("bob", b"b2")] {
+        assert_eq!(bus.publish(sender(who), out("n.a", what)).await, Ok(1));
+    }
+    let bobs = AtomicU64::new(0);
+    // Alice can pay once bob has had both of his.
+    let judge = |message: &Message| {
+        let poor = message.principal.as_str() == "alice" && bobs.load(Ordering::Relaxed) < 2;
+        if poor { Err(crate::meter::ledger::Wait(Duration::from_millis(1))) } else { Ok(()) }
+    };
+    // Told to end meanwhile: everything that waits comes first.
+    open.end();
+    let mut given = Vec::new();
+    while let Ok((Mail::Letter(whose, message), Some(()))) = open.next_paid(judge).await {
+        bobs.fetch_add(u64::from(whose.as_str() == "bob"), Ordering::Relaxed);
+        given.push(String::from_utf8_lossy(&message.payload).into_owned());
+    }
+    assert_eq!(given, ["b1", "b2", "a1", "a2"]);
+    assert!(matches!(open.next_paid(judge).await, Err(Failure::Closed)));
+    assert_eq!(bus.queued(), (0, 0));
 }

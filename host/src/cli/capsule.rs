@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
+use astrid_capsule::registry::{self, Index};
 use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::client::Answer;
 use super::failure::{Exit, Failure};
+use super::watch::Watch;
 use super::{Context, table, text, time};
+use crate::files;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -20,8 +23,11 @@ pub(super) enum Verb {
     List,
     /// Install a `.capsule` file, or a new version of one that is installed
     Install {
-        /// A file that the host can read
+        /// A file that the host can read; with --registry NAME or NAME@VERSION
         path: PathBuf,
+        /// A registry's folder that the host can read
+        #[arg(long, value_name = "DIR")]
+        registry: Option<PathBuf>,
         /// Grant what the manifest asks for; may be repeated
         #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
         grants: Vec<Capability>,
@@ -53,7 +59,24 @@ pub(super) enum Verb {
     },
     /// Delete components and compiled code that no installed version needs
     Gc,
+    /// Build a capsule's folder and put it in place of the running version, again whenever it is saved
+    Watch {
+        /// A folder with a Capsule.toml
+        folder: PathBuf,
+        /// Grant what the manifest asks for; may be repeated
+        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
+        grants: Vec<Capability>,
+        /// What builds the folder, called with `--json build DIR` [default: astrid-build]
+        #[arg(long, value_name = "PROGRAM")]
+        build: Option<PathBuf>,
+        /// End after the first time
+        #[arg(long)]
+        once: bool,
+    },
 }
+
+/// How the host begins when nobody vouches for an archive.
+const UNTRUSTED: &str = "nobody vouches for ";
 
 #[derive(Deserialize)]
 struct Capsules {
@@ -79,6 +102,7 @@ struct Installed {
     env_needs_prompt: bool,
     #[serde(default)]
     missing_imports: Vec<Missing>,
+    publisher: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -110,7 +134,11 @@ impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Verb::List => list(context).await,
-            Verb::Install { path, grants, shadow } => install(context, &path, grants, shadow).await,
+            Verb::Install { path, registry: None, grants, shadow } => install(context, &path, grants, shadow).await,
+            Verb::Install { path, registry: Some(folder), grants, shadow } => {
+                let blob = find(&folder, &path)?;
+                install(context, &blob, grants, shadow).await
+            }
             Verb::Swap { capsule, path: Some(path), grants, shadow } => {
                 named(&path, &capsule)?;
                 install(context, &path, grants, shadow).await
@@ -120,6 +148,7 @@ impl Verb {
             Verb::History { capsule } => history(context, &capsule).await,
             Verb::Remove { capsule, purge } => remove(context, &capsule, purge).await,
             Verb::Gc => gc(context).await,
+            Verb::Watch { folder, grants, build, once } => Watch { folder, grants, build, once }.run(context).await,
         }
     }
 }
@@ -212,7 +241,26 @@ async fn gc(context: &mut Context<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-async fn install(
+/// Where the registry in `folder` keeps what `wanted` names. The host trusts none of this: it reads the index again.
+fn find(folder: &Path, wanted: &Path) -> Result<PathBuf, Failure> {
+    let wanted = wanted.to_string_lossy();
+    let (name, version) = match wanted.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (&*wanted, None),
+    };
+    let version = version.map(semver::Version::parse).transpose();
+    let version =
+        version.map_err(|error| Failure::usage(format!("`{wanted}` must be NAME or NAME@VERSION: {error}")))?;
+    let path = folder.join(registry::INDEX);
+    let failed = |why: String| Failure::failed("not_found", format!("{}: {why}", path.display()));
+    let bytes = files::open_regular(&path).and_then(|file| files::read_capped(file, registry::MAX_INDEX_BYTES));
+    let bytes = bytes.map_err(|error| failed(error.to_string()))?;
+    let index = Index::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| failed(error.to_string()))?;
+    let entry = index.find(name, version.as_ref()).ok_or_else(|| failed(format!("there is no {wanted}")))?;
+    Ok(folder.join(entry.blob()))
+}
+
+pub(super) async fn install(
     context: &mut Context<'_>,
     path: &Path,
     mut grants: Vec<Capability>,
@@ -255,7 +303,14 @@ async fn send(context: &Context<'_>, source: &str, grants: &[Capability], shadow
         body["shadow"] = shadow.into();
     }
     context.client.post(&format!("install {source}"), "/api/capsules", body.to_string()).await.map_err(|f| {
-        if f.code == "not_found" { f.next("check the path: the host's own user must be able to read it") } else { f }
+        match f.code.as_str() {
+            "not_found" => f.next("check the path: the host's own user must be able to read it"),
+            "forbidden" if f.reason.contains(UNTRUSTED) => f.next(format!(
+                "if you trust whoever signed it: {} trust add NAME KEY; docs/operating.md says how to let it pass unsigned",
+                context.command
+            )),
+            _ => f,
+        }
     })
 }
 
@@ -285,6 +340,7 @@ fn finish(context: &mut Context<'_>, answer: &Answer) -> Result<Exit, Failure> {
         ("before", installed.previous_version.unwrap_or_else(|| "not installed".to_owned())),
         ("hash", installed.wasm_hash),
         ("grants", grants),
+        ("publisher", installed.publisher.unwrap_or_else(|| "nobody vouches for it".to_owned())),
     ]))?;
     for missing in installed.missing_imports {
         context.console.remark(&format!("nothing handles {} yet, to which it sends", text::shown(&missing.interface)));
@@ -317,7 +373,8 @@ mod tests {
         let manifest = "asks = [\"keys:session\"]\n[package]\nname = \"echo\"\nversion = \"1.0.0\"\n";
         let path = host.home.root().join("it's.capsule");
         let component = [b"\0asm".as_slice(), &[0x0d, 0, 1, 0]].concat();
-        Archive::write(&Manifest::parse(manifest).unwrap(), &component, File::create(&path).unwrap()).unwrap();
+        let archive = Archive::new(&Manifest::parse(manifest).unwrap(), component);
+        archive.write(File::create(&path).unwrap()).unwrap();
         (host, path.to_str().unwrap().to_owned())
     }
 
@@ -331,7 +388,7 @@ mod tests {
         assert!(ran.err.contains(&command), "{}", ran.err);
         assert_eq!(host.requests().len(), 1);
         let ran = host.astrid(&["capsule", "install", &path, "--grant", "keys:session"]);
-        assert!(ran.out.contains("grants   keys:session"), "{ran:?}");
+        assert!(ran.out.contains("grants     keys:session"), "{ran:?}");
     }
 
     #[test]
@@ -364,6 +421,38 @@ mod tests {
         let expected = json!({ "source": here.join("x.capsule").to_str().unwrap() });
         assert_eq!(host.requests(), [format!("POST /api/capsules {expected}")]);
         assert_eq!(host.astrid(&["capsule", "install", "x", "--grant", "a b"]).exit, Exit::Usage);
+    }
+
+    #[test]
+    fn from_a_registry_the_path_of_the_version_that_is_meant_is_sent() {
+        let host = Host::answering(200, DONE);
+        let folder = host.home.root().join("registry");
+        std::fs::create_dir(&folder).unwrap();
+        let at = |wanted: &str| host.astrid(&["capsule", "install", wanted, "--registry", folder.to_str().unwrap()]);
+        assert!(at("echo").err.contains("index.toml"));
+        let mut index = Index::default();
+        for version in ["1.0.0", "1.2.0"] {
+            let manifest = format!("[package]\nname = \"echo\"\nversion = \"{version}\"\n");
+            let archive = Archive::new(&Manifest::parse(&manifest).unwrap(), Vec::new());
+            index.publish(registry::Entry::of(&archive, version.as_bytes(), &Default::default())).unwrap();
+        }
+        std::fs::write(folder.join(registry::INDEX), index.to_toml()).unwrap();
+        for (wanted, version) in [("echo", "1.2.0"), ("echo@1.0.0", "1.0.0")] {
+            assert_eq!(at(wanted).exit, Exit::Done);
+            let hash = &index.find("echo", Some(&semver::Version::parse(version).unwrap())).unwrap().hash;
+            let blob = folder.join(format!("blobs/{hash}.capsule"));
+            assert!(host.requests().last().unwrap().contains(blob.to_str().unwrap()));
+        }
+        assert!(at("echo@3.0.0").err.contains("there is no echo@3.0.0"));
+        assert_eq!(at("echo@three").exit, Exit::Usage);
+        assert_eq!(host.requests().len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_vouches_for_says_how_to_trust_a_publisher() {
+        let host = Host::answering(403, r#"{"error":"forbidden","reason":"/x: nobody vouches for echo 1.0.0: why"}"#);
+        let ran = host.astrid(&["capsule", "install", "/x"]);
+        assert!(ran.err.contains("trust add NAME KEY") && !ran.err.contains("ask an administrator"), "{ran:?}");
     }
 
     #[test]

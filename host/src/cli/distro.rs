@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 use super::{Context, table, text};
+use crate::config::Config;
 use crate::distro::{Folder, Variables, check_values, fetch, put};
 use crate::files;
 use crate::keys::Keys;
@@ -410,9 +411,13 @@ async fn show(context: &mut Context<'_>) -> Result<Exit, Failure> {
 fn update(context: &mut Context<'_>, dir: Option<PathBuf>, registry: Option<PathBuf>) -> Result<Exit, Failure> {
     let dir = dir.unwrap_or_else(|| context.home.distro());
     let folder = open(&dir)?;
+    let config = Config::load(&context.home.config(), &[], crate::home::environment())
+        .map_err(|error| refused(format!("{error:#}")))?;
+    let roots = context.home.trust();
     for entry in &folder.distro.capsule {
         if let (Source::Registry { name, version }, Some(registry)) = (&entry.source, &registry) {
-            let bytes = fetch(registry, name, version).map_err(|why| refused(format!("capsule {name}: {why}")))?;
+            let bytes = fetch(&config.trust, &roots, registry, name, version)
+                .map_err(|why| refused(format!("capsule {name}: {why}")))?;
             let path = dir.join(entry.file());
             files::write_private(&path, &bytes).map_err(|error| refused(format!("{}: {error}", path.display())))?;
         }
@@ -494,36 +499,55 @@ async fn import(context: &mut Context<'_>, file: &Path, given: Given) -> Result<
 #[cfg(test)]
 mod tests {
     use astrid_capsule::archive::Archive;
+    use astrid_capsule::check::Surface;
     use astrid_capsule::manifest::Manifest;
+    use astrid_capsule::registry::{self, Index};
+    use astrid_capsule::signature::{self, Purpose, SecretKey};
+    use astrid_capsule::trust::Root;
 
     use super::*;
     use crate::cli::testing::{Host, Ran, astrid, astrid_at, home};
+    use crate::home::Home;
 
     const DISTRO: &str = "[distro]\nid = \"x\"\nname = \"X\"\nversion = \"0.1.0\"\n\
         [variables.region]\ndescription = \"Where it runs\"\n[variables.key]\nsecret = true\n\
         [[capsule]]\nname = \"a\"\nsource = \"a@1.0.0\"\nenv = { REGION = \"{{ region }}\", KEY = \"{{ key }}\" }\n";
 
+    fn key() -> SecretKey {
+        SecretKey::from_bytes(&[1; 32])
+    }
+
+    fn trust(home: &Home) {
+        let root = Root::new("acme", &key().public().to_hex(), vec!["a".into()], None).unwrap();
+        fs::write(home.trust().join("acme.toml"), root.to_toml()).unwrap();
+    }
+
     fn archive() -> Vec<u8> {
         let manifest = "[package]\nname = \"a\"\nversion = \"1.0.0\"\n\
             [env.REGION]\ntype = \"string\"\n[env.KEY]\ntype = \"secret\"\n";
+        let mut archive = Archive::new(&Manifest::parse(manifest).unwrap(), b"wasm".to_vec());
+        archive.sign(&key()).unwrap();
         let mut bytes = Vec::new();
-        Archive::write(&Manifest::parse(manifest).unwrap(), b"wasm", &mut bytes).unwrap();
+        archive.write(&mut bytes).unwrap();
         bytes
     }
 
     /// A folder with the distribution and no archive, and a registry that has it.
     fn folders() -> (tempfile::TempDir, String, String) {
         let dir = tempfile::tempdir().unwrap();
-        let (distro, registry) = (dir.path().join("distro"), dir.path().join("registry"));
-        fs::create_dir_all(registry.join("blobs")).unwrap();
+        let (distro, folder) = (dir.path().join("distro"), dir.path().join("registry"));
+        fs::create_dir_all(folder.join("blobs")).unwrap();
         fs::create_dir(&distro).unwrap();
         fs::write(distro.join("Distro.toml"), DISTRO).unwrap();
-        let hash = blake3::hash(&archive()).to_hex().to_string();
-        fs::write(registry.join(format!("blobs/{hash}.capsule")), archive()).unwrap();
-        let row = format!("[[capsule]]\nname = \"a\"\nversion = \"1.0.0\"\nhash = \"{hash}\"\n");
-        fs::write(registry.join("index.toml"), row).unwrap();
+        let mut index = Index::default();
+        let entry = registry::Entry::of(&Archive::read(&archive()[..]).unwrap(), &archive(), &Surface::default());
+        fs::write(folder.join(entry.blob()), archive()).unwrap();
+        index.publish(entry).unwrap();
+        let signature = key().sign(Purpose::Index, index.to_toml().as_bytes());
+        fs::write(folder.join(registry::INDEX), index.to_toml()).unwrap();
+        fs::write(folder.join(registry::SIGNATURES), signature::lines(&[signature])).unwrap();
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        (dir, text(distro), text(registry))
+        (dir, text(distro), text(folder))
     }
 
     #[test]
@@ -533,6 +557,9 @@ mod tests {
         let given = ["init", "--distro", &distro, "--var", "region=eu", "--var", "key=sk-1"];
         let refused = astrid(&home, &given);
         assert!(refused.exit == Exit::Failed && refused.err.contains("distro update"), "{refused:?}");
+        let unknown = astrid(&home, &["distro", "update", &distro, "--registry", &registry]);
+        assert!(unknown.exit == Exit::Failed && unknown.err.contains("nobody vouches for a 1.0.0"), "{unknown:?}");
+        trust(&home);
         let updated = astrid(&home, &["--json", "distro", "update", &distro, "--registry", &registry]);
         let document: Value = serde_json::from_str(&updated.out).unwrap();
         assert_eq!(document["capsules"][0], json!({ "name": "a", "before": null, "version": "1.0.0", "what": "new" }));
@@ -546,6 +573,7 @@ mod tests {
     fn a_person_is_asked_for_what_is_missing_and_nothing_typed_is_shown() {
         let (_folders, distro, registry) = folders();
         let (_dir, home) = home();
+        trust(&home);
         astrid(&home, &["distro", "update", &distro, "--registry", &registry]);
         let init = ["init", "--distro", &distro];
         let ask = |typed: &str| -> Ran { astrid_at(&home, &init, typed, true) };
@@ -567,6 +595,7 @@ mod tests {
         let answer = r#"{"capsules":[{"name":"a","what":"failed","why":"no \u001b room"}]}"#;
         let host = Host::with(move |_| (200, answer.to_owned()));
         let (_folders, distro, registry) = folders();
+        trust(&host.home);
         host.astrid(&["distro", "update", &distro, "--registry", &registry]);
         let apply = ["distro", "apply", &distro, "--var", "region=eu", "--var", "key=sk-1"];
         let ran = host.astrid(&apply);

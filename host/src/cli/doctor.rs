@@ -15,6 +15,7 @@ use super::failure::{Exit, Failure};
 use super::{Context, table, text, time};
 use crate::distro::Folder;
 use crate::home::Home;
+use crate::trust;
 
 /// Free space under which a disk is worth a warning, and under which it is a fault, in bytes.
 const LOW_DISK_BYTES: u64 = 1 << 30;
@@ -55,7 +56,8 @@ fn fail(check: &'static str, detail: impl Into<String>, next: impl Into<String>)
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
-    let mut findings = vec![check_home(home), check_keys(home), check_distro(home), check_disk(home)];
+    let mut findings =
+        vec![check_home(home), check_keys(home), check_trust(home), check_distro(home), check_disk(home)];
     let answer = context.client.exchange(Method::GET, "/healthz", None).await;
     if !context.client.is_remote() {
         findings.push(check_lock(home, answer.is_ok()));
@@ -236,6 +238,18 @@ fn collect_keys(folder: &Path, depth: u32, files: &mut Vec<(String, fs::Metadata
     }
 }
 
+fn check_trust(home: &Home) -> Finding {
+    let folder = home.trust();
+    let roots = match trust::read(&folder) {
+        Ok(roots) => roots,
+        Err(e) => return warn("trust", format!("{}: {e}", folder.display()), "make it readable for its owner"),
+    };
+    match roots.iter().find_map(|(_, root)| root.as_ref().err()) {
+        Some(broken) => warn("trust", broken.as_str(), "correct the file, or remove it: it vouches for nothing"),
+        None => ok("trust", format!("{} may sign capsules", roots.len())),
+    }
+}
+
 fn check_distro(home: &Home) -> Finding {
     let next = format!("cargo astrid up --home {} puts one there", text::quoted(&home.root().to_string_lossy()));
     let folder = match Folder::read(&home.distro()) {
@@ -354,6 +368,14 @@ mod tests {
     }
 
     #[test]
+    fn a_root_of_trust_that_is_broken_is_a_warning() {
+        let (_dir, home) = home();
+        assert_eq!(level(&examine(&home).1, "trust"), "ok");
+        fs::write(home.trust().join("acme.toml"), "name = \"acme\"\n").unwrap();
+        assert_eq!(level(&examine(&home).1, "trust"), "warn");
+    }
+
+    #[test]
     fn a_distribution_with_a_missing_capsule_is_a_fault() {
         let (_dir, home) = home();
         let toml = "[distro]\nid = \"d\"\nname = \"D\"\nversion = \"1.0.0\"\n[[capsule]]\nname = \"echo\"\nsource = \"echo.capsule\"\n";
@@ -362,7 +384,7 @@ mod tests {
         assert!(level(&report, "distribution") == "fail" && report.to_string().contains("echo.capsule: No such file"));
         let manifest = Manifest::parse("[package]\nname = \"echo\"\nversion = \"1.0.0\"\n").unwrap();
         let path = home.distro().join("echo.capsule");
-        Archive::write(&manifest, b"wasm", File::create(&path).unwrap()).unwrap();
+        Archive::new(&manifest, b"wasm".to_vec()).write(File::create(&path).unwrap()).unwrap();
         assert_eq!(level(&examine(&home).1, "distribution"), "ok");
         let folder = Folder::read(&home.distro()).unwrap().unwrap();
         let mut lock = folder.lock_now().unwrap();

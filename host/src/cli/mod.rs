@@ -27,6 +27,8 @@ mod table;
 mod testing;
 mod text;
 mod time;
+mod trust;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -100,6 +102,9 @@ enum Verb {
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
+    /// List, add and remove those whose signatures of capsules count; no host is needed
+    #[command(subcommand)]
+    Trust(trust::Verb),
     /// Show what a principal may use and has used; change what it may
     #[command(subcommand)]
     Quota(quota::Verb),
@@ -174,6 +179,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Keypair(verb) => verb.run(context),
         Verb::Config(verb) => verb.run(context).await,
         Verb::Capsule(verb) => verb.run(context).await,
+        Verb::Trust(verb) => verb.run(context),
         Verb::Quota(verb) => verb.run(context).await,
         Verb::Env(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,

@@ -86,7 +86,7 @@ pub struct Wanted {
 /// What a capsule is called with.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Message(Message),
+    Message(Arc<Message>),
     /// So many messages of this principal are missing here.
     Gap(PrincipalId, u64),
     Piece(Bytes),
@@ -96,7 +96,7 @@ pub enum Event {
 }
 
 impl Event {
-    fn from_mail(mail: Result<Mail<PrincipalId, Message>, Failure>) -> Self {
+    fn from_mail(mail: Result<Mail<PrincipalId, Arc<Message>>, Failure>) -> Self {
         match mail {
             Ok(Mail::Letter(_, message)) => Event::Message(message),
             Ok(Mail::Gap(whose, lost)) => Event::Gap(whose, lost),

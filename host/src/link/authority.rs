@@ -103,7 +103,8 @@ impl sessions::HostSession for Call {
         options: Options,
     ) -> wasmtime::Result<Result<Vec<u8>, Failure>> {
         let sender = self.speaking_for(&session)?;
-        Ok(self.send_request(sender, topic, payload, options).await)
+        let answer = self.send_request(sender, topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 
     async fn publish(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use super::bindings::handler::astrid::bus::{bus, types};
@@ -14,6 +15,7 @@ use crate::bus::intercept::Verdict;
 use crate::bus::mailbox::Mail;
 use crate::bus::subscription::{Open, Reader};
 use crate::bus::{self as native, Failure, Message, Outgoing, Refusal, RefusalCode, Sender};
+use crate::loader::Shift;
 
 impl types::Host for Call {}
 
@@ -80,7 +82,8 @@ impl bus::Host for Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        Ok(self.send_request(self.turn.sender.clone(), topic, payload, options).await)
+        let answer = self.send_request(self.turn.sender.clone(), topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 }
 
@@ -94,7 +97,7 @@ impl bus::HostAnswer for Call {
             Ok(answer) => waited.around(answer.next()).await,
             Err(failure) => Err(failure.clone()),
         };
-        Ok(next.map(|piece| piece.map(Into::into)).map_err(Into::into))
+        Ok(self.noted(next.map(|piece| piece.map(Into::into)).map_err(Into::into)))
     }
 
     async fn drop(&mut self, answer: Resource<OfCall<Answer>>) -> wasmtime::Result<()> {
@@ -126,7 +129,11 @@ impl bus::HostCaller for Call {
         options: bus::Options,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let sender = self.of_call(&caller)?.0.clone();
-        Ok(self.send_request(sender, topic, payload, options).await)
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
+        let answer = self.send_request(sender, topic, payload, options).await;
+        Ok(self.noted(answer))
     }
 
     async fn publish(
@@ -137,6 +144,9 @@ impl bus::HostCaller for Call {
         target: Option<String>,
     ) -> wasmtime::Result<Result<u32, types::Failure>> {
         let sender = self.of_call(&caller)?.0.clone();
+        if sender.deadline <= Instant::now() {
+            return Ok(Err(types::Failure::Timeout));
+        }
         Ok(self.send_publish(sender, topic, payload, target).await)
     }
 
@@ -152,7 +162,11 @@ impl bus::HostSubscription for Call {
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
         let behalf = Behalf { principal: self.turn.sender.principal.clone(), session: None };
-        self.open_subscription(behalf, &topics)
+        let Some(shift) = &self.turn.inbound.shift else { return self.open_subscription(behalf, &topics) };
+        match shift.open(&self.host.bus, &topics) {
+            Ok(open) => Ok(Ok(self.push_of_call(Subscription { open, behalf })?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 
     async fn next(
@@ -162,9 +176,24 @@ impl bus::HostSubscription for Call {
     ) -> wasmtime::Result<Result<Option<bus::Event>, types::Failure>> {
         let open = self.of_call(&subscription)?.open.clone();
         let patience = Duration::from_millis(timeout_ms.into());
-        let next = self.turn.waited.around(tokio::time::timeout(patience, open.next())).await;
+        let generation = self.generation.clone();
+        let waits = async {
+            match open.reader() {
+                Reader::Principal(_) => Ok((open.next().await?, None)),
+                Reader::Loop { .. } => open.next_paid(|message| Shift::judge(&generation, message)).await,
+            }
+        };
+        if let Some(shift) = &mut self.turn.inbound.shift {
+            shift.done(&mut self.limiter);
+        }
+        let next = self.turn.waited.around(tokio::time::timeout(patience, waits)).await;
         let mail = match next {
-            Ok(Ok(mail)) => mail,
+            Ok(Ok((mail, paid))) => {
+                if let (Some(shift), Some(paid)) = (&mut self.turn.inbound.shift, paid) {
+                    shift.work(paid, &mut self.limiter);
+                }
+                mail
+            }
             Ok(Err(failure)) => return Ok(Err(failure.into())),
             Err(_) => return Ok(Ok(None)),
         };
@@ -180,7 +209,12 @@ impl bus::HostSubscription for Call {
     }
 
     async fn drop(&mut self, subscription: Resource<OfCall<Subscription>>) -> wasmtime::Result<()> {
-        self.table.delete(subscription)?;
+        let subscription = self.table.delete(subscription)?.0;
+        if let Some(shift) = &self.turn.inbound.shift {
+            if let Some(subscription) = subscription {
+                shift.put_down(&subscription.open);
+            }
+        }
         Ok(())
     }
 }

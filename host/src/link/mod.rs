@@ -28,9 +28,11 @@ use wasmtime_wasi_http::{
     Error as WasiHttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
+
 use crate::bus::Sender;
 use crate::host::Host;
-use crate::loader::{Generation, Inbound};
+use crate::loader::{Generation, Inbound, Shift};
 use crate::pool::Concurrency;
 use authority::Session;
 use output::Output;
@@ -44,11 +46,15 @@ pub struct Turn {
     sender: Sender,
     inbound: Inbound,
     waited: HostWait,
+    /// Something that it asked another for has failed: what it answers may be that.
+    let_down: bool,
+    /// It has answered that it failed, and nobody else did.
+    failing: bool,
 }
 
 impl Turn {
     pub fn new(sender: Sender, inbound: Inbound) -> Self {
-        Self { sender, inbound, waited: HostWait::default() }
+        Self { sender, inbound, waited: HostWait::default(), let_down: false, failing: false }
     }
 
     /// The call has what it needs to run: it waits no more.
@@ -72,6 +78,8 @@ pub struct Call {
     host: Arc<Host>,
     generation: Arc<Generation>,
     turn: Turn,
+    /// How long a run loop's own calls may take.
+    timeout: std::time::Duration,
     limiter: Limiter,
     table: ResourceTable,
     wasi: Option<(WasiCtx, Output)>,
@@ -87,6 +95,7 @@ impl Call {
             host,
             generation,
             turn,
+            timeout: bounds.timeout,
             limiter: Limiter::new(bounds),
             table,
             wasi: None,
@@ -118,12 +127,44 @@ impl Call {
         self.turn.inbound = Inbound::default();
     }
 
+    /// Where it is a run loop.
+    pub fn shift(&mut self) -> Option<&mut Shift> {
+        self.turn.inbound.shift.as_mut()
+    }
+
+    /// A run loop has no end, but each of its calls has: as many milliseconds as the manifest gives one.
+    pub fn renew(&mut self) {
+        self.turn.sender.deadline = tokio::time::Instant::now() + self.timeout;
+    }
+
     pub fn generation(&self) -> &Generation {
         &self.generation
     }
 
     pub fn limiter(&mut self) -> &mut Limiter {
         &mut self.limiter
+    }
+
+    /// The answer says that the call failed. Passing another's failure on is none.
+    pub fn fails(&mut self) {
+        self.turn.failing = !self.turn.let_down;
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.turn.failing
+    }
+
+    /// What another has answered.
+    fn noted<T>(&mut self, answer: Result<T, Failure>) -> Result<T, Failure> {
+        let failed = match &answer {
+            Ok(_) | Err(Failure::Denied(_) | Failure::Invalid(_) | Failure::TooLarge(_)) => false,
+            Err(Failure::Refused(refusal)) => {
+                matches!(refusal.code, RefusalCode::Internal | RefusalCode::Unavailable)
+            }
+            Err(_) => true,
+        };
+        self.turn.let_down |= failed;
+        answer
     }
 
     /// The time that the call spent in host functions that waited.
@@ -158,6 +199,9 @@ impl Call {
 impl bindings::handler::astrid::capsule::supervision::Host for Call {
     async fn ready(&mut self) -> wasmtime::Result<()> {
         if let Some(ready) = self.turn.inbound.ready.take() {
+            if let Some(shift) = &self.turn.inbound.shift {
+                shift.ready();
+            }
             let _ = ready.send(());
         }
         Ok(())

@@ -55,6 +55,7 @@ impl From<InstallError> for host::InstallError {
             InstallError::Invalid(why) => Self::Invalid(why),
             InstallError::NotFound(why) => Self::NotFound(why),
             InstallError::Ungranted(list) => Self::Ungranted(list),
+            InstallError::Untrusted(why) => Self::Untrusted(why),
             InstallError::Conflict(why) => Self::Conflict(why),
             InstallError::Failed(why) => Self::Failed(why),
         }
@@ -125,11 +126,12 @@ impl host::Host for Call {
             env_needs_prompt: done.env_needs_prompt,
             unhandled: done.unhandled,
             shadowed: done.shadowed.map_or(0, |compared| compared.calls),
+            publisher: done.publisher,
         }))
     }
 
     async fn rollback(&mut self, id: String) -> wasmtime::Result<Result<(String, String), host::InstallError>> {
-        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id, None).await }).await)
+        Ok(self.change(move |host: Arc<Host>| async move { host.loader.rollback(&host, &id).await }).await)
     }
 
     async fn swap(&mut self, id: String) -> wasmtime::Result<Result<String, host::InstallError>> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use astrid_capsule::distro::Entry;
 
-use super::{InstallError, Loader, Record, artefact, install, record};
+use super::{Change, InstallError, Loader, Record, artefact, install, record};
 use crate::distro::{Folder, Packed, Variables, check_values};
 use crate::host::Host;
+use crate::trust;
 
 /// What became of an entry of the distribution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
     let packed = |entry: &Entry| {
         check.clone()?;
         let packed = folder.packed(entry)?;
+        judge(host, &folder.path, entry, &packed)?;
         if let Some((_, undefined)) = missing.iter().find(|(other, _)| other.name == entry.name) {
             return Err(undefined.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }
@@ -49,19 +51,34 @@ fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
     Ok(Some(entries))
 }
 
+/// Whether the policy takes the archive. What was applied was judged then.
+fn judge(host: &Host, folder: &Path, entry: &Entry, packed: &Packed) -> Result<(), String> {
+    let Packed { archive, found } = packed;
+    if !record::is_applied(&host.store, &entry.name, &found.archive).map_err(|error| format!("{error:#}"))? {
+        let source = trust::Source::Distro(folder.to_owned());
+        trust::judge(&host.config.trust, &host.home.trust(), &source, &found.archive, archive)?;
+    }
+    Ok(())
+}
+
 impl Loader {
     /// Applies the distribution that lies in the folder now, as the next start would, and says what became of every
     /// entry. Twice is the same as once.
     pub async fn apply(&self, host: &Arc<Host>) -> Result<Vec<Applied>, InstallError> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
         let failed = |error: anyhow::Error| InstallError::Failed(format!("{error:#}"));
         let folder = self.distro.get().ok_or_else(|| InstallError::Failed("this host runs no distribution".into()))?;
-        let applied = self.bring(host, folder).await.map_err(failed)?;
+        let applied = self.bring(host, folder, &mut change).await.map_err(failed)?;
         self.own_up(host, &applied);
         Ok(applied)
     }
 
-    pub(super) async fn bring(&self, host: &Arc<Host>, folder: &Path) -> anyhow::Result<Vec<Applied>> {
+    pub(super) async fn bring<'a>(
+        &'a self,
+        host: &Arc<Host>,
+        folder: &Path,
+        change: &mut Change<'a>,
+    ) -> anyhow::Result<Vec<Applied>> {
         let (reading, path) = (host.clone(), folder.to_owned());
         let entries = host.blocking.run(move || read(&reading, &path)).await?.map_err(anyhow::Error::msg)?;
         let Some(entries) = entries else {
@@ -76,7 +93,7 @@ impl Loader {
                 Ok(Packed { archive, found }) => {
                     let grants = grants.iter().map(|grant| grant.as_str().to_owned()).collect();
                     let options = install::Options { grants, ..install::Options::default() };
-                    match self.put(host, archive, &options, Some((&name, &found.archive))).await {
+                    match self.put(host, archive, &options, Some((&name, &found.archive)), change).await {
                         Ok(done) if done.previous_version.is_some() => ("upgraded", None),
                         Ok(_) => ("installed", None),
                         Err(error) => ("failed", Some(error.to_string())),

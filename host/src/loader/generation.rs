@@ -12,13 +12,14 @@ use astrid_capsule::manifest::{Isolation, Manifest};
 use astrid_capsule::{Capability, PrincipalId, Topic};
 use bytes::Bytes;
 use hyper::{Method, Response};
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::{Component, Instance, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
 use super::rehearsal::Shadow;
+use super::run::Shift;
 use super::watch::Watch;
 use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
@@ -30,6 +31,7 @@ use crate::host::Host;
 use crate::http::relay::{self, Output, Relayed, Relaying};
 use crate::http::{Body, Connection, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
+use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Turn};
 use crate::meter::ledger::Used;
@@ -48,22 +50,22 @@ pub struct Generation {
     /// Of handlers and interceptors.
     isolation: Isolation,
     retired: AtomicBool,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) exports: Exports,
-    host: Weak<Host>,
-    tally: Arc<Tally>,
-    figures: Figures,
+    pub(super) host: Weak<Host>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) figures: Figures,
     pub(super) watch: Watch,
 }
 
 /// Handles of this capsule's series, looked up once.
-struct Figures {
-    ok: Counter,
+pub(super) struct Figures {
+    pub(super) ok: Counter,
     refused: Counter,
-    trapped: Counter,
-    timeout: Counter,
+    pub(super) trapped: Counter,
+    pub(super) timeout: Counter,
     overloaded: Counter,
-    fuel: Counter,
+    pub(super) fuel: Counter,
     seconds: Histogram,
     host_wait: Histogram,
     peak_memory: Histogram,
@@ -80,6 +82,8 @@ pub struct Inbound {
     pub place: Option<Place>,
     /// Told when it says that it is ready.
     pub ready: Option<oneshot::Sender<()>>,
+    /// Who pays for what it does, where it is a run loop.
+    pub shift: Option<Shift>,
 }
 
 /// Who alone meets an instance again: the same principal with the same standing, in the same generation. A principal
@@ -101,6 +105,8 @@ pub struct Resident {
 const IDLE_MEMORY_BYTES: usize = 16 << 20;
 /// How long the authenticator may think.
 const AUTHENTICATE: Duration = Duration::from_secs(5);
+/// The status of an answer that says that its front end has failed.
+const FAILED: u16 = 500;
 /// What somebody is told to wait who found no instance, in milliseconds.
 const RETRY_MS: u32 = 100;
 
@@ -132,6 +138,7 @@ impl Generation {
             host_wait: histogram!("astrid_invocation_host_wait_seconds", "capsule" => id.to_string()),
             peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
+        gauge!("astrid_capsule_generations", "capsule" => id.to_string()).increment(1);
         let isolation = match host.config.runtime.isolation {
             runtime::Isolation::Manifest => manifest.component.isolation,
             runtime::Isolation::Call => Isolation::Call,
@@ -163,6 +170,11 @@ impl Generation {
     /// Another has taken its place: nothing of it is kept from now on. Calls that run go on.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// It is to be live again: instances of it may be kept.
+    pub(super) fn recall(&self) {
+        self.retired.store(false, Ordering::Release);
     }
 
     /// Whether the operator granted this.
@@ -227,7 +239,7 @@ impl Generation {
 
     /// Who alone may meet the instance of this principal's call again; none where it serves one call.
     fn key(&self, host: &Host, isolation: Isolation, principal: &PrincipalId) -> Option<Key> {
-        if isolation == Isolation::Call {
+        if isolation != Isolation::Principal {
             return None;
         }
         // None for `anonymous`, and for whoever is unknown or disabled and calls what is public.
@@ -286,9 +298,12 @@ impl Generation {
             resident: Some(resident),
             answered: false,
             started,
+            entered: Instant::now(),
             charge,
             seat,
             room,
+            whose,
+            died: false,
         };
         let Resident { store, instance } = running.resident.as_mut().expect("it is there until the end");
         let serving = async {
@@ -300,20 +315,17 @@ impl Generation {
             call(store, instance).await
         };
         let outcome = tokio::time::timeout_at(deadline, serving).await;
-        let died = matches!(outcome, Ok(Err(_)));
-        // A caller's own impatience is no failure of the capsule.
-        let hung = outcome.is_err() && started.elapsed() >= bounds.timeout;
-        if self.watch.ended(&whose, died || hung) {
-            host.loader.exhausted(&host, self);
-        }
         match outcome {
             Ok(Ok(answer)) => {
                 running.answered = true;
                 Ok(answer)
             }
             Ok(Err(error)) => {
+                running.died = true;
                 self.figures.trapped.increment(1);
-                let why = running.explain(&error);
+                let bounds = running.charge.bounds;
+                let why = running.resident.as_mut().map(|resident| explain(&mut resident.store, &bounds, &error));
+                let why = why.unwrap_or_default();
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
                 Err(Failure::Trapped)
             }
@@ -351,17 +363,30 @@ impl Resident {
 /// its instance is kept or gone before its slot is free.
 struct Running<'a> {
     generation: &'a Generation,
-    host: &'a Host,
+    host: &'a Arc<Host>,
     resident: Option<Resident>,
     /// It ended with an answer.
     answered: bool,
     started: Instant,
+    /// It had an instance from then on.
+    entered: Instant,
     charge: Charge,
     seat: Seat<'a, Key, Resident>,
     room: Permit<'a>,
+    whose: Lane,
+    died: bool,
 }
 
 impl Running<'_> {
+    /// Whether its generation has failed its caller; none where the caller did not stay for the answer.
+    fn failed(&self, failing: bool) -> Option<bool> {
+        if self.answered || self.died {
+            return Some(self.died || failing);
+        }
+        // Who waits through others has less time than it has itself; who is merely impatient has much less.
+        (self.entered.elapsed() * 2 >= self.charge.bounds.timeout).then_some(true)
+    }
+
     /// Why its instance can't be kept, if it has a key to keep it under.
     fn unfit(&self, call: &mut Call, key: &Key) -> Option<Why> {
         let limiter = call.limiter();
@@ -391,6 +416,10 @@ impl Drop for Running<'_> {
         if let Some(text) = store.data().take_output() {
             tracing::warn!(capsule = &*self.generation.id, "it wrote: {text}");
         }
+        let failed = self.failed(store.data().is_failing());
+        if failed.is_some_and(|failed| self.generation.watch.ended(&self.whose, failed)) {
+            self.host.loader.exhausted(self.host, self.generation);
+        }
         let Some(key) = self.seat.key() else { return };
         match self.unfit(store.data_mut(), key) {
             Some(why) => self.seat.discard(resident, why),
@@ -402,24 +431,27 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Running<'_> {
-    fn explain(&mut self, error: &wasmtime::Error) -> String {
-        let bounds = self.charge.bounds;
-        let exceeded = self.resident.as_mut().is_some_and(|resident| resident.store.data_mut().limiter().exceeded());
-        if exceeded {
-            return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+/// Why a call died.
+pub(super) fn explain(store: &mut Store<Call>, bounds: &Bounds, error: &wasmtime::Error) -> String {
+    if store.data_mut().limiter().exceeded() {
+        return format!("it wanted more than {} bytes of memory or 10000 table elements", bounds.memory_bytes);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
+        Some(trap) => format!("trap: {trap}"),
+        None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+            format!("it wanted more than {MAX_HANDLES} resource handles")
         }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => format!("it used all of its {} fuel", bounds.fuel),
-            Some(trap) => format!("trap: {trap}"),
-            None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
-                format!("it wanted more than {MAX_HANDLES} resource handles")
-            }
-            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
-                None => error.root_cause().to_string(),
-            },
-        }
+        None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(exit) => format!("it called exit({}); a capsule ends by returning", exit.0),
+            None => error.root_cause().to_string(),
+        },
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        gauge!("astrid_capsule_generations", "capsule" => self.id.to_string()).decrement(1);
     }
 }
 
@@ -438,6 +470,14 @@ impl Generation {
 }
 
 impl Generation {
+    /// Whose a call for a message is, and in what instance it runs. A rehearsal is the host's own doing.
+    fn place_of(&self, message: &Message) -> (Lane, Isolation) {
+        if message.rehearsal {
+            return (Lane::Host, Isolation::Call);
+        }
+        (Lane::Principal(message.principal.clone()), self.isolation)
+    }
+
     /// Who is to answer a request as well, and be compared. A stream is not compared, nor is a publication.
     fn shadow_of(&self, message: &Message) -> Option<Arc<Shadow>> {
         if message.rehearsal || message.publication || message.reply.is_some() {
@@ -456,7 +496,7 @@ impl Responder for Generation {
     fn call(
         self: Arc<Self>,
         handler: Arc<str>,
-        message: Message,
+        message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>> {
         Box::pin(async move {
@@ -464,16 +504,18 @@ impl Responder for Generation {
             let sender = self.caused_by(&message);
             // Whoever publishes does not wait, so it holds no instance meanwhile.
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
-            // A rehearsal is the host's own doing.
-            let lane = if message.rehearsal { Lane::Host } else { Lane::Principal(message.principal.clone()) };
-            let isolation = if message.rehearsal { Isolation::Call } else { self.isolation };
+            let (lane, isolation) = self.place_of(&message);
             let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
             let turn = Turn::new(sender, Inbound { reply: message.reply.clone(), place, ..Inbound::default() });
             let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
                     let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
-                    export.astrid_bus_handler().call_handle(store, &handler, &message).await
+                    let answer = export.astrid_bus_handler().call_handle(&mut *store, &handler, &message).await?;
+                    if matches!(&answer, Err(refusal) if refusal.code == RefusalCode::Internal) {
+                        store.data_mut().fails();
+                    }
+                    Ok(answer)
                 })
             });
             let answer = match outcome.await {
@@ -500,10 +542,10 @@ impl Interceptor for Generation {
         Box::pin(async move {
             let Some(export) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
             let sender = self.caused_by(&message);
-            let lane = Lane::Principal(message.principal.clone());
+            let (lane, isolation) = self.place_of(&message);
             // Nested: the sender waits, and holds an instance meanwhile.
             let (rank, turn) = (nested(&message), Turn::new(sender, Inbound::default()));
-            let outcome = self.enter(rank, lane, turn, self.isolation, |store, instance| {
+            let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
                     let export = export.load(&mut *store, &instance)?;
                     let message = link::bus::to_wit(&message);
@@ -573,6 +615,9 @@ impl Mounted for Generation {
                     Box::pin(async move {
                         let export = export.load(&mut *store, &instance)?;
                         let mut answer = export.astrid_http_handler().call_handle(&mut *store, &request).await?;
+                        if answer.status == FAILED {
+                            store.data_mut().fails();
+                        }
                         let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
                         if wanted.is_some() && !relays {
                             let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
@@ -596,7 +641,16 @@ impl Mounted for Generation {
                 };
                 return Ok(Response::from_parts(head, body));
             }
-            self.serve_wasi(sender, exchange).await
+            let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+            let answer = self.clone().serve_wasi(sender, exchange, lane.clone()).await?;
+            // Beside the call itself, which may still run.
+            if answer.status().as_u16() == FAILED
+                && self.watch.ended(&lane, true)
+                && let Some(host) = self.host.upgrade()
+            {
+                host.loader.exhausted(&host, &self);
+            }
+            Ok(answer)
         })
     }
 }
@@ -629,11 +683,15 @@ impl Relayed for Generation {
 impl Generation {
     /// A `wasi:http` handler sets its answer while it runs and may go on writing the body, so it runs as a task of its
     /// own until it ends or its deadline passes.
-    async fn serve_wasi(self: Arc<Self>, sender: Sender, exchange: Exchange) -> Result<Response<Body>, Failure> {
+    async fn serve_wasi(
+        self: Arc<Self>,
+        sender: Sender,
+        exchange: Exchange,
+        lane: Lane,
+    ) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
         let connection = Some(exchange.connection.clone());
         let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
-        let lane = exchange.connection.lane();
         let this = self.clone();
         let Some(export) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {

@@ -6,23 +6,30 @@
 //! serves; a shadow of live calls, if asked for; one commit of everything that lasts; routes and mounts change at once;
 //! the old generation finishes its calls and stands by while the new one is on probation.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Manifest, Probe};
+use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Capability, Topic, check};
 
 use super::record::{self, Record, Step};
-use super::rehearsal::{Compared, MAX_SHADOWED, Shadow};
-use super::{Generation, InstallError, Loader, State, artefact, read_archive};
+use super::rehearsal::{Compared, MAX_SHADOWED, SHADOW_PATIENCE, Shadow};
+use super::{Change, Generation, InstallError, Loader, Runner, State, artefact, read_archive, runner};
 use crate::fault::{self, Point};
 use crate::host::Host;
 use crate::store::Commit;
+use crate::trust;
 
 /// How long calls of a generation that gave way are waited for before that is said.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Why a version was taken back by itself.
+const EXHAUSTED: &str = "it used up its budget of errors while it was on probation";
+/// How often it is looked whether they have ended, and how long the next change of the capsule waits for that.
+const LOOK: Duration = Duration::from_millis(5);
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What whoever installs chooses.
 #[derive(Debug, Clone, Default)]
@@ -49,28 +56,43 @@ pub struct Installed {
     /// Topics that it sends to and nothing handles, by the manifest's patterns.
     pub unhandled: Vec<String>,
     pub shadowed: Option<Compared>,
+    /// Whoever of `etc/trust/` vouches for the archive.
+    pub publisher: Option<String>,
 }
 
 impl Loader {
     /// Reads an archive from an absolute local path, checks it and makes it live.
     pub async fn install(&self, host: &Arc<Host>, path: &Path, options: &Options) -> Result<Installed, InstallError> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
         if !path.is_absolute() {
             return Err(InstallError::Invalid(format!("{}: the path must be absolute", path.display())));
         }
-        let owned = path.to_owned();
-        let archive = host
-            .blocking
-            .run(move || read_archive(&owned))
-            .await
-            .map_err(|error| InstallError::Failed(error.to_string()))??;
-        let done = self.put(host, archive, options, None).await;
+        let judging = {
+            let (host, path) = (host.clone(), path.to_owned());
+            move || {
+                let (hash, archive) = read_archive(&path)?;
+                let source = trust::Source::of(&path);
+                let publisher = trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)
+                    .map_err(|why| InstallError::Untrusted(format!("{}: {why}", path.display())))?;
+                Ok((archive, publisher))
+            }
+        };
+        let judged = host.blocking.run(judging).await;
+        let judged = judged.map_err(|error| InstallError::Failed(error.to_string())).flatten();
+        let done = match judged {
+            Ok((archive, publisher)) => {
+                let done = self.put(host, archive, options, None, &mut change).await;
+                done.map(|done| Installed { publisher, ..done })
+            }
+            Err(error) => Err(error),
+        };
         match &done {
             Ok(done) => tracing::info!(
                 id = done.id,
                 version = done.version,
                 previous = done.previous_version,
                 hash = done.hash,
+                publisher = done.publisher,
                 "installed"
             ),
             Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
@@ -78,19 +100,19 @@ impl Loader {
         done
     }
 
-    pub(super) async fn put(
-        &self,
+    pub(super) async fn put<'a>(
+        &'a self,
         host: &Arc<Host>,
         archive: Archive,
         options: &Options,
         applied: Option<(&str, &str)>,
+        change: &mut Change<'a>,
     ) -> Result<Installed, InstallError> {
         let id = archive.manifest.package.name.clone();
-        let before = self.installed(&id);
         if options.shadow > MAX_SHADOWED {
             return Err(InstallError::Invalid(format!("a shadow compares at most {MAX_SHADOWED} calls")));
         }
-        let grants = granted(&archive.manifest, &options.grants, before.as_ref().map(|(record, _)| record))?;
+        granted(&archive.manifest, &options.grants, stored(host, &id)?.as_ref())?;
         let checking = move || {
             let surface = check::check(&archive.manifest, &archive.component);
             (archive, surface)
@@ -101,8 +123,12 @@ impl Loader {
             let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
             InstallError::Invalid(format!("the component of `{id}` {}", problems.join("; it ")))
         })?;
+        self.settle(&id, change).await?;
+        let previous = stored(host, &id)?;
+        let grants = granted(&archive.manifest, &options.grants, previous.as_ref())?;
         self.undeclared(&archive.manifest)?;
         self.conflicts(&archive.manifest)?;
+        self.room_for_loop(host, &archive.manifest).map_err(InstallError::Failed)?;
         let record = Record {
             version: archive.manifest.package.version.to_string(),
             hash: archive.hash(),
@@ -131,19 +157,22 @@ impl Loader {
         };
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let mut commit =
-            generation.hook(host, before.as_ref().map(|(record, _)| record.version.clone())).await.map_err(failed)?;
+            generation.hook(host, previous.as_ref().map(|record| record.version.clone())).await.map_err(failed)?;
         fault::reach(&id, Point::Hooked);
-        let old = before.as_ref().and_then(|(_, generation)| generation.clone());
-        self.rehearse(&generation, old.as_ref().map(|old| &old.manifest)).await.map_err(failed)?;
+        let old = self.installed(&id).and_then(|(_, generation)| generation);
+        // What a version has promised holds for the next one, also if that version does not run.
+        let promised = previous.as_ref().and_then(|record| Manifest::parse(&record.manifest).ok());
+        self.rehearse(&generation, promised.as_ref()).await.map_err(failed)?;
         let shadowed = match &old {
-            Some(old) if options.shadow > 0 => Some(shadow(old, &generation, options.shadow).await.map_err(failed)?),
+            Some(old) if options.shadow > 0 => Some(self.compare(old, &generation, options.shadow, change).await?),
             _ => None,
         };
+        let runner = ready(runner(&generation)).await.map_err(failed)?;
         fault::reach(&id, Point::Probed);
 
-        let previous = before.as_ref().map(|(record, _)| record);
         let what = if previous.is_some() { "upgraded" } else { "installed" };
-        record::put(&mut commit, &id, &record, previous);
+        // The same again leaves the version to go back to what it is.
+        record::put(&mut commit, &id, &record, previous.as_ref().filter(|previous| **previous != record));
         let step = Step::now(what, &record, None);
         record::step(&host.store, &mut commit, &id, &step).map_err(|error| failed(format!("{error:#}")))?;
         if let Some((name, hash)) = applied {
@@ -153,8 +182,8 @@ impl Loader {
         fault::reach(&id, Point::Committed);
 
         let manifest = generation.manifest.clone();
-        let previous_version = previous.map(|record| record.version.clone());
-        self.replace(host, &id, record.clone(), generation, true);
+        let previous_version = previous.map(|record| record.version);
+        self.replace(host, &id, record.clone(), (generation, runner), true);
         Ok(Installed {
             env_needs_prompt: host.env.needs_prompt(&id, &manifest.env),
             unhandled: self.unhandled(host, &manifest),
@@ -165,6 +194,7 @@ impl Loader {
             hash: record.hash,
             grants: record.grants,
             shadowed,
+            publisher: None,
         })
     }
 
@@ -174,31 +204,122 @@ impl Loader {
         generation.check_health().await?;
         let own = &generation.manifest.probe;
         // What a version has promised holds for the next one, as far as that serves it.
-        let kept =
-            before.into_iter().flat_map(|manifest| &manifest.probe).filter(|probe| serves(&generation.manifest, probe));
+        let kept = before
+            .into_iter()
+            .flat_map(|manifest| &manifest.probe)
+            .filter(|probe| probe.is_served_by(&generation.manifest));
         for probe in own.iter().chain(kept.filter(|probe| !own.contains(probe))) {
             generation.probe(probe).await?;
         }
         Ok(())
     }
 
+    /// Lets go of the generation that gave way last, and waits until it has finished its calls: of each capsule there are
+    /// two at most. Others make their changes meanwhile.
+    async fn settle<'a>(&'a self, id: &str, change: &mut Change<'a>) -> Result<(), InstallError> {
+        self.standby.lock().expect("no panic under this lock").remove(id);
+        let leaving = || {
+            let leaving = self.leaving.lock().expect("no panic under this lock");
+            leaving.get(id).filter(|old| old.strong_count() > 0).cloned()
+        };
+        while let Some(old) = leaving() {
+            *change = None;
+            let gone = async {
+                while old.strong_count() > 0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            if tokio::time::timeout(SETTLE, gone).await.is_err() {
+                return Err(InstallError::Failed(format!(
+                    "{id}: calls of the version before the live one still run; try again when they have ended"
+                )));
+            }
+            *change = Some(self.changing.lock().await);
+        }
+        Ok(())
+    }
+
+    /// Lets the candidate answer what the live version is asked, until enough is compared. Other changes are made
+    /// meanwhile, so what was checked before is checked again.
+    async fn compare<'a>(
+        &'a self,
+        live: &Arc<Generation>,
+        candidate: &Arc<Generation>,
+        calls: u32,
+        change: &mut Change<'a>,
+    ) -> Result<Compared, InstallError> {
+        let id = live.id.to_string();
+        let busy = || InstallError::Conflict(format!("{id}: another version is compared with the live one now"));
+        {
+            let mut compared = self.compared.lock().expect("no panic under this lock");
+            if compared.contains_key(&id) {
+                return Err(busy());
+            }
+            compared.insert(id.clone(), candidate.hash.clone());
+        }
+        let shadow = Shadow::new(candidate.clone(), calls);
+        live.watch.set_shadow(Some(shadow.clone()));
+        *change = None;
+        let found = shadow.wait(calls).await;
+        *change = Some(self.changing.lock().await);
+        live.watch.set_shadow(None);
+        self.compared.lock().expect("no panic under this lock").remove(&id);
+        let Compared { calls: done, differences, told } = &found;
+        if *differences > 0 {
+            let told = told.join("; ");
+            return Err(InstallError::Failed(format!(
+                "{id}: {differences} of {done} live calls were answered differently: {told}"
+            )));
+        }
+        if *done < calls {
+            let secs = SHADOW_PATIENCE.as_secs();
+            return Err(InstallError::Failed(format!("{id}: only {done} of {calls} calls came within {secs} seconds")));
+        }
+        let (_, now) = self.installed(&id).unwrap_or_default();
+        if now.is_none_or(|now| now.serial != live.serial) {
+            return Err(InstallError::Conflict(format!("{id}: the live version changed while it was compared")));
+        }
+        self.undeclared(&candidate.manifest)?;
+        self.conflicts(&candidate.manifest)?;
+        Ok(found)
+    }
+
     /// Makes the generation the live one; the one before finishes its calls.
-    fn replace(&self, host: &Arc<Host>, id: &str, record: Record, generation: Arc<Generation>, on_probation: bool) {
+    fn replace(
+        &self,
+        host: &Arc<Host>,
+        id: &str,
+        record: Record,
+        live: (Arc<Generation>, Option<Runner>),
+        on_probation: bool,
+    ) {
+        let mut standby = self.standby.lock().expect("no panic under this lock");
+        self.replace_among(host, id, record, live, on_probation, &mut standby);
+    }
+
+    fn replace_among(
+        &self,
+        host: &Arc<Host>,
+        id: &str,
+        record: Record,
+        live: (Arc<Generation>, Option<Runner>),
+        on_probation: bool,
+        standby: &mut BTreeMap<String, (Record, Arc<Generation>)>,
+    ) {
         let before = self.installed(id).map(|(record, _)| record);
         if on_probation && before.is_some() {
-            generation.watch.try_out(host.config.loader.rule());
+            live.0.watch.try_out(host.config.loader.rule());
         }
-        let old = self.flip(host, id.to_owned(), record, Some(generation.clone()));
+        let old = self.flip(host, id.to_owned(), record, Some(live));
         fault::reach(id, Point::Flipped);
-        let mut standby = self.standby.lock().expect("no panic under this lock");
         standby.remove(id);
         let Some((old, before)) = old.zip(before) else { return };
         old.retire();
         host.sweep();
+        self.leaving.lock().expect("no panic under this lock").insert(id.to_owned(), Arc::downgrade(&old));
         if on_probation {
             standby.insert(id.to_owned(), (before, old.clone()));
         }
-        drop(standby);
         let (host, id, lasts) = (host.clone(), id.to_owned(), host.config.loader.rule().lasts);
         tokio::spawn(async move {
             match old.watch.drained(DRAIN).await {
@@ -206,80 +327,138 @@ impl Loader {
                 left => tracing::warn!(id, hash = old.hash, left, "calls of the generation before still run"),
             }
             fault::reach(&id, Point::Retired);
+            let gone = Arc::downgrade(&old);
+            // It is in memory no longer than somebody needs it.
+            drop(old);
             if on_probation {
                 tokio::time::sleep(lasts).await;
             }
             let mut standby = host.loader.standby.lock().expect("no panic under this lock");
-            if standby.get(&id).is_some_and(|(_, generation)| Arc::ptr_eq(generation, &old)) {
+            if standby.get(&id).is_some_and(|(_, generation)| Weak::ptr_eq(&Arc::downgrade(generation), &gone)) {
                 standby.remove(&id);
             }
         });
     }
 
     /// Goes back to the version before, and keeps the one that was live as the version before. Returns both.
-    pub async fn rollback(
-        &self,
-        host: &Arc<Host>,
-        id: &str,
-        why: Option<&str>,
-    ) -> Result<(String, String), InstallError> {
-        let _one = self.changing.lock().await;
-        self.go_back(host, id, why).await
+    pub async fn rollback(&self, host: &Arc<Host>, id: &str) -> Result<(String, String), InstallError> {
+        let mut change: Change<'_> = Some(self.changing.lock().await);
+        let current = stored(host, id)?;
+        let warm = {
+            let standby = self.standby.lock().expect("no panic under this lock");
+            standby.get(id).is_some_and(|(record, _)| current.as_ref().is_some_and(|current| record != current))
+        };
+        if !warm {
+            self.settle(id, &mut change).await?;
+        }
+        self.go_back(host, id, None).await
     }
 
     async fn go_back(&self, host: &Arc<Host>, id: &str, why: Option<&str>) -> Result<(String, String), InstallError> {
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
-        let (current, _) = self.installed(id).ok_or_else(unknown)?;
+        let current = stored(host, id)?.ok_or_else(|| unknown(id))?;
         let standby = self.standby.lock().expect("no panic under this lock").remove(id);
-        let (record, generation) = match standby {
-            // Still warm, and known to work.
-            Some(standby) => standby,
+        // Whoever wishes to go back wants another version, not another generation of this one.
+        let standby = standby.filter(|(record, _)| why.is_some() || *record != current);
+        let (record, (generation, runner)) = match standby {
+            // Still warm, and known to work; its run loop has ended and begins anew.
+            Some((record, generation)) => {
+                generation.recall();
+                let runner = runner(&generation);
+                (record, (generation, runner))
+            }
             None => {
                 let before = record::before(&host.store, id).map_err(|error| failed(format!("{error:#}")))?;
                 let before = before
                     .ok_or_else(|| InstallError::NotFound(format!("{id}: there is no version before to go back to")))?;
-                let generation = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
-                (before, generation)
+                let live = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
+                (before, live)
             }
         };
+        let runner = ready(runner).await.map_err(failed)?;
+        self.record_return(host, id, &current, &record, why).await?;
+        fault::reach(id, Point::Committed);
+        self.replace(host, id, record.clone(), (generation, runner), false);
+        Ok((record.version, current.version))
+    }
+
+    /// Makes it last that `record` took the place of `current` again.
+    async fn record_return(
+        &self,
+        host: &Host,
+        id: &str,
+        current: &Record,
+        record: &Record,
+        why: Option<&str>,
+    ) -> Result<(), InstallError> {
+        let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let mut commit = Commit::default();
         // A swap changes no record: then the version before stays what it is.
-        let earlier = (record != current).then_some(&current);
-        record::put(&mut commit, id, &record, earlier);
-        let step = Step::now("rolled-back", &record, why);
+        let earlier = (record != current).then_some(current);
+        record::put(&mut commit, id, record, earlier);
+        let step = Step::now("rolled-back", record, why);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
-        metrics::counter!("astrid_capsule_rollbacks_total", "capsule" => id.to_owned()).increment(1);
+        counted(id);
         match why {
             Some(why) => tracing::error!(id, from = current.version, to = record.version, "rolled back: {why}"),
             None => tracing::info!(id, from = current.version, to = record.version, "rolled back"),
         }
-        self.replace(host, id, record.clone(), generation, false);
-        Ok((record.version, current.version))
+        Ok(())
     }
 
-    /// A generation on probation has used up its budget of errors.
+    /// A generation on probation has used up its budget of errors. Whoever stands by takes over at once, and the record
+    /// follows when no other change is made.
     pub(super) fn exhausted(&self, host: &Arc<Host>, generation: &Generation) {
         let (host, id, serial) = (host.clone(), generation.id.clone(), generation.serial);
-        tokio::spawn(async move {
-            let _one = host.loader.changing.lock().await;
+        // A call can end after the runtime has.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let loader = &host.loader;
+            let stood_by = loader.stand_in(&host, &id, serial);
+            let _one = loader.changing.lock().await;
             // Somebody may have been faster.
-            let live = host.loader.installed(&id).and_then(|(_, generation)| generation);
-            if live.is_none_or(|live| live.serial != serial) {
+            let wanted = stood_by.as_ref().map_or(serial, |(_, serial)| *serial);
+            let live = loader.installed(&id).and_then(|(_, generation)| generation);
+            if live.is_none_or(|live| live.serial != wanted) {
                 return;
             }
-            let why = "it used up its budget of errors while it was on probation";
-            if let Err(error) = host.loader.go_back(&host, &id, Some(why)).await {
-                tracing::error!(id = &*id, "{why}, and could not be rolled back: {error}");
+            let done = match (&stood_by, stored(&host, &id)) {
+                (Some((record, _)), Ok(Some(current))) => {
+                    loader.record_return(&host, &id, &current, record, Some(EXHAUSTED)).await
+                }
+                (None, _) => loader.go_back(&host, &id, Some(EXHAUSTED)).await.map(|_| ()),
+                (_, Ok(None)) => Err(unknown(&id)),
+                (_, Err(error)) => Err(error),
+            };
+            if let Err(error) = done {
+                tracing::error!(
+                    id = &*id,
+                    stood_in = stood_by.is_some(),
+                    "{EXHAUSTED}, which is not recorded: {error}"
+                );
             }
         });
+    }
+
+    /// Makes the generation that stands by the live one again, if the live one is still the one with this serial. Returns its
+    /// record and serial.
+    fn stand_in(&self, host: &Arc<Host>, id: &str, serial: u64) -> Option<(Record, u64)> {
+        let mut standby = self.standby.lock().expect("no panic under this lock");
+        let (_, live) = self.installed(id)?;
+        live.filter(|live| live.serial == serial)?;
+        let (record, generation) = standby.remove(id)?;
+        let stood_by = (record.clone(), generation.serial);
+        generation.recall();
+        let runner = runner(&generation);
+        self.replace_among(host, id, record, (generation, runner), false, &mut standby);
+        Some(stood_by)
     }
 
     /// At the start of the host: what is installed does not start, so the version before takes its place, if it does.
     pub(super) async fn fall_back(&self, host: &Arc<Host>, id: &str, broken: &Record, why: &str) -> bool {
         let Ok(Some(before)) = record::before(&host.store, id) else { return false };
-        let Ok(generation) = self.revive(host, &before).await else { return false };
+        let Ok(live) = self.revive(host, &before).await else { return false };
         let mut commit = Commit::default();
         record::put(&mut commit, id, &before, Some(broken));
         let why = format!("version {} did not start: {why}", broken.version);
@@ -287,28 +466,30 @@ impl Loader {
         if stepped.is_err() || host.store.commit(commit).await.is_err() {
             return false;
         }
+        counted(id);
         tracing::error!(id, to = before.version, "rolled back: {why}");
-        self.flip(host, id.to_owned(), before, Some(generation));
+        self.flip(host, id.to_owned(), before, Some(live));
         true
     }
 
     /// The installed version again, as a new generation.
     pub async fn swap(&self, host: &Arc<Host>, id: &str) -> Result<String, InstallError> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
+        self.settle(id, &mut change).await?;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let unknown = || InstallError::NotFound(format!("no capsule `{id}` is installed"));
-        let (record, _) = self.installed(id).ok_or_else(unknown)?;
-        let generation = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
+        let (record, _) = self.installed(id).ok_or_else(|| unknown(id))?;
+        let (generation, runner) = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
         generation.check_health().await.map_err(failed)?;
         for probe in &generation.manifest.probe {
             generation.probe(probe).await.map_err(failed)?;
         }
+        let runner = ready(runner).await.map_err(failed)?;
         let mut commit = Commit::default();
         let step = Step::now("swapped", &record, None);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
         let version = record.version.clone();
-        self.replace(host, id, record, generation, true);
+        self.replace(host, id, record, (generation, runner), true);
         tracing::info!(id, version, "swapped");
         Ok(version)
     }
@@ -317,20 +498,26 @@ impl Loader {
     pub async fn remove(&self, host: &Arc<Host>, id: &str, purge: bool) -> Result<(), InstallError> {
         let _one = self.changing.lock().await;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
-        let installed = self.installed(id);
+        // What the distribution promised and could not bring has no record.
+        let installed = stored(host, id)?.or_else(|| self.installed(id).map(|(record, _)| record));
         // What was removed before can still be purged.
         if installed.is_none() && !(purge && record::was_removed(&host.store, id)) {
-            return Err(InstallError::NotFound(format!("no capsule `{id}` is installed")));
+            return Err(unknown(id));
         }
         let mut gone = None;
-        if let Some((record, _)) = installed {
+        if let Some(record) = installed {
             let mut commit = Commit::default();
-            record::remove(&mut commit, id);
+            let runs_on = self.as_distributed.get().is_some_and(|names| names.contains(id));
+            if runs_on {
+                record::forget(&mut commit, id)
+            } else {
+                record::remove(&mut commit, id)
+            }
             let step = Step::now("removed", &record, None);
             record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
             host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
             self.standby.lock().expect("no panic under this lock").remove(id);
-            gone = self.withdraw(host, id);
+            gone = if runs_on { None } else { self.withdraw(host, id) };
             if let Some(gone) = &gone {
                 gone.retire();
                 host.sweep();
@@ -366,6 +553,9 @@ impl Loader {
             needed.extend(record::before(&host.store, &id)?.map(|before| before.hash));
             needed.push(record.hash);
         }
+        // What runs in safe mode, and what is about to be installed.
+        needed.extend(self.list().into_iter().map(|listed| listed.hash).filter(|hash| !hash.is_empty()));
+        needed.extend(self.compared.lock().expect("no panic under this lock").values().cloned());
         let cleaned = host.clone();
         host.blocking.run(move || artefact::clean(&cleaned, &needed)).await?
     }
@@ -396,27 +586,29 @@ impl Loader {
     }
 }
 
-/// Whether a manifest serves what this probe asks for.
-fn serves(manifest: &Manifest, probe: &Probe) -> bool {
-    let topic = probe.topic.as_ref().and_then(|topic| Topic::parse(topic).ok());
-    let bound =
-        topic.is_some_and(|topic| manifest.subscribe.iter().any(|b| b.handler.is_some() && b.topic.matches(&topic)));
-    let mounts = manifest.http.iter().flat_map(|http| &http.mounts);
-    let below = |path: &String| mounts.clone().any(|mount| path.starts_with(mount.as_str()));
-    bound || probe.path.as_ref().is_some_and(below)
+fn unknown(id: &str) -> InstallError {
+    InstallError::NotFound(format!("no capsule `{id}` is installed"))
 }
 
-/// Lets the candidate answer what the live version is asked, until enough is compared.
-async fn shadow(live: &Arc<Generation>, candidate: &Arc<Generation>, calls: u32) -> Result<Compared, String> {
-    let shadow = Shadow::new(candidate.clone(), calls);
-    live.watch.set_shadow(Some(shadow.clone()));
-    let compared = shadow.wait(calls).await;
-    live.watch.set_shadow(None);
-    if compared.differences > 0 {
-        let Compared { calls, differences, told } = compared;
-        return Err(format!("{differences} of {calls} live calls were answered differently: {}", told.join("; ")));
+/// Waits until a run loop is ready; one that is not is ended.
+async fn ready(runner: Option<Runner>) -> Result<Option<Runner>, String> {
+    let Some(runner) = runner else { return Ok(None) };
+    match runner.ready().await {
+        Ok(()) => Ok(Some(runner)),
+        Err(why) => {
+            runner.kill().await;
+            Err(format!("its run loop did not get ready: {why}"))
+        }
     }
-    Ok(compared)
+}
+
+/// What is installed, whether it runs or, in safe mode, not.
+fn stored(host: &Host, id: &str) -> Result<Option<Record>, InstallError> {
+    record::installed(&host.store, id).map_err(|error| InstallError::Failed(format!("{id}: {error:#}")))
+}
+
+fn counted(id: &str) {
+    metrics::counter!("astrid_capsule_rollbacks_total", "capsule" => id.to_owned()).increment(1);
 }
 
 /// What the manifest asks and the operator grants, now or when the version before was installed; everything asked must be

@@ -15,17 +15,19 @@ mod install;
 pub mod probation;
 mod record;
 mod rehearsal;
+mod run;
+mod supervisor;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Manifest, grant};
+use astrid_capsule::manifest::{Isolation, Manifest, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
@@ -37,6 +39,9 @@ pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
 pub use record::Step;
+pub use run::Shift;
+pub use supervisor::Phase;
+use supervisor::Runner;
 
 /// `[loader]` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,7 +76,7 @@ impl Config {
 }
 
 enum State {
-    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>> },
+    Live { generation: Arc<Generation>, routes: Vec<Arc<Route>>, runner: Option<Runner> },
     Failed,
 }
 
@@ -89,7 +94,7 @@ impl State {
 pub struct Listed {
     pub id: String,
     pub version: String,
-    /// `live` or `failed`.
+    /// `live` or `failed`; with a run loop also `starting` or `restarting`.
     pub state: &'static str,
     pub hash: String,
 }
@@ -104,6 +109,8 @@ pub enum InstallError {
     #[error("the manifest asks for what was not granted: {}", .0.join(", "))]
     Ungranted(Vec<String>),
     #[error("{0}")]
+    Untrusted(String),
+    #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
     Failed(String),
@@ -111,14 +118,23 @@ pub enum InstallError {
 
 #[derive(Default)]
 pub struct Loader {
-    /// Held while something is changed.
+    /// Held while something is changed, but not while live calls are compared.
     changing: tokio::sync::Mutex<()>,
     /// The folder of the distribution.
     distro: OnceLock<PathBuf>,
     capsules: RwLock<BTreeMap<String, (Record, State)>>,
     /// Those that gave way last, for as long as their successors are on probation.
     standby: Mutex<BTreeMap<String, (Record, Arc<Generation>)>>,
+    /// Those that gave way last, for as long as calls of theirs run.
+    leaving: Mutex<BTreeMap<String, Weak<Generation>>>,
+    /// The component's hash of what is compared with the live version now, by capsule.
+    compared: Mutex<BTreeMap<String, String>>,
+    /// Capsules that run as the distribution has them, whatever is installed; none unless in safe mode.
+    as_distributed: OnceLock<BTreeSet<String>>,
 }
+
+/// The right to change something; given up while live calls are compared.
+type Change<'a> = Option<tokio::sync::MutexGuard<'a, ()>>;
 
 impl Loader {
     /// Sorted by id.
@@ -127,7 +143,11 @@ impl Loader {
         let listed = capsules.iter().map(|(id, (record, state))| Listed {
             id: id.clone(),
             version: record.version.clone(),
-            state: if matches!(state, State::Live { .. }) { "live" } else { "failed" },
+            state: match state {
+                State::Live { runner: None, .. } => "live",
+                State::Live { runner: Some(runner), .. } => runner.phase().as_str(),
+                State::Failed => "failed",
+            },
             hash: record.hash.clone(),
         });
         listed.collect()
@@ -142,6 +162,27 @@ impl Loader {
         }
     }
 
+    /// Run loops in this phase.
+    pub fn run_loops(&self, phase: &str) -> usize {
+        self.runners(|runner| runner.phase().as_str() == phase).into_iter().filter(|is| *is).count()
+    }
+
+    /// Tells every run loop to end and waits until they have.
+    pub async fn end_run_loops(&self) {
+        for ended in self.runners(Runner::end) {
+            ended.await;
+        }
+    }
+
+    fn runners<R>(&self, of: impl Fn(&Runner) -> R) -> Vec<R> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let live = capsules.values().filter_map(|(_, state)| match state {
+            State::Live { runner, .. } => runner.as_ref(),
+            State::Failed => None,
+        });
+        live.map(of).collect()
+    }
+
     /// The `[env]` of an installed capsule, live or failed.
     pub fn env(&self, id: &str) -> Option<astrid_capsule::env::Fields> {
         let capsules = self.capsules.read().expect("no panic under this lock");
@@ -154,15 +195,15 @@ impl Loader {
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
-        let _one = self.changing.lock().await;
+        let mut change: Change<'_> = Some(self.changing.lock().await);
         let _ = self.distro.set(distro.to_owned());
-        let applied = self.bring(host, distro).await?;
+        let applied = self.bring(host, distro, &mut change).await?;
         for (id, record) in record::all(&host.store)? {
             if self.capsules.read().expect("no panic under this lock").contains_key(&id) {
                 continue;
             }
             match self.revive(host, &record).await {
-                Ok(generation) => drop(self.flip(host, id, record, Some(generation))),
+                Ok((generation, runner)) => drop(self.flip(host, id, record, Some((generation, runner)))),
                 Err(error) => {
                     tracing::error!(id, "a capsule could not be started: {error:#}");
                     if !self.fall_back(host, &id, &record, &format!("{error:#}")).await {
@@ -171,25 +212,34 @@ impl Loader {
                 }
             }
         }
+        // All of them at once, so that none makes the others wait.
+        for ready in self.runners(Runner::ready) {
+            let _ = ready.await;
+        }
         self.own_up(host, &applied);
         Ok(())
     }
 
-    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is: it can
-    /// be removed, rolled back and replaced from here, and is there again after the next start.
+    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is, and is
+    /// there again after the next start; until then it can be replaced and rolled back. To remove what the distribution brings
+    /// is to forget what was installed over it.
     pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
         tracing::warn!("safe mode: only the distribution's own versions run");
         let _ = self.distro.set(distro.to_owned());
         let (reading, folder) = (host.clone(), distro.to_owned());
-        for (id, record) in host.blocking.run(move || distribution::records(&reading, &folder)).await?? {
-            let generation = self.revive(host, &record).await.with_context(|| format!("starting {id}"))?;
-            self.flip(host, id, record, Some(generation));
+        let distributed = host.blocking.run(move || distribution::records(&reading, &folder)).await??;
+        let names = distributed.iter().map(|(id, _)| id.clone()).collect();
+        self.as_distributed.set(names).map_err(|_| anyhow::anyhow!("a host boots once"))?;
+        for (id, record) in distributed {
+            let live = self.revive(host, &record).await.with_context(|| format!("starting {id}"))?;
+            self.flip(host, id, record, Some(live));
         }
         Ok(())
     }
 
-    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<(Arc<Generation>, Option<Runner>)> {
+        self.room_for_loop(host, &Manifest::parse(&record.manifest)?).map_err(anyhow::Error::msg)?;
         let (host, record) = (host.clone(), record.clone());
         let blocking = host.blocking.clone();
         let load = move || {
@@ -201,7 +251,8 @@ impl Loader {
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
-        Ok(generation)
+        let runner = runner(&generation);
+        Ok((generation, runner))
     }
 
     /// Makes this generation, or none, what there is of this capsule, and routes and mounts follow at once. Returns the
@@ -211,10 +262,10 @@ impl Loader {
         host: &Arc<Host>,
         id: String,
         record: Record,
-        generation: Option<Arc<Generation>>,
+        generation: Option<(Arc<Generation>, Option<Runner>)>,
     ) -> Option<Arc<Generation>> {
         let mut capsules = self.capsules.write().expect("no panic under this lock");
-        let state = generation.map_or(State::Failed, |generation| live(host, generation));
+        let state = generation.map_or(State::Failed, |(generation, runner)| live(host, generation, runner));
         let before = capsules.insert(id, (record, state));
         self.publish(host, &capsules);
         before.and_then(|(_, state)| state.generation())
@@ -229,7 +280,7 @@ impl Loader {
         let mut live = Vec::new();
         let mut failed = 0;
         for (id, (record, state)) in capsules.iter() {
-            let State::Live { generation, routes: own } = state else {
+            let State::Live { generation, routes: own, .. } = state else {
                 failed += 1;
                 interceptions.extend(absent(id, record));
                 continue;
@@ -250,6 +301,23 @@ impl Loader {
         host.mounts.set(mounts);
         host.authority.set_authenticator(authenticator.map(|generation| generation as _));
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
+    }
+
+    /// A run loop holds an instance for as long as it lives, so there are only so many.
+    fn room_for_loop(&self, host: &Host, manifest: &Manifest) -> Result<(), String> {
+        if manifest.component.isolation != Isolation::Run {
+            return Ok(());
+        }
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (id, most) = (&manifest.package.name, host.pool.run_loops());
+        let others = capsules
+            .iter()
+            .filter(|(other, (_, state))| *other != id && matches!(state, State::Live { runner: Some(_), .. }));
+        if others.count() < most {
+            return Ok(());
+        }
+        let instances = host.pool.probe().instances;
+        Err(format!("{id}: {most} run loops are live, and {instances} instances (runtime.instances) allow no more"))
     }
 
     /// A capability that a binding requires exists when some installed manifest declares it.
@@ -298,9 +366,14 @@ impl Loader {
     }
 }
 
-fn live(host: &Host, generation: Arc<Generation>) -> State {
+/// Starts the run loop, if there is one.
+fn runner(generation: &Arc<Generation>) -> Option<Runner> {
+    (generation.manifest.component.isolation == Isolation::Run).then(|| Runner::start(generation.clone()))
+}
+
+fn live(host: &Host, generation: Arc<Generation>, runner: Option<Runner>) -> State {
     let routes = Route::all(generation.clone(), &generation.manifest.subscribe, host.bus.config());
-    State::Live { generation, routes }
+    State::Live { generation, routes, runner }
 }
 
 /// Interceptions of a capsule that is installed and does not run: they fail as their manifest declares.
@@ -309,10 +382,13 @@ fn absent(id: &str, record: &Record) -> Vec<Interception> {
     declared.into_iter().map(|one| Interception::new(id.into(), one, Arc::new(Absent))).collect()
 }
 
-fn read_archive(path: &Path) -> Result<Archive, InstallError> {
+/// The archive and the BLAKE3 of its file, in hex.
+fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let file = crate::files::open_regular(path)
         .map_err(|error| InstallError::NotFound(format!("{}: {error}", path.display())))?;
-    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_COMPONENT_BYTES)
+    let bytes = crate::files::read_capped(file, astrid_capsule::archive::MAX_BYTES)
         .map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
-    Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))
+    let archive =
+        Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
+    Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
 }

@@ -85,6 +85,11 @@ pub(super) fn remove(commit: &mut Commit, id: &str) {
     commit.writes.push((key(REMOVED, id), Some(b"1".to_vec())));
 }
 
+/// Adds to a commit what makes the next start install what the distribution brings, as if nothing had been before.
+pub(super) fn forget(commit: &mut Commit, id: &str) {
+    commit.writes.extend([INSTALLED, BEFORE, REMOVED, APPLIED].map(|prefix| (key(prefix, id), None)));
+}
+
 /// Adds to a commit that this archive of the distribution was applied.
 pub(super) fn applied(commit: &mut Commit, name: &str, archive: &str) {
     commit.writes.push((key(APPLIED, name), Some(archive.into())));
@@ -116,6 +121,12 @@ pub(super) fn all(store: &Store) -> anyhow::Result<Vec<(String, Record)>> {
         }
     }
     Ok(records)
+}
+
+/// The installed version, whether it runs or not.
+pub(super) fn installed(store: &Store, id: &str) -> anyhow::Result<Option<Record>> {
+    let entry = store.get(&key(INSTALLED, id)).context("reading what is installed")?;
+    entry.map(|entry| serde_json::from_slice(&entry.value).context("the record of the version")).transpose()
 }
 
 /// The version to go back to.

@@ -40,9 +40,11 @@ pub const RANDOM_BYTES: u64 = 1 << 20;
 pub const MAX_HANDLES: usize = 1024;
 
 const MAX_TABLE_ELEMENTS: usize = 10_000;
-const MAX_INSTANCES: usize = 8;
+/// Core instances of one component: a JavaScript one has nine.
+pub const MAX_CORE_INSTANCES: u32 = 16;
 const MAX_TABLES: usize = 4;
-const MAX_MEMORIES: usize = 1;
+/// Linear memories of one component: a JavaScript one has two. Their bytes count together.
+pub const MAX_MEMORIES: u32 = 2;
 
 /// The bounds of one call, after the host's own ceilings.
 #[derive(Debug, Clone, Copy)]
@@ -272,7 +274,10 @@ impl Drop for Counting {
 /// Enforces a store's limits and remembers its peak.
 #[derive(Debug)]
 pub struct Limiter {
+    /// What all memories of the instance together may have.
     memory_bytes: usize,
+    /// What they have.
+    held_bytes: usize,
     peak_memory_bytes: usize,
     /// Growth was refused: what a trap that follows is about.
     exceeded: bool,
@@ -280,11 +285,16 @@ pub struct Limiter {
 
 impl Limiter {
     pub fn new(bounds: &Bounds) -> Self {
-        Self { memory_bytes: bounds.memory_bytes, peak_memory_bytes: 0, exceeded: false }
+        Self { memory_bytes: bounds.memory_bytes, held_bytes: 0, peak_memory_bytes: 0, exceeded: false }
     }
 
     pub fn peak_memory_bytes(&self) -> usize {
         self.peak_memory_bytes
+    }
+
+    /// From now on so many bytes; what is there stays.
+    pub fn bound(&mut self, memory_bytes: usize) {
+        self.memory_bytes = memory_bytes;
     }
 
     pub fn exceeded(&self) -> bool {
@@ -293,10 +303,12 @@ impl Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= self.memory_bytes;
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let held = self.held_bytes.saturating_add(desired.saturating_sub(current));
+        let fits = held <= self.memory_bytes;
         if fits {
-            self.peak_memory_bytes = self.peak_memory_bytes.max(desired);
+            self.held_bytes = held;
+            self.peak_memory_bytes = self.peak_memory_bytes.max(held);
         } else {
             self.exceeded = true;
         }
@@ -310,7 +322,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        MAX_INSTANCES
+        MAX_CORE_INSTANCES as usize
     }
 
     fn tables(&self) -> usize {
@@ -318,7 +330,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memories(&self) -> usize {
-        MAX_MEMORIES
+        MAX_MEMORIES as usize
     }
 }
 
@@ -380,6 +392,14 @@ mod tests {
             assert_eq!((usage.exempt, usage.totals.fuel, usage.limits.fuel_per_sec), (exempt, 1 << 40, 1000));
         }
         assert!(meter(tiny(), &[]).usage(&id("bob")).is_none());
+    }
+
+    #[test]
+    fn memories_of_an_instance_count_together_and_what_is_refused_takes_nothing() {
+        let mut limiter = Limiter::new(&Bounds { memory_bytes: 100, ..BOUNDS });
+        let mut grow = |from, to| limiter.memory_growing(from, to, None).unwrap();
+        assert!(grow(0, 60) && grow(0, 30) && !grow(60, 80) && grow(60, 70));
+        assert_eq!((limiter.peak_memory_bytes(), limiter.exceeded()), (100, true));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::host::Host;
+use crate::loader::Phase;
 
 /// Seconds; from a warm call to a deadline.
 const SECONDS: [f64; 12] = [0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -58,6 +59,10 @@ const fn histogram(name: &'static str, help: &'static str) -> Series {
 pub const SERIES: &[Series] = &[
     gauge("astrid_build_info", "Always 1; the labels say what runs"),
     gauge("astrid_capsules", "Installed capsules by state"),
+    gauge("astrid_run_loops", "Run loops by state"),
+    counter("astrid_run_loop_restarts_total", "Runs of run loops after their first, by capsule"),
+    gauge("astrid_capsule_generations", "Versions of capsules in memory: two of each at most"),
+    counter("astrid_capsule_rollbacks_total", "Versions that gave way to the one before, by capsule"),
     gauge("astrid_pool_instances", "Instances that may be alive at once"),
     gauge("astrid_pool_in_use", "Instances that are alive"),
     gauge("astrid_pool_waiting", "Calls that wait for an instance"),
@@ -134,6 +139,9 @@ pub fn render(host: &Host) -> String {
     metrics::gauge!("astrid_bus_queue_bytes").set(bytes as f64);
     metrics::gauge!("astrid_bus_active_principals").set(principals as f64);
     metrics::gauge!("astrid_bus_subscriptions").set(host.bus.subscriptions() as f64);
+    for state in Phase::ALL {
+        metrics::gauge!("astrid_run_loops", "state" => state).set(host.loader.run_loops(state) as f64);
+    }
     metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
     metrics::gauge!("astrid_warm_instances").set(host.warm.idle() as f64);
     metrics::gauge!("astrid_pool_waiting").set(host.pool.waiting() as f64);

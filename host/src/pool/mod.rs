@@ -19,6 +19,7 @@ use std::sync::Mutex;
 use tokio::time::Instant;
 use wasmtime::{Config as EngineConfig, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use crate::meter::{MAX_CORE_INSTANCES, MAX_MEMORIES};
 use crate::sched::Bounds;
 pub(crate) use admission::Gate;
 pub use admission::{Lane, Permit, Rank};
@@ -149,6 +150,12 @@ impl Pool {
         live(&self.engine) + self.concurrent.lock().expect("no panic under this lock").as_ref().map_or(0, live)
     }
 
+    /// Capsules that may have a run loop, each of which holds an instance: a quarter of those for calls made by calls.
+    pub fn run_loops(&self) -> usize {
+        let instances = self.probe.instances as usize;
+        (instances - (instances / 4).max(1)) / 4
+    }
+
     /// Calls that wait for an instance.
     pub fn waiting(&self) -> usize {
         self.outer.waiting() + self.nested.waiting()
@@ -175,12 +182,13 @@ fn engine_config(config: &Config, instances: u32, pagemap: bool, concurrency: Co
     let mut pooling = PoolingAllocationConfig::default();
     pooling
         .total_component_instances(instances)
-        .total_core_instances(instances * 4)
-        .total_memories(instances)
-        .total_tables(instances * 2)
+        .total_core_instances(instances * MAX_CORE_INSTANCES)
+        // Most components have one; JavaScript ones have two.
+        .total_memories(instances * MAX_MEMORIES)
+        .total_tables(instances * 4)
         .total_stacks(instances)
-        .max_core_instances_per_component(8)
-        .max_memories_per_component(1)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(4)
         .max_memory_size(usize::try_from(config.max_memory_bytes).unwrap_or(usize::MAX))
         .table_elements(10_000)

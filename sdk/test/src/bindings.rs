@@ -14,6 +14,8 @@ wasmtime::component::bindgen!({
             export astrid:capsule/run-loop@0.1.0;
             export astrid:authority/authenticator@0.1.0;
             export astrid:capsule/lifecycle@0.1.0;
+            export astrid:capsule/installation@0.1.0;
+            export astrid:capsule/health@0.1.0;
         }
     ",
     world: "astrid:sdk-test/everything",

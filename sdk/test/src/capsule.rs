@@ -25,7 +25,7 @@ use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal, Registrar,
-    Rejection, Request, Response, Standing, Verdict, engine, find, keys,
+    Rejection, Request, Response, Standing, Verdict, engine, find, keys, usage,
 };
 
 /// What one call has used.
@@ -315,6 +315,10 @@ impl Capsule {
         self.clock.seconds()
     }
 
+    pub(crate) fn fakes(&mut self) -> &mut Fakes {
+        &mut self.fakes
+    }
+
     pub(crate) fn caller(&self, principal: &str) -> Caller {
         let remaining_ms = u32::try_from(self.manifest.limits.timeout_ms).unwrap_or(u32::MAX);
         Caller { principal: principal.into(), remaining_ms, connection: None, streams: false, everybody: false }
@@ -329,6 +333,7 @@ impl Capsule {
         let (fakes, usage, result) = engine::run(&self.linked, &self.manifest, fakes, caller, &self.clock, call);
         self.fakes = fakes;
         self.last = usage;
+        usage::note(usage);
         result
     }
 }

@@ -19,6 +19,9 @@
 //! it keeps at any time, so a capsule must stand that); within the manifest's memory and fuel. Deadlines are not simulated;
 //! an endless loop ends by fuel.
 //!
+//! Where `$ASTRID_USAGE` names a file, every call adds a line with its test, fuel and memory to it; `astrid-build test`
+//! makes a table of them.
+//!
 //! Refuses to know: routing and what bindings require (the host checks before a handler runs, so a test here decides
 //! itself who calls), listeners, other capsules. Stories across capsules belong to tests against a real host.
 
@@ -30,6 +33,7 @@ mod env;
 mod equal;
 mod error;
 mod find;
+mod generation;
 mod http;
 mod keys;
 mod registrar;
@@ -38,6 +42,7 @@ mod sessions;
 mod store;
 mod stream;
 mod sys;
+mod usage;
 
 pub use bindings::astrid::authority::registrar::{Quotas, Standing};
 pub use bindings::astrid::authority::sessions::Rejection;

@@ -14,7 +14,7 @@ use crate::store::Transaction;
 const MAX_LIST: usize = 1024;
 
 /// Everybody's standing and every group, as the capsule under test has registered them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Registrar {
     principals: BTreeMap<String, Standing>,
     groups: BTreeMap<String, Vec<String>>,

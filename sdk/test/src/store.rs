@@ -43,7 +43,7 @@ impl Slot {
 }
 
 /// Everything that the capsule has stored. Lives as long as its [`Capsule`](crate::Capsule), across calls.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct MemoryStore {
     entries: BTreeMap<Slot, Entry>,
     version: u64,
@@ -91,7 +91,7 @@ impl MemoryStore {
         self.unavailable = unavailable;
     }
 
-    fn available(&self) -> Result<(), Error> {
+    pub(crate) fn available(&self) -> Result<(), Error> {
         if self.unavailable { Err(Error::Unavailable) } else { Ok(()) }
     }
 
@@ -146,7 +146,7 @@ impl MemoryStore {
     }
 
     /// Takes effect whole or not at all; the changes are for the registrar.
-    fn commit(&mut self, transaction: Transaction) -> Result<Vec<Change>, Error> {
+    pub(crate) fn commit(&mut self, transaction: Transaction) -> Result<Vec<Change>, Error> {
         self.forced_conflict()?;
         if transaction.reads.iter().any(|(slot, version)| self.version_of(slot) != *version) {
             return Err(Error::Conflict);

@@ -429,3 +429,55 @@ fn a_relay_is_asked_for_the_bytes_of_events_and_dies_alone() {
     assert!(matches!(died, CallError::Trapped(_)), "{died}");
     assert!(matches!(echo().relay(b"", &[Event::Idle]), Err(CallError::NoExport("astrid:http/relay"))));
 }
+
+/// The fickle guest, in which this goes wrong, with these probes.
+fn fickle(mode: &str, probes: Value) -> Capsule {
+    let path = astrid_sdk_test::packed("fickle").unwrap_or_else(|error| panic!("{error}"));
+    let mut archive = Archive::read(File::open(path).unwrap()).unwrap();
+    archive.manifest.probe = serde_json::from_value(probes).unwrap();
+    let (from, to) = (b"fickle is well", format!("fickle is {mode}"));
+    let place = archive.component.windows(from.len()).position(|w| w == from).unwrap();
+    archive.component[place..place + from.len()].copy_from_slice(to.as_bytes());
+    Capsule::from_component(archive.manifest, &archive.component).unwrap()
+}
+
+#[test]
+fn a_hook_writes_with_its_transaction_or_not_at_all() {
+    let kept = |key: &str| Slot::new("kept", Owner::Capsule, key);
+    let mut well = fickle("well", json!([]));
+    well.install().unwrap().unwrap();
+    assert_eq!(well.store().get(&kept("phase")).unwrap().value, b"install");
+    assert!(well.store().get(&kept("beside")).is_none(), "what it wrote beside its transaction");
+    well.upgrade("1.0.0").unwrap().unwrap();
+    assert_eq!(well.store().get(&kept("phase")).unwrap().value, b"upgrade from 1.0.0");
+    assert_eq!(well.store().get(&kept("hooks")).unwrap().value, b"2");
+    let mut deny = fickle("deny", json!([]));
+    assert!(deny.install().unwrap().unwrap_err().contains("does not want"));
+    let mut dies = fickle("dies", json!([]));
+    assert!(matches!(dies.install(), Err(CallError::Trapped(_))));
+    assert_eq!((deny.store().entries().count(), dies.store().entries().count()), (0, 0));
+    assert!(matches!(echo().install(), Err(CallError::NoExport("astrid:capsule/installation"))));
+}
+
+#[test]
+fn health_and_probes_are_asked_in_a_rehearsal() {
+    let probes = json!([
+        { "topic": "fickle.v1.say", "payload": { "text": "x" }, "answer": { "text": "x" } },
+        { "topic": "fickle.v1.say", "payload": { "words": 1 }, "expect": "invalid" },
+        { "topic": "fickle.v1.write" },
+        { "path": "/fickle/a", "answer": { "text": "/fickle/a" } },
+    ]);
+    let mut well = fickle("well", probes.clone());
+    well.check_health().unwrap().unwrap();
+    well.probe().unwrap().unwrap();
+    assert_eq!((well.store().entries().count(), well.published().len()), (0, 0));
+    assert!(fickle("sick", json!([])).check_health().unwrap().unwrap_err().contains("sick"));
+    let why = fickle("lies", probes.clone()).probe().unwrap().unwrap_err();
+    assert!(why.contains("fickle.v1.say") && why.contains("/text"), "{why}");
+    let why = fickle("oops", probes.clone()).probe().unwrap().unwrap_err();
+    assert!(why.contains("this version fails"), "{why}");
+    assert!(matches!(fickle("trap", probes).probe(), Err(CallError::Trapped(_))));
+    let why = fickle("oops", json!([{ "path": "/fickle" }])).probe().unwrap().unwrap_err();
+    assert!(why.contains("answered with 500, not 200"), "{why}");
+    assert!(matches!(echo().check_health(), Err(CallError::NoExport("astrid:capsule/health"))));
+}

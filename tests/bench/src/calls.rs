@@ -7,34 +7,27 @@
 //! deadline and no figures.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Isolation;
-use astrid_host::bus::{Outgoing, Sender};
-use astrid_host::config::Config;
-use astrid_host::host::{Host, LockedHome};
-use astrid_host::link::bindings::handler::astrid::bus::types::Message;
-use astrid_host::link::bindings::handler::{Handler, HandlerPre};
-use astrid_host::meter::FUEL_SLICE;
+use astrid_host::host::Host;
 use astrid_host::pool::Concurrency;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
-use wasmtime::component::{Component, Linker};
-use wasmtime::{Engine, Store};
 
+use crate::library::{self, Bare, Instance};
 use crate::report::Report;
-use crate::{Setup, daemon, median, usage};
+use crate::{Setup, median, usage};
 
 /// Measured rounds of each side, after one that does not count.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(500);
 const PAYLOAD: &[u8] = &[b'x'; 1024];
 const TOPIC: &str = "echo.v1.say";
-const PATIENCE: Duration = Duration::from_secs(10);
 const BARE: &str = "bare wasmtime";
 
 /// A fresh instance for each call.
@@ -48,20 +41,14 @@ pub(crate) fn warm(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -> anyhow::Result<()> {
-    let home = LockedHome::take(Some(setup.place(name)))?;
-    let config = Config::load(&home.home.config(), &[], [])?;
-    let host = Host::build(home.home.clone(), config, Arc::default(), Arc::default())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
     manifest.component.isolation = isolation;
     let echo = setup.place(&format!("{name}.capsule"));
-    Archive::write(&manifest, &component, File::create(&echo)?)?;
-    runtime.block_on(async {
-        host.loader.boot(&host, &daemon::distribution(setup)?).await?;
-        host.loader.install(&host, &echo, &[]).await?;
-        anyhow::Ok(())
-    })?;
-    let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo)?;
+    Archive::new(&manifest, component).write(File::create(&echo)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let host = runtime.block_on(library::host(setup, name, &echo))?;
+    let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo, "say", true)?;
+    let kept = Mutex::default();
     let principal = PrincipalId::parse("default")?;
 
     // Two rows of rounds, on one thread and on two.
@@ -69,7 +56,7 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     for _ in 0..=ROUNDS {
         for (threads, (ours, peers)) in [1, 2].into_iter().zip(&mut taken) {
             ours.push(round(&runtime, threads, || through_host(&host, &principal), || host.metrics.run_upkeep())?);
-            peers.push(round(&runtime, threads, || bare.call(isolation), || ())?);
+            peers.push(round(&runtime, threads, || through_wasmtime(&bare, &kept, isolation), || ())?);
         }
     }
     let rates = taken.each_ref().map(|(ours, peers)| {
@@ -123,70 +110,27 @@ fn round<F: Future<Output = anyhow::Result<usize>>>(
 
 /// One request. Returns the length of the answer.
 async fn through_host(host: &Host, principal: &PrincipalId) -> anyhow::Result<usize> {
-    let sender = Sender {
-        principal: principal.clone(),
-        capsule: "bench".into(),
-        deadline: tokio::time::Instant::now() + PATIENCE,
-        depth: 0,
-        cause: None,
-        rehearsal: false,
+    Ok(library::ask(host, principal, TOPIC, Bytes::from_static(PAYLOAD)).await?.len())
+}
+
+/// The same without the host. `kept`: instances of calls that have ended.
+async fn through_wasmtime<'a>(
+    bare: &'a Bare,
+    kept: &Mutex<Vec<Instance<'a>>>,
+    isolation: Isolation,
+) -> anyhow::Result<usize> {
+    let warm = match isolation {
+        Isolation::Call | Isolation::Run => None,
+        Isolation::Principal => kept.lock().expect("no panic under this lock").pop(),
     };
-    let outgoing = Outgoing { topic: TOPIC.into(), payload: Bytes::from_static(PAYLOAD), ..Outgoing::default() };
-    let answer = host.bus.request(sender, outgoing).await.map_err(|failure| anyhow!("{TOPIC}: {failure:?}"))?;
+    let mut instance = match warm {
+        Some(instance) => instance,
+        None => bare.instance().await?,
+    };
+    instance.refuel()?;
+    let answer = instance.ask(PAYLOAD).await?;
+    if isolation == Isolation::Principal {
+        kept.lock().expect("no panic under this lock").push(instance);
+    }
     Ok(answer.len())
-}
-
-/// The component without the host.
-struct Bare {
-    engine: Engine,
-    pre: HandlerPre<()>,
-    handler: String,
-    fuel: u64,
-    /// Of calls that have ended.
-    kept: Mutex<Vec<(Store<()>, Handler)>>,
-}
-
-impl Bare {
-    fn new(engine: &Engine, capsule: &std::path::Path) -> anyhow::Result<Self> {
-        let archive = Archive::read(File::open(capsule)?)?;
-        let component = Component::new(engine, &archive.component)?;
-        let mut linker = Linker::new(engine);
-        // An echo calls nothing of what it imports.
-        linker.define_unknown_imports_as_traps(&component)?;
-        let pre = HandlerPre::new(linker.instantiate_pre(&component)?)?;
-        let binding = archive.manifest.subscribe.first().context("the echo has no binding")?;
-        let (handler, fuel) = (binding.handler.clone(), archive.manifest.limits.max_fuel);
-        Ok(Self { engine: engine.clone(), pre, handler, fuel, kept: Mutex::default() })
-    }
-
-    async fn call(&self, isolation: Isolation) -> anyhow::Result<usize> {
-        let kept = match isolation {
-            Isolation::Call => None,
-            Isolation::Principal => self.kept.lock().expect("no panic under this lock").pop(),
-        };
-        let (mut store, instance) = match kept {
-            Some((store, instance)) => (store, Some(instance)),
-            None => (Store::new(&self.engine, ()), None),
-        };
-        store.set_fuel(self.fuel)?;
-        store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
-        let message = Message {
-            id: 1,
-            topic: TOPIC.into(),
-            principal: "default".into(),
-            sender: "bench".into(),
-            target: None,
-            remaining_ms: 10_000,
-            payload: PAYLOAD.to_vec(),
-        };
-        let instance = match instance {
-            Some(instance) => instance,
-            None => self.pre.instantiate_async(&mut store).await?,
-        };
-        let answer = instance.astrid_bus_handler().call_handle(&mut store, &self.handler, &message).await?;
-        if isolation == Isolation::Principal {
-            self.kept.lock().expect("no panic under this lock").push((store, instance));
-        }
-        Ok(answer.map_err(|refusal| anyhow!("refused: {}", refusal.reason))?.len())
-    }
 }

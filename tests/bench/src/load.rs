@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::{median, usage};
+use crate::{median, quantile, usage};
 
 /// Connections of every bench that names no other number.
 pub(crate) const CONNECTIONS: usize = 50;
@@ -102,12 +102,12 @@ pub(crate) fn run(target: &Arc<Target>, connections: usize, span: Span) -> anyho
     ensure!(!latencies.is_empty(), "no request was answered");
     latencies.sort_unstable();
     let requests = latencies.len() as f64;
-    let quantile = |q: f64| latencies[((requests - 1.0) * q) as usize].as_secs_f64() * 1e3;
+    let part = |part| quantile(&latencies, part).as_secs_f64() * 1e3;
     Ok(Sample {
         rate: requests / seconds,
         cpu: (cpu? - before?).as_secs_f64() * 1e6 / requests,
-        p50: quantile(0.5),
-        p99: quantile(0.99),
+        p50: part(0.5),
+        p99: part(0.99),
     })
 }
 

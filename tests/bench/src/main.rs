@@ -11,18 +11,25 @@
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
 //! | [`relay`] | answers that go on: idle ones, and events through a hundred |
 //! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
+//! | [`bus`] | deliveries of the bus alone, its fairness, and what idle principals and other routes cost |
+//! | [`fuel`] | what metering costs a guest |
+//! | [`memory`] | what a live instance takes |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
-//! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`native`] is the
-//! native HTTP peer, [`report`] holds the results.
+//! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
+//! host without sockets, and wasmtime without the host; [`native`] is the native HTTP peer, [`report`] holds the results.
 
 mod boot;
+mod bus;
 mod calls;
 mod daemon;
+mod fuel;
 mod http;
 mod invites;
+mod library;
 mod load;
+mod memory;
 mod native;
 mod relay;
 mod report;
@@ -87,7 +94,7 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 15] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
@@ -96,6 +103,12 @@ const BENCHES: [(&str, Bench); 9] = [
     ("http.relay", relay::bench),
     ("calls.fresh", calls::fresh),
     ("calls.warm", calls::warm),
+    ("bus.deliver", bus::deliver),
+    ("bus.flood", bus::flood),
+    ("bus.routes", bus::routes),
+    ("bus.idle", bus::idle),
+    ("fuel", fuel::bench),
+    ("memory", memory::bench),
     ("invites.durable", invites::bench),
 ];
 
@@ -107,6 +120,11 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
         0 => 0.0,
         n => (values[(n - 1) / 2] + values[n / 2]) / 2.0,
     }
+}
+
+/// The value below which this part of `sorted` lies, which is not empty.
+fn quantile<T: Copy>(sorted: &[T], part: f64) -> T {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time of all threads of a process since it began, in clock ticks' resolution (mostly 10 ms).
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
@@ -11,6 +12,12 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let ticks = ticks(&text).ok_or_else(|| anyhow!("{path} is not as it should be"))?;
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// CPU time of all threads of this process since it began, in nanoseconds' resolution.
+pub(crate) fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// User and system time. The second field is the program's name in parentheses and may hold anything.
