@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::sbom::Resolved;
 use crate::toolchain::{self, TARGET};
 use crate::workspace::{Package, Workspace, checkout};
-use crate::{files, run, say};
+use crate::{files, run, say, types};
 
 /// The manifest's file name.
 pub(crate) const MANIFEST: &str = "Capsule.toml";
@@ -288,11 +288,13 @@ fn pack(capsule: &Capsule, resolved: Option<&Resolved>) -> Result<Packed> {
         let problems = problems.iter().map(|problem| format!("the component {problem}")).collect();
         bail!(Refused { manifest: capsule.path.clone(), problems });
     }
+    let schemas = types::read(capsule.path.parent().unwrap_or(Path::new("")), &capsule.manifest)?;
     let mut bytes = Vec::new();
     let mut archive = Archive::new(&capsule.manifest, component);
     if let (Some(package), Some(resolved)) = (&capsule.package, resolved) {
         archive.sbom = Some(resolved.sbom(package)?);
     }
+    archive.schemas = schemas;
     archive.write(&mut bytes).context("can't pack")?;
     let read = Archive::read(&bytes[..]).with_context(|| format!("{} can't be packed", capsule.path.display()))?;
     Ok(Packed {

@@ -5,6 +5,7 @@
 //! | `toolchain` | that wasm32-wasip2 can be built here |
 //! | `workspace` | what cargo knows of a folder |
 //! | `component` | `build` and `pack`: from a cargo project to a checked `.capsule` |
+//! | `types` | from a capsule's `wit/` to the types that are packed with it |
 //! | `sign` | keys of publishers; `keygen`, `sign`, `verify` |
 //! | `publish`, `oci` | a signed archive into a registry: a folder, or a repository of an OCI registry |
 //! | `sbom` | what a component was made of |
@@ -36,6 +37,7 @@ mod sbom;
 mod sign;
 mod test;
 mod toolchain;
+mod types;
 mod up;
 mod usage;
 mod wit;

@@ -8,6 +8,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use crate::manifest::{Manifest, ManifestError};
+use crate::schema::{self, SchemaError, Schemas};
 use crate::shown;
 use crate::signature::{self, Purpose, SecretKey, Signature};
 
@@ -15,8 +16,6 @@ use crate::signature::{self, Purpose, SecretKey, Signature};
 pub const MAX_BYTES: u64 = 72 << 20;
 /// The largest component, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
-/// The largest `schema.json`, in bytes.
-pub const MAX_SCHEMA_BYTES: u64 = 1 << 20;
 /// The largest `sbom.json`, in bytes.
 pub const MAX_SBOM_BYTES: u64 = 4 << 20;
 
@@ -38,7 +37,7 @@ const SIGNATURES: &str = "signatures";
 const FILES: [(&str, u64, bool); 6] = [
     (MANIFEST, crate::manifest::MAX_BYTES as u64, true),
     (COMPONENT, MAX_COMPONENT_BYTES, true),
-    (SCHEMA, MAX_SCHEMA_BYTES, false),
+    (SCHEMA, schema::MAX_BYTES as u64, false),
     (SBOM, MAX_SBOM_BYTES, false),
     (HASHES, 1 << 10, true),
     (SIGNATURES, signature::MAX_LINES_BYTES, false),
@@ -51,8 +50,8 @@ pub struct Archive {
     /// The manifest's text as it stands in the archive. This, and not `manifest`, is what is hashed and written.
     pub manifest_text: String,
     pub component: Vec<u8>,
-    /// The JSON Schemas of the topics. Carried, not read.
-    pub schema: Option<Vec<u8>>,
+    /// The types of its topics: every one that the manifest names is there. Their document is `schema.json`.
+    pub schemas: Schemas,
     /// CycloneDX: what the component was made of. Carried, not read.
     pub sbom: Option<Vec<u8>>,
     /// Sorted by key, one for each. Well-formed, and otherwise whatever the archive claims.
@@ -65,6 +64,8 @@ pub enum ArchiveError {
     Format(String),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
 }
 
 fn format(text: impl Into<String>) -> ArchiveError {
@@ -72,10 +73,10 @@ fn format(text: impl Into<String>) -> ArchiveError {
 }
 
 impl Archive {
-    /// Without schema, SBOM and signatures.
+    /// Without types, SBOM and signatures.
     pub fn new(manifest: &Manifest, component: Vec<u8>) -> Self {
-        let manifest_text = manifest.packed();
-        Self { manifest: manifest.clone(), manifest_text, component, schema: None, sbom: None, signatures: Vec::new() }
+        let (manifest_text, schemas) = (manifest.packed(), Schemas::default());
+        Self { manifest: manifest.clone(), manifest_text, component, schemas, sbom: None, signatures: Vec::new() }
     }
 
     /// BLAKE3 of the component, in hex: its name in a host's `bin/`.
@@ -86,12 +87,13 @@ impl Archive {
     /// The text of `hashes`, which is what signatures are of: for each file before it a line of BLAKE3 in hex, size in
     /// bytes, and name.
     pub fn hashes(&self) -> String {
-        hashes(self.hashed())
+        hashes(self.hashed(&self.schemas.document()))
     }
 
-    fn hashed(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+    /// The files that `hashes` is of; `schema` is the types' document.
+    fn hashed<'a>(&'a self, schema: &'a str) -> impl Iterator<Item = (&'static str, &'a [u8])> {
         let always = [(MANIFEST, self.manifest_text.as_bytes()), (COMPONENT, &self.component)];
-        let schema = self.schema.as_deref().map(|bytes| (SCHEMA, bytes));
+        let schema = (!schema.is_empty()).then_some((SCHEMA, schema.as_bytes()));
         let sbom = self.sbom.as_deref().map(|bytes| (SBOM, bytes));
         always.into_iter().chain(schema).chain(sbom)
     }
@@ -116,10 +118,11 @@ impl Archive {
 
     /// Writes an archive; the same input gives the same bytes. Checks no cap: what is too large can't be read.
     pub fn write(&self, to: impl Write) -> io::Result<()> {
-        let (hashes, signatures) = (self.hashes(), signature::lines(&self.signatures));
+        let schema = self.schemas.document();
+        let (hashes, signatures) = (hashes(self.hashed(&schema)), signature::lines(&self.signatures));
         let signed = (!signatures.is_empty()).then_some((SIGNATURES, signatures.as_bytes()));
         let mut gzip = flate2::GzBuilder::new().mtime(0).write(to, flate2::Compression::new(6));
-        for (name, bytes) in self.hashed().chain([(HASHES, hashes.as_bytes())]).chain(signed) {
+        for (name, bytes) in self.hashed(&schema).chain([(HASHES, hashes.as_bytes())]).chain(signed) {
             gzip.write_all(header(name, bytes.len() as u64).as_bytes())?;
             gzip.write_all(bytes)?;
             gzip.write_all(&[0; BLOCK][..padding(bytes.len() as u64)])?;
@@ -149,9 +152,21 @@ impl Archive {
             return Err(format(format!("{SIGNATURES} must be sorted by key id, with one line for each key")));
         }
         let manifest_text = text(MANIFEST, take(0))?;
-        let (component, schema, sbom) = (take(1).unwrap_or_default(), take(2), take(3));
-        Ok(Self { manifest: Manifest::parse(&manifest_text)?, manifest_text, component, schema, sbom, signatures })
+        let manifest = Manifest::parse(&manifest_text)?;
+        let schemas = take(2).map_or(Ok(Schemas::default()), |bytes| types(&bytes))?;
+        schemas.check(&manifest)?;
+        let (component, sbom) = (take(1).unwrap_or_default(), take(3));
+        Ok(Self { manifest, manifest_text, component, schemas, sbom, signatures })
     }
+}
+
+/// The types of a `schema.json`. Their document must be these bytes, since `hashes` is computed from the types again.
+fn types(bytes: &[u8]) -> Result<Schemas, SchemaError> {
+    let schemas = Schemas::parse(bytes)?;
+    if schemas.document().as_bytes() != bytes {
+        return Err(SchemaError("is not spelled as astrid-build spells it".into()));
+    }
+    Ok(schemas)
 }
 
 fn hashes<'a>(files: impl Iterator<Item = (&'static str, &'a [u8])>) -> String {
@@ -341,7 +356,7 @@ mod tests {
     /// With everything that an archive may hold.
     fn full() -> Archive {
         let mut archive = plain();
-        archive.schema = Some(b"{}".to_vec());
+        archive.schemas = Schemas::parse(schema("a.b", 1).as_bytes()).unwrap();
         archive.sbom = Some(b"[]".to_vec());
         archive.sign(&key(1)).unwrap();
         archive.sign(&key(2)).unwrap();
@@ -411,8 +426,8 @@ mod tests {
         for archive in [plain(), full()] {
             let read = Archive::read(&written(&archive)[..]).unwrap();
             assert_eq!(
-                (&read.component, &read.schema, &read.sbom),
-                (&archive.component, &archive.schema, &archive.sbom)
+                (&read.component, &read.schemas, &read.sbom),
+                (&archive.component, &archive.schemas, &archive.sbom)
             );
             assert_eq!((read.manifest.package.name.as_str(), &read.manifest_text), ("a", &archive.manifest_text));
             assert_eq!((read.signatures(), read.hashes()), (archive.signatures(), archive.hashes()));
@@ -425,7 +440,7 @@ mod tests {
     #[test]
     fn signing_again_changes_nothing_and_the_order_of_signers_does_not_count() {
         let mut other = plain();
-        (other.schema, other.sbom) = (full().schema, full().sbom);
+        (other.schemas, other.sbom) = (full().schemas, full().sbom);
         for n in [2, 1, 2] {
             other.sign(&key(n)).unwrap();
         }
@@ -588,6 +603,50 @@ mod tests {
         refused(&gzipped(&tar[..tar.len() - BLOCK]), "ends early");
         let (half, rest) = tar.split_at(tar.len() / 2);
         refused(&[gzipped(half), gzipped(rest)].concat(), "ends early");
+    }
+
+    fn typed(schema: &[u8]) -> Result<Archive, String> {
+        let manifest = format!(
+            "{MANIFEST_TEXT}[[subscribe]]\ntopic = \"a\"\nhandler = \"a\"\nwit = {{ payload = \"a.b\" }}\n\
+             [[publish]]\ntopic = \"a\"\nwit = {{ payload = \"a.b\" }}\n"
+        );
+        let files = [(MANIFEST, manifest.as_bytes()), (COMPONENT, b""), (SCHEMA, schema)];
+        let files = if schema.is_empty() { &files[..2] } else { &files };
+        let hashes = hashes(files.iter().copied());
+        let files = files.iter().copied().chain([(HASHES, hashes.as_bytes())]);
+        let entries: Vec<Entry<'_>> = files.map(|(name, bytes)| (name, Regular, bytes)).collect();
+        Archive::read(&gzipped(&tarball(&entries))[..]).map_err(|error| error.to_string())
+    }
+
+    /// With descriptions of this length.
+    fn schema(name: &str, bytes: usize) -> String {
+        let foot = "},\"$schema\":\"https://json-schema.org/draft/2020-12/schema\"}";
+        let description = "d".repeat(bytes);
+        format!("{{\"$defs\":{{\"{name}\":{{\"description\":\"{description}\",\"type\":\"string\"}}{foot}")
+    }
+
+    #[test]
+    fn a_schema_has_at_most_1_mib_and_holds_what_the_manifest_names() {
+        let archive = typed(schema("a.b", 1).as_bytes()).unwrap();
+        assert_eq!(Archive::read(&written(&archive)[..]).unwrap().schemas, archive.schemas);
+        for (schema, why) in [
+            (String::new(), "has no type `a.b`"),
+            (schema("a.c", 1), "has no type `a.b`"),
+            (schema("a.b", 1 << 20), "schema.json has 10486"),
+            ("{}".into(), "has no $defs"),
+            (schema("a.b", 1).replace("\"type\":", "\"type\": "), "not spelled as astrid-build spells it"),
+            (schema("a.b", 1).replace("string", "text"), "$defs/a.b: is nothing that astrid-build writes"),
+        ] {
+            let error = typed(schema.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_schemas_of_all_topics_fit_into_one_answer() {
+        assert!(typed(schema("a.b", 250 << 10).as_bytes()).is_ok());
+        let error = typed(schema("a.b", 260 << 10).as_bytes()).unwrap_err();
+        assert!(error.contains("more than 524288 bytes"), "{error}");
     }
 
     #[test]

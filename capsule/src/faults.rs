@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::manifest::{MAX_BYTES, Manifest, Probe};
 use crate::shape::Shape;
-use crate::{near, shown};
+use crate::{near, shown, tool};
 
 /// The most faults that are told of one text.
 pub const MAX_FAULTS: usize = 32;
@@ -107,7 +107,7 @@ impl<'t> Search<'t> {
         let mut sound: Vec<Part<'t>> = Vec::new();
         let mut parts = self.parts(document.into_inner(), &shape);
         // What needs others comes behind them.
-        parts.sort_by_key(|part| ["component", "probe"].contains(&&*part.section));
+        parts.sort_by_key(|part| ["component", "probe", "tool"].contains(&&*part.section));
         for mut part in parts {
             if self.full() {
                 return;
@@ -236,10 +236,11 @@ impl<'t> Search<'t> {
     fn alone(&mut self, part: &Part<'t>, whole: bool, sound_so_far: &[Part<'t>]) -> bool {
         let mut now = part.clone();
         let mut sound = whole;
-        // A list may be as long as the text: of lists, only probes need others, and there are few that may be read.
+        // A list may be as long as the text: of lists, only probes and tools need others, and there are few that may be read.
         let needs: &[&str] = match &*part.section {
             "probe" if part.index.is_some_and(|index| index < Probe::MAX) => &["asks", "subscribe", "http"],
-            "probe" => return whole,
+            "tool" if part.index.is_some_and(|index| index < tool::MAX) => &["subscribe"],
+            "probe" | "tool" => return whole,
             "component" => &["asks", "subscribe", "intercept"],
             _ if part.index.is_none() && part.name.is_none() => &["asks"],
             _ => &[],

@@ -1,5 +1,5 @@
 //! What a capsule is, in one place for the host, the tools and the components: the grammar of topics, capabilities
-//! and principal ids, and (feature `package`) the manifest, the archive, its signatures, a
+//! and principal ids, and (feature `package`) the manifest, the archive, its signatures, the types of topics, a
 //! registry's index, and what a component must look like.
 //!
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
@@ -26,9 +26,13 @@ mod probe;
 #[cfg(feature = "package")]
 pub mod registry;
 #[cfg(feature = "package")]
+pub mod schema;
+#[cfg(feature = "package")]
 pub mod shape;
 #[cfg(feature = "package")]
 pub mod signature;
+#[cfg(feature = "package")]
+pub mod tool;
 #[cfg(feature = "package")]
 pub mod trust;
 

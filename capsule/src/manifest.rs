@@ -10,6 +10,8 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::faults::faults;
+use crate::schema::{TypeName, Wit};
+use crate::tool::{self, Tool};
 use crate::{Capability, Pattern, Topic, env, shown};
 
 /// The largest manifest that anybody reads, in bytes.
@@ -51,6 +53,9 @@ pub struct Manifest {
     /// What a version must answer before it goes live.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe: Vec<Probe>,
+    /// Handlers that a model can be offered to call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool: Vec<Tool>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -100,6 +105,9 @@ impl Isolation {
 pub struct Publish {
     #[serde(with = "pattern")]
     pub topic: Pattern,
+    /// The types of what is sent, and of what is answered to a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit: Option<Wit>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -128,6 +136,9 @@ pub struct Subscribe {
     /// side.
     #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
     pub ordered: bool,
+    /// The types of what the handler or subscription gets, and of what the handler answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit: Option<Wit>,
 }
 
 impl Subscribe {
@@ -152,6 +163,7 @@ impl Subscribe {
             public: false,
             queue_bytes: None,
             ordered: true,
+            wit: None,
         }
     }
 }
@@ -436,6 +448,18 @@ impl Manifest {
         self.publish.iter().any(|p| p.topic.matches(topic))
     }
 
+    /// The binding of a handler that gets requests of `topic`.
+    pub fn handled(&self, topic: &Topic) -> Option<&Subscribe> {
+        let handlers = self.subscribe.iter().filter(|b| b.handler.is_some() && b.topic.matches(topic));
+        handlers.max_by_key(|binding| binding.topic.specificity())
+    }
+
+    /// Every type that a topic names, as often as it is named.
+    pub fn types(&self) -> impl Iterator<Item = &TypeName> {
+        let published = self.publish.iter().filter_map(|p| p.wit.as_ref());
+        published.chain(self.subscribe.iter().filter_map(|s| s.wit.as_ref())).flat_map(Wit::names)
+    }
+
     /// What the text alone can tell; the first thing that is wrong.
     pub(crate) fn check(&self) -> Result<(), ManifestError> {
         let fail = |text: String| Err(ManifestError(text));
@@ -498,6 +522,9 @@ impl Manifest {
                 (Some(handler), None) if handler.is_empty() || handler.len() > 64 => {
                     return fail(format!("{at}: handler must have 1 to 64 bytes"));
                 }
+                (None, Some(_)) if binding.wit.as_ref().is_some_and(|wit| wit.answer.is_some()) => {
+                    return fail(format!("{at}: wit.answer is for handlers; a subscription answers nothing"));
+                }
                 (None, Some(_)) if !binding.ordered => {
                     return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));
                 }
@@ -523,6 +550,9 @@ impl Manifest {
         }
         for (n, probe) in self.probe.iter().enumerate() {
             probe.check(self).map_err(|why| ManifestError(format!("probe[{n}]: {why}")))?;
+        }
+        if let Some(fault) = tool::fault(self) {
+            return fail(fault);
         }
         let mut seen = HashSet::new();
         for declared in &self.capability {

@@ -74,9 +74,15 @@ fn what_the_schema_requires_is_what_reading_misses() {
         [component]
         [[publish]]
         topic = "a.b"
+        wit = { payload = "nothing" }
         [[subscribe]]
         topic = "a.b"
         handler = "b"
+        wit = { payload = "nothing" }
+        [[tool]]
+        name = "b"
+        topic = "a.b"
+        description = "b"
         [[intercept]]
         topic = "a.b"
         handler = "b"
@@ -146,6 +152,7 @@ fn every_key_stands_in_the_table_of_the_manual() {
         "publish[]",
         "subscribe[]",
         "intercept[]",
+        "tool[]",
         "capability[]",
         "env.NAME.",
         "http.",

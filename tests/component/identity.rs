@@ -25,7 +25,8 @@ fn start(identity: &mut Capsule) -> Result<(), String> {
 
 fn ask_as(identity: &mut Capsule, principal: &str, handler: &str, payload: Value) -> Result<Value, Refusal> {
     let call = identity.as_principal(principal);
-    call.handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"))
+    let answer = call.handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"));
+    answer.inspect(|answer| crate::types::check_answer("identity", handler, answer))
 }
 
 /// As the administrator.

@@ -7,6 +7,7 @@
 mod gateway;
 mod identity;
 mod system;
+mod types;
 
 use astrid_sdk_test::Capsule;
 

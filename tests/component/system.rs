@@ -1,18 +1,19 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Applied, Capsule, CapsuleRow, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine, PrincipalUsage,
-    Refusal, RefusalCode, Setting, Step,
+    Applied, Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
+    PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 18] = [
+const HANDLERS: [&str; 19] = [
     "status",
     "logs",
     "shutdown",
     "config",
     "capsule-list",
     "capsule-install",
+    "capsule-topics",
     "capsule-show",
     "capsule-rollback",
     "capsule-swap",
@@ -32,7 +33,9 @@ fn system() -> Capsule {
 }
 
 fn ask(system: &mut Capsule, handler: &str, payload: Value) -> Result<Value, Refusal> {
-    system.as_principal("alice").handle(handler, payload).unwrap_or_else(|error| panic!("{handler}: {error}"))
+    let answer = system.as_principal("alice").handle(handler, payload);
+    let answer = answer.unwrap_or_else(|error| panic!("{handler}: {error}"));
+    answer.inspect(|answer| crate::types::check_answer("system", handler, answer))
 }
 
 fn line(sequence: u64, level: &str, capsule: &str) -> LogLine {
@@ -111,6 +114,32 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
     let bob = about("bob").unwrap();
     assert_eq!((&bob["principal"], &bob["exempt"]), (&json!("bob"), &json!(false)));
     assert_eq!(about("nobody").unwrap_err().code, RefusalCode::NotFound);
+}
+
+#[test]
+fn a_capsules_topics_come_with_their_types_and_an_unknown_capsule_is_not_found() {
+    let mut system = system();
+    let of = |name: &str, schema: &str| Some(TopicType { name: name.into(), schema: schema.into() });
+    let topic = Topic {
+        topic: "notes.v1.add".into(),
+        direction: Direction::Subscribe,
+        handler: Some("add".into()),
+        priority: None,
+        payload: of("notes.add", "{\"type\":\"object\"}"),
+        answer: of("nothing", "{}"),
+    };
+    let judged =
+        Topic { direction: Direction::Intercept, priority: Some(7), payload: None, answer: None, ..topic.clone() };
+    system.host().topics.insert("notes".into(), vec![topic, judged]);
+    let want = json!({ "topics": [
+        { "topic": "notes.v1.add", "direction": "subscribe", "handler": "add",
+          "wit": { "payload": "notes.add", "answer": "nothing" },
+          "schema": { "payload": { "type": "object" }, "answer": {} } },
+        { "topic": "notes.v1.add", "direction": "intercept", "handler": "add", "priority": 7 },
+    ] });
+    assert_eq!(ask(&mut system, "capsule-topics", json!({ "capsule": "notes" })), Ok(want));
+    let refusal = ask(&mut system, "capsule-topics", json!({ "capsule": "gone" })).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::NotFound);
 }
 
 #[test]
@@ -332,7 +361,8 @@ fn an_unknown_field_is_refused_by_its_name() {
     for handler in HANDLERS {
         let payload = match handler {
             "capsule-install" => json!({ "source": "/a", "surprise": 1 }),
-            "capsule-show" | "capsule-rollback" | "capsule-swap" | "capsule-remove" | "capsule-history" => {
+            "capsule-show" | "capsule-rollback" | "capsule-swap" | "capsule-remove" | "capsule-history"
+            | "capsule-topics" => {
                 json!({ "capsule": "a", "surprise": 1 })
             }
             "env-get" => json!({ "capsule": "a", "surprise": 1 }),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
+use astrid_capsule::schema::Schemas;
 use astrid_capsule::signature::SecretKey;
 
 /// The archive of a capsule of this workspace.
@@ -32,10 +33,16 @@ fn open(path: &Path) -> Archive {
     Archive::read(BufReader::new(file)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Writes `<folder>/<file>.capsule`.
+/// Writes `<folder>/<file>.capsule`, of topics without types.
 pub fn write(folder: &Path, file: &str, manifest: &Manifest, component: &[u8]) -> PathBuf {
+    write_typed(folder, file, manifest, component, &Schemas::default())
+}
+
+/// Writes `<folder>/<file>.capsule`.
+pub fn write_typed(folder: &Path, file: &str, manifest: &Manifest, component: &[u8], schemas: &Schemas) -> PathBuf {
     let path = folder.join(format!("{file}.capsule"));
-    let archive = Archive::new(manifest, component.to_vec());
+    let mut archive = Archive::new(manifest, component.to_vec());
+    archive.schemas = schemas.clone();
     archive.write(File::create(&path).expect("a new file")).expect("an archive");
     path
 }
@@ -51,9 +58,9 @@ pub fn sign(path: &Path, keys: &[SecretKey]) {
 /// A capsule of this workspace with a changed manifest.
 #[track_caller]
 pub fn repacked(folder: &Path, file: &str, name: &str, change: impl FnOnce(&mut Manifest)) -> PathBuf {
-    let Archive { mut manifest, component, .. } = read(name);
+    let Archive { mut manifest, component, schemas, .. } = read(name);
     change(&mut manifest);
-    write(folder, file, &manifest, &component)
+    write_typed(folder, file, &manifest, &component, &schemas)
 }
 
 /// `bytes` with every occurrence of one text replaced by another of the same length.

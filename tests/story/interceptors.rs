@@ -22,7 +22,7 @@ const GRANT: &str = "bus:intercept:echo:v1:*";
 fn filter(daemon: &Daemon, name: &str, handler: &str, priority: u16, fail: Fail) -> PathBuf {
     pack::repacked(daemon.home().beside(), name, "filter", |manifest| {
         manifest.package.name = name.into();
-        manifest.publish = vec![Publish { topic: Pattern::parse("echo.v1.say").unwrap() }];
+        manifest.publish = vec![Publish { topic: Pattern::parse("echo.v1.say").unwrap(), wit: None }];
         let interception = &mut manifest.intercept[0];
         (interception.handler, interception.priority, interception.fail) = (handler.into(), priority, fail);
     })

@@ -21,6 +21,7 @@
 //! - [`warm`]: instances that serve a principal for more than one call
 //! - [`run_loops`]: work that goes on without being asked
 //! - [`supply`]: who signed a capsule, and whom the operator trusts
+//! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -45,6 +46,7 @@ mod session;
 mod streams;
 mod supply;
 mod surface;
+mod types;
 mod warm;
 
 use std::path::Path;

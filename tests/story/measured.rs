@@ -140,7 +140,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     drop(reading);
 
     // What never changes while a process lives differs in another: here, one that is denied its address space.
-    let narrow = Home::new().start_in_address_space(120 << 20, &["--runtime-instances", "64"]);
+    let narrow = Home::new().start_in_address_space(200 << 20, &["--runtime-instances", "64"]);
     assert_eq!(narrow.tcp(Request::get("/healthz")).await.expect(200)["status"], "degraded");
     seen.scrape(&narrow).await;
 

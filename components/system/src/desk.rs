@@ -96,29 +96,24 @@ pub struct Logs {
     /// This level and everything more severe.
     pub level: Option<String>,
     /// Only lines with a greater sequence number.
-    #[serde(default)]
-    pub after: u64,
+    pub after: Option<u64>,
     /// 1 to [`MAX_LINES`].
-    #[serde(default = "Logs::default_limit")]
-    pub limit: u32,
+    pub limit: Option<u32>,
 }
 
 impl Logs {
-    fn default_limit() -> u32 {
-        DEFAULT_LINES
-    }
-
     /// The query for the host; `invalid` if a field is out of bounds.
     pub fn query(self) -> Result<LogQuery, Refusal> {
-        if !(1..=MAX_LINES).contains(&self.limit) {
-            return Err(Refusal::invalid(format!("limit = {} must be 1 to {MAX_LINES}", self.limit)));
+        let limit = self.limit.unwrap_or(DEFAULT_LINES);
+        if !(1..=MAX_LINES).contains(&limit) {
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_LINES}")));
         }
         if let Some(level) = &self.level
             && !LEVELS.contains(&level.as_str())
         {
             return Err(Refusal::invalid(format!("level `{}` must be {}", level.escape_debug(), LEVELS.join(", "))));
         }
-        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after, limit: self.limit })
+        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after.unwrap_or(0), limit })
     }
 }
 
@@ -228,11 +223,9 @@ impl From<Vec<host::Setting>> for Settings {
 pub struct Install {
     /// The absolute path of a `.capsule` file on the host's machine.
     pub source: String,
-    #[serde(default)]
-    pub grants: Vec<String>,
+    pub grants: Option<Vec<String>>,
     /// Calls of the live version that the new one must answer alike before it replaces it.
-    #[serde(default)]
-    pub shadow: u32,
+    pub shadow: Option<u32>,
 }
 
 /// Which capsule.
@@ -247,8 +240,7 @@ pub struct Which {
 pub struct Remove {
     pub capsule: String,
     /// Whether everything that it has stored goes, too.
-    #[serde(default)]
-    pub purge: bool,
+    pub purge: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -464,7 +456,7 @@ mod tests {
 
     #[test]
     fn an_install_wants_an_absolute_path() {
-        let install = |source: &str| Install { source: source.into(), grants: vec![], shadow: 0 }.checked();
+        let install = |source: &str| Install { source: source.into(), grants: None, shadow: None }.checked();
         assert!(install("/srv/notes.capsule").is_ok());
         for source in ["", "notes.capsule", "../notes.capsule", "https://example.org/a.capsule", "/a\0b"] {
             let refusal = install(source).unwrap_err();

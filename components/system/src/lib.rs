@@ -1,17 +1,19 @@
 //! The operator's desk: the host's own operations as topics.
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
-//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`] and
-//! [`mod@env`] say how the host's records read as JSON.
+//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`], [`mod@env`]
+//! and [`topics`] say how the host's records read as JSON.
 
 pub mod desk;
 pub mod env;
+pub mod topics;
 
 use astrid_sdk::host;
 use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
 
 use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
 use env::{Clear, Get, Set};
+use topics::Topics;
 
 fn status(message: Message) -> Answer {
     let Nothing {} = message.object()?;
@@ -42,10 +44,16 @@ fn config(message: Message) -> Answer {
 
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants, shadow } = message.object::<Install>()?.checked()?;
-    let options = host::InstallOptions { grants, shadow };
+    let options = host::InstallOptions { grants: grants.unwrap_or_default(), shadow: shadow.unwrap_or(0) };
     let installed = host::install(&source, &options).map_err(desk::refusal)?;
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))
+}
+
+fn capsule_topics(message: Message) -> Answer {
+    let Which { capsule } = message.object()?;
+    let found = host::topics(&capsule).ok_or_else(|| Refusal::not_found(format!("no capsule `{capsule}`")))?;
+    json(&Topics::new(found)?)
 }
 
 fn capsule_show(message: Message) -> Answer {
@@ -82,6 +90,7 @@ fn capsule_reload(message: Message) -> Answer {
 
 fn capsule_remove(message: Message) -> Answer {
     let Remove { capsule, purge } = message.object()?;
+    let purge = purge.unwrap_or(false);
     host::remove(&capsule, purge).map_err(desk::refusal)?;
     log::info!("{} {} {capsule}", message.principal, if purge { "purged" } else { "removed" });
     json(&Nothing {})
@@ -148,6 +157,7 @@ handlers! {
     "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
+    "capsule-topics" => capsule_topics,
     "capsule-show" => capsule_show,
     "capsule-rollback" => capsule_rollback,
     "capsule-swap" => capsule_swap,

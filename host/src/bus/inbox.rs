@@ -15,6 +15,7 @@ use astrid_capsule::manifest::Subscribe;
 use bytes::Bytes;
 
 use super::fair::{FairQueue, Pushed};
+use super::typed::Typed;
 use super::waiting::Waiting;
 use super::{Config, Failure, Message, RETRY_MS, Responder, events};
 
@@ -31,6 +32,7 @@ pub struct Route {
     class: usize,
     inbox: Arc<Inbox>,
     requests: Arc<Waiting>,
+    typed: Option<Arc<Typed>>,
 }
 
 /// Where publications for one generation wait.
@@ -61,14 +63,16 @@ impl Route {
         let handled: Vec<(&Subscribe, &String)> =
             bindings.iter().filter_map(|binding| Some((binding, binding.handler.as_ref()?))).collect();
         let fair = FairQueue::with_budgets(handled.iter().map(|(binding, _)| budget(binding)));
+        let types: Vec<_> = handled.iter().map(|(binding, _)| responder.typed(&binding.topic)).collect();
         let inbox = Arc::new(Inbox { responder, queue: Mutex::new(Queue { fair, workers: 0, waiting: 0 }) });
-        let routes = handled.into_iter().enumerate().map(|(class, (binding, handler))| {
+        let routes = handled.into_iter().zip(types).enumerate().map(|(class, ((binding, handler), typed))| {
             Arc::new(Self {
                 binding: binding.clone(),
                 handler: handler.as_str().into(),
                 class,
                 inbox: inbox.clone(),
                 requests: Waiting::new(budget(binding)),
+                typed,
             })
         });
         routes.collect()
@@ -76,6 +80,11 @@ impl Route {
 
     pub(super) fn binding(&self) -> &Subscribe {
         &self.binding
+    }
+
+    /// What its messages are held to, if to anything.
+    pub(super) fn typed(&self) -> Option<&Typed> {
+        self.typed.as_deref()
     }
 
     pub(super) fn inbox(&self) -> &Arc<Inbox> {

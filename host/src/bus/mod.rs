@@ -4,10 +4,11 @@
 //! sender is told. A route is a pattern tied to one handler of one generation of a capsule. Publications wait in their
 //! generation's [`inbox`], a [`fair`] queue; requests go straight to their handler and are [`waiting`] only until they
 //! have an instance. A [`subscription`] has a [`mailbox`], and an answer in pieces is a [`stream`]. What would reach
-//! somebody meets its interceptors first ([`intercept`]).
+//! somebody meets its interceptors first ([`intercept`]). In strict mode it is held to its topic's type before that
+//! ([`typed`]).
 //!
 //! Bounded by: payload size, nesting depth, each queue's byte budget and concurrency.
-//! Refuses to know: what is in a payload, wasm, HTTP, the store, who should hold what.
+//! Refuses to know: what is in a payload (but for [`typed`]), wasm, HTTP, the store, who should hold what.
 
 pub mod fair;
 pub mod inbox;
@@ -17,6 +18,7 @@ pub mod routes;
 pub mod storm;
 pub mod stream;
 pub mod subscription;
+pub mod typed;
 pub mod waiting;
 
 use std::collections::HashMap;
@@ -41,6 +43,7 @@ use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
 use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
+use typed::Typed;
 use waiting::Place;
 
 /// `[bus]` of the configuration.
@@ -54,11 +57,13 @@ pub struct Config {
     /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
     /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
     pub queue_bytes: usize,
+    /// Whether payloads and answers are held to the types that manifests declare.
+    pub strict: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20 }
+        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20, strict: false }
     }
 }
 
@@ -171,6 +176,11 @@ pub trait Responder: Send + Sync {
         message: Arc<Message>,
         place: Option<Place>,
     ) -> Boxed<'static, Result<Bytes, Failure>>;
+
+    /// What a binding's messages are held to, if to anything.
+    fn typed(&self, _binding: &Pattern) -> Option<Arc<Typed>> {
+        None
+    }
 }
 
 /// How to send: what a caller may choose.
@@ -343,12 +353,22 @@ impl Bus {
         self.authority.admit(route.binding(), &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
         let chain = table.interceptions.of(&message.topic, &message.sender);
         drop(table);
+        if let Some(typed) = route.typed() {
+            typed.check_payload(&message.topic, &message.payload)?;
+        }
         if !chain.is_empty() {
             message.payload = chain.run(message.clone(), self.config.max_payload_bytes).await?;
+            if let Some(typed) = route.typed() {
+                typed.check_changed(&message.topic, &message.payload)?;
+            }
         }
+        let topic = message.topic.clone();
         let answer = route.ask(message).await?;
         if answer.len() > self.config.max_payload_bytes {
             return Err(Failure::TooLarge { limit: self.config.max_payload_bytes as u64 });
+        }
+        if let Some(typed) = route.typed() {
+            typed.check_answer(&topic, &answer)?;
         }
         Ok(answer)
     }
@@ -367,16 +387,21 @@ impl Bus {
         let table = self.table();
         let mut routes = table.routes.matches(&message.topic);
         self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
-        let routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
+        let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
         drop(table);
+        let misfit = take_misfits(&mut routes, &message);
         let reaches_somebody = !routes.is_empty() || !readers.is_empty();
+        if let (false, Some(misfit)) = (reaches_somebody, misfit) {
+            return Err(misfit);
+        }
         if !chain.is_empty() && reaches_somebody {
             // Only here the sender waits, in its own time.
             let seen = Message { deadline: message.deadline.min(wait), ..message.clone() };
             message.payload = chain.run(seen, self.config.max_payload_bytes).await?;
             readers = self.readers(&message, &self.table());
+            take_misfits(&mut routes, &message);
         }
         let message = Arc::new(message);
         let mut taken = 0;
@@ -514,6 +539,19 @@ impl Bus {
             rehearsal: sender.rehearsal,
         })
     }
+}
+
+/// Takes out the routes that a publication does not fit, as if they were not there; why the last of them is not reached.
+fn take_misfits(routes: &mut Vec<Arc<Route>>, message: &Message) -> Option<Failure> {
+    let mut last = None;
+    routes.retain(|route| {
+        let fits = route.typed().map_or(Ok(()), |typed| typed.check_payload(&message.topic, &message.payload));
+        fits.map_err(|failure| last = Some(failure)).is_ok()
+    });
+    if last.is_some() {
+        events("misfit").increment(1);
+    }
+    last
 }
 
 /// Messages to which this happened.

@@ -9,7 +9,7 @@ use astrid_capsule::manifest::{Delivery, Fail, Intercept};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Answers with what it was called with, and tells the test.
-struct Recorder(mpsc::UnboundedSender<(String, String, Bytes)>);
+pub(super) struct Recorder(pub(super) mpsc::UnboundedSender<(String, String, Bytes)>);
 
 impl Responder for Recorder {
     fn call(
@@ -30,7 +30,7 @@ fn binding(topic: &str, handler: &str, requires: &[&str], public: bool) -> Subsc
     Subscribe { requires, public, ..Subscribe::handled(Pattern::parse(topic).unwrap(), handler) }
 }
 
-fn sender(principal: &str) -> Sender {
+pub(super) fn sender(principal: &str) -> Sender {
     Sender {
         principal: PrincipalId::parse(principal).unwrap(),
         capsule: "test".into(),
@@ -41,11 +41,11 @@ fn sender(principal: &str) -> Sender {
     }
 }
 
-fn out(topic: &str, payload: &'static [u8]) -> Outgoing {
+pub(super) fn out(topic: &str, payload: &'static [u8]) -> Outgoing {
     Outgoing { topic: topic.into(), payload: Bytes::from_static(payload), ..Outgoing::default() }
 }
 
-fn bus(bindings: Vec<Subscribe>) -> (Bus, mpsc::UnboundedReceiver<(String, String, Bytes)>) {
+pub(super) fn bus(bindings: Vec<Subscribe>) -> (Bus, mpsc::UnboundedReceiver<(String, String, Bytes)>) {
     let authority = Arc::new(Authority::new());
     authority.apply(
         1,
@@ -86,7 +86,7 @@ async fn a_request_is_answered_or_its_failure_is_told_at_once() {
 }
 
 /// Says no to `no` and puts `!` in place of everything else.
-struct Loud;
+pub(super) struct Loud;
 
 impl Interceptor for Loud {
     fn intercept(self: Arc<Self>, _: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {

@@ -21,6 +21,11 @@ use crate::files;
 pub(super) enum Verb {
     /// List the installed capsules
     List,
+    /// Show a capsule's topics and their types
+    Topics {
+        /// The capsule's id, as `capsule list` shows it
+        capsule: String,
+    },
     /// Install a `.capsule` file, or a new version of one that is installed
     Install {
         /// A file that the host can read; with --registry NAME or NAME@VERSION
@@ -92,6 +97,25 @@ struct Capsule {
 }
 
 #[derive(Deserialize)]
+struct Topics {
+    topics: Vec<Topic>,
+}
+
+#[derive(Deserialize)]
+struct Topic {
+    topic: String,
+    direction: String,
+    handler: Option<String>,
+    wit: Option<Wit>,
+}
+
+#[derive(Deserialize)]
+struct Wit {
+    payload: String,
+    answer: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Installed {
     id: String,
     installed_version: String,
@@ -134,6 +158,7 @@ impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Verb::List => list(context).await,
+            Verb::Topics { capsule } => topics(context, &capsule).await,
             Verb::Install { path, registry: None, grants, shadow } => install(context, &path, grants, shadow).await,
             Verb::Install { path, registry: Some(folder), grants, shadow } => {
                 let blob = find(&folder, &path)?;
@@ -162,6 +187,29 @@ async fn list(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let Capsules { capsules } = answer.read()?;
     let rows: Vec<[String; 4]> = capsules.into_iter().map(|c| [c.id, c.version, c.state, c.hash]).collect();
     context.console.print(&table::table(["ID", "VERSION", "STATE", "HASH"], &rows))?;
+    Ok(Exit::Done)
+}
+
+async fn topics(context: &mut Context<'_>, capsule: &str) -> Result<Exit, Failure> {
+    let path = format!("/api/capsules/{}/topics", text::encoded(capsule));
+    let answer = context.client.get(&format!("list the topics of {capsule}"), &path).await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+        return Ok(Exit::Done);
+    }
+    let Topics { topics } = answer.read()?;
+    let rows = topics.into_iter().map(|topic| {
+        let (payload, answer) = topic.wit.map_or((None, None), |wit| (Some(wit.payload), wit.answer));
+        [
+            topic.topic,
+            topic.direction,
+            topic.handler.unwrap_or_default(),
+            payload.unwrap_or_default(),
+            answer.unwrap_or_default(),
+        ]
+    });
+    let rows: Vec<[String; 5]> = rows.collect();
+    context.console.print(&table::table(["TOPIC", "DIRECTION", "HANDLER", "PAYLOAD", "ANSWER"], &rows))?;
     Ok(Exit::Done)
 }
 
@@ -421,6 +469,16 @@ mod tests {
         let expected = json!({ "source": here.join("x.capsule").to_str().unwrap() });
         assert_eq!(host.requests(), [format!("POST /api/capsules {expected}")]);
         assert_eq!(host.astrid(&["capsule", "install", "x", "--grant", "a b"]).exit, Exit::Usage);
+    }
+
+    #[test]
+    fn topics_have_a_row_each_with_the_names_of_their_types() {
+        let body = r#"{"topics":[{"topic":"a.v1","direction":"subscribe","handler":"a","wit":{"payload":"a.t","answer":"nothing"},"schema":{"payload":{},"answer":{}}},{"topic":"b","direction":"publish"}]}"#;
+        let host = Host::answering(200, body);
+        let want =
+            "TOPIC  DIRECTION  HANDLER  PAYLOAD  ANSWER\na.v1   subscribe  a        a.t      nothing\nb      publish";
+        assert_eq!(host.astrid(&["capsule", "topics", "a/b"]).out.trim_end(), want);
+        assert!(host.requests()[0].starts_with("GET /api/capsules/a%2Fb/topics"), "{:?}", host.requests());
     }
 
     #[test]

@@ -210,10 +210,8 @@ impl bus::HostSubscription for Call {
 
     async fn drop(&mut self, subscription: Resource<OfCall<Subscription>>) -> wasmtime::Result<()> {
         let subscription = self.table.delete(subscription)?.0;
-        if let Some(shift) = &self.turn.inbound.shift {
-            if let Some(subscription) = subscription {
-                shift.put_down(&subscription.open);
-            }
+        if let (Some(shift), Some(subscription)) = (&self.turn.inbound.shift, subscription) {
+            shift.put_down(&subscription.open);
         }
         Ok(())
     }
@@ -222,11 +220,13 @@ impl bus::HostSubscription for Call {
 /// Sending owns what it needs: a call's store can't be shared while it waits. Boxed, because a message leads into another
 /// call, whose future holds this one's type again.
 impl Call {
-    /// Whether the capsule names the topic, and the payload fits into its principal's rate, which is charged.
-    fn may_send(&self, sender: &Sender, topic: &str, bytes: usize) -> Result<(), Failure> {
+    /// Whether the capsule names the topic, and the payload fits into its principal's rate, which is charged, and what the
+    /// capsule declares to send.
+    fn may_send(&self, sender: &Sender, topic: &str, payload: &[u8]) -> Result<(), Failure> {
         self.generation.may_send(topic)?;
-        let sent = self.host.meter.send(&sender.principal, bytes);
-        sent.map_err(|wait| Failure::Overloaded { retry_ms: wait.millis() })
+        let sent = self.host.meter.send(&sender.principal, payload.len());
+        sent.map_err(|wait| Failure::Overloaded { retry_ms: wait.millis() })?;
+        self.generation.types().check_sent(topic, payload)
     }
 
     pub(super) fn send_publish(
@@ -236,7 +236,7 @@ impl Call {
         payload: Vec<u8>,
         target: Option<String>,
     ) -> Boxed<'static, Result<u32, types::Failure>> {
-        let allowed = self.may_send(&sender, &topic, payload.len());
+        let allowed = self.may_send(&sender, &topic, &payload);
         let host = self.host.clone();
         let outgoing = Outgoing { topic, payload: payload.into(), target, timeout: None };
         Box::pin(self.turn.waited.around(async move {
@@ -255,7 +255,7 @@ impl Call {
         options: bus::Options,
     ) -> Answer {
         let behalf = Behalf { principal: sender.principal.clone(), session };
-        if let Err(failure) = self.may_send(&sender, &topic, payload.len()) {
+        if let Err(failure) = self.may_send(&sender, &topic, &payload) {
             return Answer { answer: Err(failure), behalf };
         }
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
@@ -283,7 +283,7 @@ impl Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Boxed<'static, Result<Vec<u8>, types::Failure>> {
-        let allowed = self.may_send(&sender, &topic, payload.len());
+        let allowed = self.may_send(&sender, &topic, &payload);
         let host = self.host.clone();
         let timeout = (options.timeout_ms > 0).then(|| Duration::from_millis(options.timeout_ms.into()));
         let outgoing = Outgoing { topic, payload: payload.into(), target: options.target, timeout };

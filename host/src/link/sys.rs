@@ -9,7 +9,7 @@ use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
 use crate::host::Host;
-use crate::loader::{Applied, InstallError, Options, Step};
+use crate::loader::{self, Applied, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -99,6 +99,26 @@ impl host::Host for Call {
     async fn capsules(&mut self) -> wasmtime::Result<Vec<host::Capsule>> {
         let list = self.host.loader.list().into_iter();
         Ok(list.map(|c| host::Capsule { id: c.id, version: c.version, state: c.state.into(), hash: c.hash }).collect())
+    }
+
+    async fn topics(&mut self, capsule: String) -> wasmtime::Result<Option<Vec<host::Topic>>> {
+        let of = |of: loader::Type| host::TopicType { name: of.name, schema: of.schema };
+        let topic = |topic: loader::Topic| host::Topic {
+            topic: topic.topic,
+            direction: match topic.direction {
+                loader::Direction::Publish => host::Direction::Publish,
+                loader::Direction::Subscribe => host::Direction::Subscribe,
+                loader::Direction::Intercept => host::Direction::Intercept,
+            },
+            handler: topic.handler,
+            priority: topic.priority,
+            payload: topic.payload.map(of),
+            answer: topic.answer.map(of),
+        };
+        let host = self.host.clone();
+        let reading = self.host.blocking.run(move || host.loader.topics(&capsule));
+        let topics = self.turn.waited.around(reading).await?;
+        Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
     }
 
     async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {

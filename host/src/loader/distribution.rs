@@ -135,6 +135,7 @@ pub(super) fn records(host: &Host, folder: &Path) -> anyhow::Result<Vec<(String,
             grants: entry.grants.iter().map(|grant| grant.as_str().to_owned()).collect(),
             manifest: packed.archive.manifest_text,
             concurrent: surface.needs_concurrency(),
+            schema: packed.archive.schemas.document(),
         };
         Ok((entry.name, record))
     };

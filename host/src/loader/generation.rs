@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use astrid_capsule::check::HTTP_RELAY;
 use astrid_capsule::manifest::{Isolation, Manifest};
-use astrid_capsule::{Capability, PrincipalId, Topic};
+use astrid_capsule::schema::Schemas;
+use astrid_capsule::{Capability, Pattern, PrincipalId, Topic};
 use bytes::Bytes;
 use hyper::{Method, Response};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
@@ -25,6 +26,7 @@ use crate::Boxed;
 use crate::authority::{Authenticator, Identified, Presented, Rejection};
 use crate::bus::intercept::{Interception, Interceptor, Verdict};
 use crate::bus::stream::Writer;
+use crate::bus::typed::{Typed, Types};
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::host::Host;
@@ -46,6 +48,7 @@ pub struct Generation {
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
+    types: Types,
     pub(super) bounds: Bounds,
     /// Of handlers and interceptors.
     isolation: Isolation,
@@ -118,6 +121,7 @@ impl Generation {
         concurrency: Concurrency,
         hash: String,
         manifest: Manifest,
+        schemas: Schemas,
         grants: Vec<Capability>,
     ) -> anyhow::Result<Arc<Self>> {
         let mut linker = Linker::new(component.engine());
@@ -144,6 +148,7 @@ impl Generation {
             runtime::Isolation::Call => Isolation::Call,
         };
         let tally = host.meter.capsule(&id);
+        let types = if host.config.bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
         let exports = Exports::new(pre);
@@ -155,6 +160,7 @@ impl Generation {
             manifest,
             hash,
             grants,
+            types,
             bounds,
             isolation,
             retired: AtomicBool::new(false),
@@ -185,6 +191,11 @@ impl Generation {
     /// What the operator granted: what [`Self::granted`] looks at.
     pub fn grants(&self) -> &[Capability] {
         &self.grants
+    }
+
+    /// What its messages are held to: nothing, unless `bus.strict` is on.
+    pub fn types(&self) -> &Types {
+        &self.types
     }
 
     /// Whether the manifest names the topic among those it sends to.
@@ -534,6 +545,10 @@ impl Responder for Generation {
             }
             answer
         })
+    }
+
+    fn typed(&self, binding: &Pattern) -> Option<Arc<Typed>> {
+        self.types.bound(binding)
     }
 }
 

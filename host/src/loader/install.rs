@@ -135,17 +135,19 @@ impl Loader {
             grants: grants.iter().map(|c| c.as_str().to_owned()).collect(),
             manifest: archive.manifest_text,
             concurrent: surface.needs_concurrency(),
+            schema: archive.schemas.document(),
         };
         fault::reach(&id, Point::Checked);
         let concurrency = record.concurrency();
         let generation = {
             let (host, hash, manifest) = (host.clone(), record.hash.clone(), archive.manifest);
-            let component = archive.component;
+            let (component, schemas) = (archive.component, archive.schemas);
             let (blocking, capsule) = (host.blocking.clone(), id.clone());
             let compile = move || {
                 let compiled = artefact::compile(&host, &hash, &component, concurrency)?;
                 fault::reach(&capsule, Point::Compiled);
-                let generation = Generation::new(&host, compiled, concurrency, hash.clone(), manifest, grants)?;
+                let generation =
+                    Generation::new(&host, compiled, concurrency, hash.clone(), manifest, schemas, grants)?;
                 artefact::keep(&host, &hash, &component)?;
                 fault::reach(&capsule, Point::Kept);
                 anyhow::Ok(generation)

@@ -17,6 +17,7 @@ mod record;
 mod rehearsal;
 mod run;
 mod supervisor;
+mod topics;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,7 @@ pub use record::Step;
 pub use run::Shift;
 pub use supervisor::Phase;
 use supervisor::Runner;
+pub use topics::{Direction, Topic, Type};
 
 /// `[loader]` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -192,6 +194,15 @@ impl Loader {
         }
     }
 
+    /// The topics of an installed capsule, live or failed, with the schemas of those that have types.
+    pub fn topics(&self, id: &str) -> Option<Vec<Topic>> {
+        let record = {
+            let capsules = self.capsules.read().expect("no panic under this lock");
+            capsules.get(id)?.0.clone()
+        };
+        Some(topics::of(&Manifest::parse(&record.manifest).ok()?, &record.schemas().ok()?))
+    }
+
     /// Installs what the distribution brings and is not installed yet, and makes everything that is installed live. A
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
@@ -247,7 +258,8 @@ impl Loader {
             let concurrency = record.concurrency();
             let compiled = artefact::load(&host, &record.hash, concurrency)?;
             let grants = record.grants.iter().map(|g| Capability::parse(g)).collect::<Result<_, _>>()?;
-            Generation::new(&host, compiled, concurrency, record.hash, manifest, grants)
+            let schemas = record.schemas()?;
+            Generation::new(&host, compiled, concurrency, record.hash, manifest, schemas, grants)
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;

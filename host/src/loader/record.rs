@@ -1,6 +1,7 @@
 //! What the store remembers of capsules: what is installed, what was before, and what happened to it.
 
 use anyhow::Context;
+use astrid_capsule::schema::{SchemaError, Schemas};
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Concurrency;
@@ -26,11 +27,18 @@ pub(super) struct Record {
     pub(super) manifest: String,
     /// Whether it needs the engine with component-model concurrency.
     pub(super) concurrent: bool,
+    /// Its `schema.json`; empty if no topic has a type.
+    #[serde(default)]
+    pub(super) schema: String,
 }
 
 impl Record {
     pub(super) fn concurrency(&self) -> Concurrency {
         if self.concurrent { Concurrency::With } else { Concurrency::Without }
+    }
+
+    pub(super) fn schemas(&self) -> Result<Schemas, SchemaError> {
+        if self.schema.is_empty() { Ok(Schemas::default()) } else { Schemas::parse(self.schema.as_bytes()) }
     }
 }
 

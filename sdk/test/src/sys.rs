@@ -7,7 +7,7 @@ use wasmtime::Result as Wasm;
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::host::{
     self, Applied, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery,
-    PrincipalUsage, Setting, Step,
+    PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
@@ -28,6 +28,8 @@ pub struct FakeHost {
     pub capsules: Vec<Capsule>,
     /// What each known principal has used.
     pub usage: BTreeMap<String, PrincipalUsage>,
+    /// The topics of each known capsule.
+    pub topics: BTreeMap<String, Vec<Topic>>,
     pub config: Vec<Setting>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
@@ -68,6 +70,7 @@ impl Default for FakeHost {
             },
             capsules: Vec::new(),
             usage: BTreeMap::new(),
+            topics: BTreeMap::new(),
             config: Vec::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
@@ -145,6 +148,10 @@ impl host::Host for State {
 
     fn capsules(&mut self) -> Wasm<Vec<Capsule>> {
         Ok(self.fakes.host.capsules.clone())
+    }
+
+    fn topics(&mut self, capsule: String) -> Wasm<Option<Vec<Topic>>> {
+        Ok(self.fakes.host.topics.get(&capsule).cloned())
     }
 
     fn config(&mut self) -> Wasm<Vec<Setting>> {

@@ -24,9 +24,11 @@ use crate::report::Report;
 use crate::{Setup, median, usage};
 
 /// Measured rounds of each side, after one that does not count.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(500);
-const PAYLOAD: &[u8] = &[b'x'; 1024];
+/// Of everything that is asked.
+pub(crate) const PAYLOAD_BYTES: usize = 1024;
+const PAYLOAD: &[u8] = &[b'x'; PAYLOAD_BYTES];
 const TOPIC: &str = "echo.v1.say";
 const BARE: &str = "bare wasmtime";
 
@@ -46,7 +48,7 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     let echo = setup.place(&format!("{name}.capsule"));
     Archive::new(&manifest, component).write(File::create(&echo)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let host = runtime.block_on(library::host(setup, name, &echo))?;
+    let host = runtime.block_on(library::host(setup, name, &echo, &[]))?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo, "say", true)?;
     let kept = Mutex::default();
     let principal = PrincipalId::parse("default")?;
@@ -75,15 +77,15 @@ fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -
     Ok(())
 }
 
-struct Sample {
+pub(crate) struct Sample {
     /// Calls per second.
-    rate: f64,
+    pub(crate) rate: f64,
     /// CPU time of the process for each call, in microseconds.
-    cpu: f64,
+    pub(crate) cpu: f64,
 }
 
 /// Calls in a loop on so many threads. `after` is work that the calls leave behind; its CPU time counts.
-fn round<F: Future<Output = anyhow::Result<usize>>>(
+pub(crate) fn round<F: Future<Output = anyhow::Result<usize>>>(
     runtime: &Runtime,
     threads: usize,
     call: impl Fn() -> F + Sync,
@@ -93,7 +95,7 @@ fn round<F: Future<Output = anyhow::Result<usize>>>(
     let alone = || -> anyhow::Result<u64> {
         let mut calls = 0;
         while began.elapsed() < ROUND {
-            ensure!(runtime.block_on(call())? == PAYLOAD.len(), "the echo is not what was said");
+            ensure!(runtime.block_on(call())? == PAYLOAD_BYTES, "the echo is not what was said");
             calls += 1;
         }
         Ok(calls)

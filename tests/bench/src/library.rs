@@ -21,10 +21,10 @@ use wasmtime::{Engine, Store};
 use crate::{Setup, daemon};
 
 /// A host in a home of its own with the default distribution and one capsule besides: built and booted as the daemon
-/// does it, without sockets.
-pub(crate) async fn host(setup: &Setup, home: &str, capsule: &Path) -> anyhow::Result<Arc<Host>> {
+/// does it, without sockets. `set`: `room.key=value` each.
+pub(crate) async fn host(setup: &Setup, home: &str, capsule: &Path, set: &[String]) -> anyhow::Result<Arc<Host>> {
     let home = LockedHome::take(Some(setup.place(home)))?;
-    let config = Config::load(&home.home.config(), &[], [])?;
+    let config = Config::load(&home.home.config(), set, [])?;
     let host = Host::build(home.home.clone(), config, Arc::default(), Arc::default())?;
     host.loader.boot(&host, &daemon::distribution(setup)?).await?;
     host.loader.install(&host, capsule, &Options::default()).await?;

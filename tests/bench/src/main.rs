@@ -11,6 +11,7 @@
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
 //! | [`relay`] | answers that go on: idle ones, and events through a hundred |
 //! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
+//! | [`strict`] | calls whose payload and answer are held to types |
 //! | [`bus`] | deliveries of the bus alone, its fairness, and what idle principals and other routes cost |
 //! | [`fuel`] | what metering costs a guest |
 //! | [`memory`] | what a live instance takes |
@@ -33,6 +34,7 @@ mod memory;
 mod native;
 mod relay;
 mod report;
+mod strict;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -94,7 +96,7 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 15] = [
+const BENCHES: [(&str, Bench); 16] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
@@ -103,6 +105,7 @@ const BENCHES: [(&str, Bench); 15] = [
     ("http.relay", relay::bench),
     ("calls.fresh", calls::fresh),
     ("calls.warm", calls::warm),
+    ("bus.strict", strict::bench),
     ("bus.deliver", bus::deliver),
     ("bus.flood", bus::flood),
     ("bus.routes", bus::routes),

@@ -29,7 +29,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let (work, echo) = (setup.capsule("work"), Bytes::from_static(&[b'x'; 1024]));
     let kinds = [("echo", echo), ("json", serde_json::to_vec(&fuel::document(7))?.into())];
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let host = runtime.block_on(library::host(setup, "memory", &work))?;
+    let host = runtime.block_on(library::host(setup, "memory", &work, &[]))?;
     let pool = Pool::new(&host.config.runtime.pool())?;
     let engine = pool.engine(Concurrency::Without)?;
     let bare = [Bare::new(&engine, &work, "echo", true)?, Bare::new(&engine, &work, "json", true)?];

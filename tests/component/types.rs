@@ -1,0 +1,141 @@
+//! What the first-party components say of their topics' types, beside what they really take and answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use astrid_capsule::archive::Archive;
+use astrid_capsule::schema::{Schemas, Wit};
+use astrid_sdk_test::{Capsule, RefusalCode};
+use astrid_tests::pack;
+use serde_json::{Value, json};
+
+/// The types of a capsule: of the handler's topic.
+fn types(capsule: &str, handler: &str) -> (Schemas, Wit) {
+    static READ: Mutex<BTreeMap<String, Archive>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let archive = read.entry(capsule.into()).or_insert_with(|| pack::read(capsule));
+    let binding = archive.manifest.subscribe.iter().find(|binding| binding.handler.as_deref() == Some(handler));
+    let wit = binding.and_then(|binding| binding.wit.clone());
+    (archive.schemas.clone(), wit.unwrap_or_else(|| panic!("{capsule}: the topic of `{handler}` has no types")))
+}
+
+/// Fails if an answer is not what the capsule says that it answers.
+#[track_caller]
+pub(crate) fn check_answer(capsule: &str, handler: &str, answer: &Value) {
+    let (schemas, wit) = types(capsule, handler);
+    let name = wit.answer.unwrap_or_else(|| panic!("{capsule}: the topic of `{handler}` has no answer type"));
+    if let Err(misfit) = schemas.fit(&name, answer.to_string().as_bytes()) {
+        panic!("{capsule} {handler} answers {answer}, which is no `{name}` {misfit}");
+    }
+}
+
+/// The payload with one thing changed, at every place: a value of every other kind, a field gone, a field too many.
+fn changed(value: &Value) -> Vec<Value> {
+    let mut all: Vec<Value> = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!([1]),
+        json!({}),
+    ]
+    .into();
+    if let Value::Object(fields) = value {
+        let with = |name: &str, inner: Value| {
+            let mut changed = fields.clone();
+            changed.insert(name.into(), inner);
+            Value::Object(changed)
+        };
+        all.push(with("no_such_field", json!(1)));
+        for (name, inner) in fields {
+            let mut without = fields.clone();
+            without.remove(name);
+            all.push(without.into());
+            all.extend(changed(inner).into_iter().map(|inner| with(name, inner)));
+        }
+    }
+    all
+}
+
+/// A payload of every handler, with all that may stand in it.
+fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let quotas = json!({
+        "max_memory_bytes": 1_048_576, "max_timeout_secs": 1, "max_cpu_fuel_per_sec": null, "max_storage_bytes": 1,
+        "max_ipc_throughput_bytes": 1, "max_concurrent_calls": 1,
+    });
+    let metadata = json!({ "for": "Bo" });
+    match capsule {
+        "identity" => vec![
+            ("invite-issue", json!({ "group": "agent", "max_uses": 1, "expires_secs": 60, "metadata": metadata })),
+            ("invite-list", json!({ "after": "ab".repeat(16), "limit": 1 })),
+            ("invite-revoke", json!({ "token": "x" })),
+            ("invite-revoke", json!({ "fingerprint": "ab".repeat(16) })),
+            ("invite-redeem", json!({ "token": "x", "public_key": key, "display_name": "Bo" })),
+            ("principal-list", json!({ "after": "a", "limit": 1 })),
+            ("me", json!({})),
+            ("quota-get", json!({})),
+            ("quota-set", json!({ "principal": "default", "quotas": quotas })),
+        ],
+        _ => vec![
+            ("status", json!({})),
+            ("logs", json!({ "capsule": "a", "level": "warn", "after": 1, "limit": 1 })),
+            ("shutdown", json!({})),
+            ("config", json!({})),
+            ("capsule-list", json!({})),
+            ("capsule-install", json!({ "source": "/a.capsule", "grants": ["sys:host"], "shadow": 1 })),
+            ("capsule-topics", json!({ "capsule": "a" })),
+            ("capsule-show", json!({ "capsule": "a" })),
+            ("capsule-rollback", json!({ "capsule": "a" })),
+            ("capsule-swap", json!({ "capsule": "a" })),
+            ("capsule-reload", json!({})),
+            ("capsule-remove", json!({ "capsule": "a", "purge": true })),
+            ("capsule-history", json!({ "capsule": "a" })),
+            ("capsule-gc", json!({})),
+            ("distro-apply", json!({})),
+            ("usage", json!({})),
+            ("env-get", json!({ "capsule": "a" })),
+            ("env-set", json!({ "capsule": "a", "field": "A", "value": "b" })),
+            ("env-clear", json!({ "capsule": "a", "field": "A" })),
+        ],
+    }
+}
+
+/// Everything that its schema refuses, its handler refuses; what the schema takes, the handler reads.
+fn hold_to_types(name: &str, capsule: &mut Capsule) {
+    let manifest = pack::read(name).manifest;
+    for binding in &manifest.subscribe {
+        let handler = binding.handler.as_deref().expect("every topic has a handler");
+        assert!(payloads(name).iter().any(|(known, _)| *known == handler), "no payload for `{handler}`");
+    }
+    for (handler, payload) in payloads(name) {
+        let (schemas, wit) = types(name, handler);
+        let fits = |payload: &Value| schemas.fit(&wit.payload, payload.to_string().as_bytes());
+        fits(&payload).unwrap_or_else(|misfit| panic!("{handler} {payload}: {misfit}"));
+        let mut refused = 0;
+        for payload in changed(&payload) {
+            let Err(misfit) = fits(&payload) else { continue };
+            refused += 1;
+            let answer = capsule.as_principal("default").handle(handler, payload.clone());
+            let answer = answer.unwrap_or_else(|error| panic!("{handler} {payload}: {error}"));
+            let refusal = answer.expect_err(&format!("{handler} takes {payload}, which its schema refuses {misfit}"));
+            assert_eq!(refusal.code, RefusalCode::Invalid, "{handler} {payload}: {}", refusal.reason);
+        }
+        assert!(refused >= 9, "{handler}: only {refused} changes are refused");
+    }
+}
+
+#[test]
+fn what_identitys_schemas_refuse_identity_refuses() {
+    let mut identity = crate::capsule("identity");
+    identity.start().expect("it starts").expect("and is fine");
+    hold_to_types("identity", &mut identity);
+}
+
+#[test]
+fn what_systems_schemas_refuse_system_refuses() {
+    hold_to_types("system", &mut crate::capsule("system"));
+}
