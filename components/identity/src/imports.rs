@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use astrid_sdk::authority::{held, registrar};
-use astrid_sdk::{keys, kv, log};
+use astrid_sdk::{env, keys, kv, log};
 
 use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
 
@@ -66,6 +66,10 @@ impl Ports for Imports {
 
     fn holds(&self, capability: &str) -> bool {
         held::holds(capability, None)
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError> {
+        env::get(name).map_err(|error| broken("the environment", error))
     }
 
     fn now(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! - [`principals`]: records, groups, the bootstrap principal, ids for new ones
 //! - [`invites`]: issue, list, revoke, redeem
 //! - [`quotas`]: what a principal may use
+//! - [`policy`]: what the distribution says of invites and of how many principals there are
 //! - [`bearer`]: signing bearers and telling whose a credential is
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
@@ -17,6 +18,7 @@ pub mod invites;
 pub mod keys;
 pub mod listing;
 pub mod payload;
+pub mod policy;
 pub mod ports;
 pub mod principals;
 pub mod quotas;

@@ -16,6 +16,8 @@ pub enum Bucket {
     Invites,
     /// Fingerprint of a public key to the id of its principal, as it is.
     Keys,
+    /// What transactions write that must not pass each other by.
+    Gates,
 }
 
 impl Bucket {
@@ -25,6 +27,7 @@ impl Bucket {
             Self::Principals => "principals",
             Self::Invites => "invites",
             Self::Keys => "keys",
+            Self::Gates => "gates",
         }
     }
 }
@@ -90,6 +93,9 @@ pub trait Ports {
 
     /// Whether the caller of this call holds a capability, as the host enforces it.
     fn holds(&self, capability: &str) -> bool;
+
+    /// What the distribution says in one of this capsule's `[env]` fields, if anything.
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError>;
 
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64;

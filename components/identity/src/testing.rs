@@ -52,6 +52,7 @@ struct Shared {
     fixed_random: AtomicU32,
     forced_conflicts: AtomicU32,
     held: Mutex<Vec<String>>,
+    settings: Mutex<BTreeMap<String, String>>,
     away: AtomicU32,
     before_commit: Mutex<Option<Hook>>,
 }
@@ -67,6 +68,7 @@ impl Fake {
             fixed_random: 0.into(),
             forced_conflicts: 0.into(),
             held: Mutex::new(vec!["caps:grant".into()]),
+            settings: Mutex::default(),
             away: 0.into(),
             before_commit: Mutex::default(),
         }))
@@ -97,6 +99,11 @@ impl Fake {
 
     pub(crate) fn force_conflicts(&self, times: u32) {
         self.0.forced_conflicts.store(times, SeqCst);
+    }
+
+    /// From now on the distribution says this.
+    pub(crate) fn say(&self, name: &str, value: &str) {
+        self.0.settings.lock().unwrap().insert(name.into(), value.into());
     }
 
     /// Everything fails from now on.
@@ -211,6 +218,13 @@ impl Ports for Fake {
 
     fn holds(&self, capability: &str) -> bool {
         self.0.held.lock().unwrap().iter().any(|held| held == capability)
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError> {
+        if self.0.away.load(SeqCst) == 1 {
+            return Err(PortError::Unavailable);
+        }
+        Ok(self.0.settings.lock().unwrap().get(name).cloned())
     }
 
     fn now(&self) -> u64 {

@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod console;
 mod daemon;
+mod distro;
 mod doctor;
 mod env;
 mod failure;
@@ -82,6 +83,11 @@ enum Verb {
     Status,
     /// Ask the host to drain and end, and wait until it has
     Stop,
+    /// Make a home from a distribution; no host is needed
+    Init(distro::Init),
+    /// Show, apply, lock and carry the home's distribution
+    #[command(subcommand)]
+    Distro(distro::Verb),
     /// Check the home, the host and this machine; say what to do about each fault
     Doctor,
     /// Issue, list, revoke and redeem invites
@@ -166,6 +172,8 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
     match verb {
         Verb::Status => daemon::status(context).await,
         Verb::Stop => daemon::stop(context).await,
+        Verb::Init(init) => init.run(context).await,
+        Verb::Distro(verb) => verb.run(context).await,
         Verb::Doctor => doctor::run(context).await,
         Verb::Invite(verb) => verb.run(context).await,
         Verb::Keypair(verb) => verb.run(context),
