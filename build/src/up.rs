@@ -18,7 +18,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use astrid_capsule::distro::Distro;
+use astrid_capsule::distro::lock::{self, Lock, Locked};
+use astrid_capsule::distro::{self, Distro};
 use astrid_capsule::registry::{self, Index};
 use astrid_capsule::signature::{self, Purpose, SecretKey};
 use astrid_capsule::trust::Root;
@@ -107,15 +108,19 @@ fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> R
     }
     let key = checkout_key(home, distro)?;
     let folder = home.join("distro");
-    let mut index = Index::default();
+    let (mut index, mut locked) = (Index::default(), Vec::new());
     for entry in &distro.capsule {
         let (archive, bytes) = sign::signed(sign::read_archive(&archive(&entry.name)?)?.0, &key)?;
+        distro.check_archive(entry, &archive).map_err(|why| anyhow!(why))?;
         index.publish(publish::entry(&archive, &bytes)?)?;
-        files::write_if_changed(&folder.join(&entry.source), &bytes)?;
+        locked.push(Locked::of(&archive, &bytes));
+        files::write_if_changed(&folder.join(entry.file()), &bytes)?;
     }
+    let lock = Lock::new(distro, locked).to_toml();
     let index = index.to_toml();
     let signature = signature::lines(&[key.sign(Purpose::Index, index.as_bytes())]);
-    files::write_if_changed(&folder.join("Distro.toml"), text.as_bytes())?;
+    files::write_if_changed(&folder.join(lock::FILE), lock.as_bytes())?;
+    files::write_if_changed(&folder.join(distro::FILE), text.as_bytes())?;
     files::write_if_changed(&folder.join(registry::INDEX), index.as_bytes())?;
     files::write_if_changed(&folder.join(registry::SIGNATURES), signature.as_bytes())?;
     Ok(())
@@ -358,6 +363,11 @@ mod tests {
         assert!(root.key.verifies(Purpose::Index, index.as_bytes(), &signatures[0]));
         let index = Index::parse(&index).unwrap();
         assert_eq!(index.entries().len(), 3);
+        let lock = Lock::parse(&fs::read_to_string(home.join("distro/Distro.lock")).unwrap()).unwrap();
+        let pinned = |entry: &registry::Entry| {
+            lock.capsule.iter().any(|locked| locked.name == entry.name && locked.archive == entry.hash)
+        };
+        assert!(index.entries().iter().all(pinned), "the lock is of what was signed");
         for entry in index.entries() {
             let bytes = fs::read(home.join(format!("distro/{}.capsule", entry.name))).unwrap();
             assert_eq!(blake3::hash(&bytes).to_hex().as_str(), entry.hash);

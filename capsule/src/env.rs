@@ -74,6 +74,26 @@ pub struct Field {
     /// What a value looks like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placeholder: Option<String>,
+    /// Who gives it a value.
+    #[serde(default, skip_serializing_if = "Scope::is_principal")]
+    pub scope: Scope,
+}
+
+/// Who gives a field its value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Each principal its own, over what the distribution says.
+    #[default]
+    Principal,
+    /// The distribution alone: what every call must find the same, whoever calls.
+    Host,
+}
+
+impl Scope {
+    fn is_principal(&self) -> bool {
+        *self == Self::Principal
+    }
 }
 
 /// A default as TOML has it.
@@ -220,6 +240,7 @@ mod tests {
             [env.LOUD]
             type = "boolean"
             default = false
+            scope = "host"
         "#;
         let whole = manifest(text).unwrap();
         assert_eq!(Manifest::parse(&whole.packed()).unwrap().env, whole.env);
@@ -239,6 +260,7 @@ mod tests {
             ("[env.A]", "missing field `type`"),
             ("[env.A]\ntype = \"text\"", "text"),
             ("[env.A]\ntype = \"string\"\ndefualt = \"x\"", "defualt"),
+            ("[env.A]\ntype = \"string\"\nscope = \"all\"", "all"),
             ("[env.A]\ntype = \"secret\"\ndefault = \"x\"", "env.A: a secret has no default"),
             ("[env.A]\ntype = \"number\"\ndefault = \"3\"", "env.A: the default is no number"),
             ("[env.A]\ntype = \"number\"\ndefault = inf", "decimal number"),

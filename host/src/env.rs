@@ -1,29 +1,29 @@
-//! Environment: the values of capsules' `[env]` fields, each principal's own over the manifest's default.
+//! Environment: the values of capsules' `[env]` fields, each principal's own over the distribution's over the manifest's
+//! default.
 //!
-//! Owns the stored values, how they are sealed, and their cache. Whether a field is a secret or not, its value is sealed
-//! with XChaCha20-Poly1305 under a key derived from the host's, a random nonce for each, bound to the key that it is
-//! stored under: principal, capsule and field. So bytes that were moved elsewhere in the file do not open. No value
-//! ever stands in a log line or an error.
+//! Owns the stored values and their cache. Whether a field is a secret or not, its value is sealed ([`crate::seal`]),
+//! bound to the key that it is stored under: principal, capsule and field. So bytes that were moved elsewhere in the file
+//! do not open. No value ever stands in a log line or an error.
 //!
-//! A principal without a value has the default and nobody else's value, the owner's included; `anonymous` has defaults
-//! alone. Values go with their principal: whoever gets its name later does not inherit them.
+//! A principal without a value has what the distribution says, else the default, and nobody else's value, the owner's
+//! included; `anonymous` has no own. Values go with their principal: whoever gets its name later does not inherit them. A
+//! field of scope `host` has no own values at all. What the distribution says is kept in memory alone
+//! ([`crate::distro`] owns where it comes from).
 //!
 //! Bounded by the fields of the installed manifests (64 of at most 8 KiB for each principal and capsule) on disk, and in
 //! memory by [`MAX_CACHED`] pairs of principal and capsule and [`MAX_CACHED_BYTES`] of values. After a pair's first call
 //! its values are read from memory. Refuses to know what a value is good for, and who may set it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use astrid_capsule::PrincipalId;
-use astrid_capsule::env::{Field, Fields};
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use tokio::sync::RwLock;
+use astrid_capsule::env::{Field, Fields, Scope};
 use zeroize::Zeroizing;
 
 use crate::authority::{Change, standing};
 use crate::keys::Keys;
+use crate::seal::Seal;
 use crate::store::{Commit, Entry, ReadError, Store};
 
 /// The most pairs of principal and capsule whose values are kept in memory.
@@ -32,9 +32,6 @@ pub const MAX_CACHED: usize = 10_000;
 pub const MAX_CACHED_BYTES: usize = 64 << 20;
 
 const PREFIX: &[u8] = b"h\0env\0";
-/// The first byte of a sealed value: how it is sealed.
-const SEAL: u8 = 1;
-const NONCE_BYTES: usize = 24;
 /// What the names and the bookkeeping of one cached value cost beside it, about.
 const ENTRY_BYTES: usize = 128;
 
@@ -70,35 +67,68 @@ impl Place<'_> {
 /// A principal's own values for one capsule. None: there is one, and it does not open.
 type Overlay = BTreeMap<String, Option<Zeroizing<String>>>;
 
+/// What the distribution says, by capsule and field.
+pub type Shared = HashMap<String, BTreeMap<String, Zeroizing<String>>>;
+
 pub struct Env {
     store: Arc<Store>,
-    cipher: XChaCha20Poly1305,
+    seal: Seal,
     cache: Arc<Mutex<Cache>>,
+    shared: RwLock<Arc<Shared>>,
     /// Held for writing while a principal is removed, so that no value is set behind its back.
-    principals: Arc<RwLock<()>>,
+    principals: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Env {
     pub fn new(store: Arc<Store>, keys: &Keys) -> Self {
-        let cipher = XChaCha20Poly1305::new((&*keys.seal_key("env")).into());
-        Self { store, cipher, cache: Arc::default(), principals: Arc::default() }
+        Self {
+            store,
+            seal: Seal::new(keys, "env"),
+            cache: Arc::default(),
+            shared: Default::default(),
+            principals: Arc::default(),
+        }
     }
 
-    /// The value that a call sees: the principal's own, else the default, else none.
+    /// Makes these what the distribution says, and nothing else; in force for every call that asks from now on.
+    pub fn share(&self, shared: Shared) {
+        *self.shared.write().expect("no panic under this lock") = Arc::new(shared);
+    }
+
+    /// The value that a call sees: the principal's own, else the distribution's, else the default, else none.
     pub fn get(&self, place: Place<'_>, fields: &Fields, name: &str) -> Result<Option<String>, Error> {
         let field = known(place.capsule, fields, name)?;
-        match self.overlay(place)?.get(name) {
-            // Somebody's secret is never silently replaced by a default.
-            Some(None) => Err(Error::Unavailable),
-            Some(Some(value)) if field.check(value).is_ok() => Ok(Some(value.as_str().to_owned())),
+        if field.scope == Scope::Principal {
+            match self.overlay(place)?.get(name) {
+                // Somebody's secret is never silently replaced by a default.
+                Some(None) => return Err(Error::Unavailable),
+                Some(Some(value)) if field.check(value).is_ok() => return Ok(Some(value.as_str().to_owned())),
+                _ => {}
+            }
+        }
+        let shared = self.shared.read().expect("no panic under this lock").clone();
+        match shared.get(place.capsule).and_then(|values| values.get(name)) {
+            Some(value) if field.check(value).is_ok() => Ok(Some(value.as_str().to_owned())),
+            // What was decided for everybody is not undone by a version that does not take it.
+            Some(_) if field.scope == Scope::Host => Err(Error::Unavailable),
             _ => Ok(field.default_value()),
         }
+    }
+
+    /// Whether a principal is to give a field its value, because nobody else does.
+    pub fn needs_prompt(&self, capsule: &str, fields: &Fields) -> bool {
+        let shared = self.shared.read().expect("no panic under this lock").clone();
+        let said = |name: &String| shared.get(capsule).is_some_and(|values| values.contains_key(name));
+        let asks = |(name, field): (&String, &Field)| {
+            field.default.is_none() && field.scope == Scope::Principal && !said(name)
+        };
+        fields.iter().any(asks)
     }
 
     /// Every field, sorted by name, and whether the principal has a value of its own that fits.
     pub fn list<'f>(&self, place: Place<'_>, fields: &'f Fields) -> Result<Vec<(&'f str, &'f Field, bool)>, Error> {
         let overlay = self.overlay(place)?;
-        let is_set = |name: &str, field: &Field| match overlay.get(name) {
+        let is_set = |name: &str, field: &Field| match overlay.get(name).filter(|_| field.scope == Scope::Principal) {
             Some(Some(value)) => field.check(value).is_ok(),
             Some(None) => true,
             None => false,
@@ -109,6 +139,9 @@ impl Env {
     /// Gives the principal a value of its own: durable and in force when it returns.
     pub async fn set(&self, place: Place<'_>, fields: &Fields, name: &str, value: &str) -> Result<(), Error> {
         let field = known(place.capsule, fields, name)?;
+        if field.scope == Scope::Host {
+            return Err(Error::Invalid(format!("{name}: only the distribution gives it a value")));
+        }
         field.check(value).map_err(|why| Error::Invalid(format!("{name}: {why}")))?;
         let sealed = self.seal(&place.key(name), value.as_bytes())?;
         self.write(place, name, Some(sealed)).await
@@ -221,7 +254,7 @@ impl Env {
         for page in self.pages(prefix) {
             for (key, entry) in page? {
                 let field = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
-                let value = self.open(&key, &entry.value);
+                let value = self.seal.open(&key, &entry.value);
                 if value.is_none() {
                     let (capsule, principal) = (place.capsule, place.principal);
                     let why = "it is damaged, or was sealed under another host key; set it anew";
@@ -251,21 +284,10 @@ impl Env {
     }
 
     fn seal(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut nonce = [0; NONCE_BYTES];
-        let sealed = getrandom::fill(&mut nonce)
-            .ok()
-            .and_then(|()| self.cipher.encrypt(XNonce::from_slice(&nonce), Payload { msg: value, aad: key }).ok());
-        let Some(sealed) = sealed else {
+        self.seal.seal(key, value).ok_or_else(|| {
             tracing::error!("an environment value can't be sealed: no randomness");
-            return Err(Error::Unavailable);
-        };
-        Ok([&[SEAL], &nonce[..], &sealed].concat())
-    }
-
-    fn open(&self, key: &[u8], sealed: &[u8]) -> Option<Zeroizing<String>> {
-        let (nonce, sealed) = sealed.strip_prefix(&[SEAL])?.split_first_chunk::<NONCE_BYTES>()?;
-        let opened = self.cipher.decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: key }).ok()?;
-        String::from_utf8(opened).ok().map(Zeroizing::new)
+            Error::Unavailable
+        })
     }
 }
 
@@ -357,6 +379,10 @@ mod tests {
             enum-values = ["small", "large"]
             [env.LIMIT]
             type = "number"
+            [env.RULE]
+            type = "string"
+            scope = "host"
+            enum-values = ["strict", "lax"]
         "#;
         Manifest::parse(text).unwrap().env
     }
@@ -411,8 +437,9 @@ mod tests {
         let is_set = |principal: &PrincipalId| {
             let place = Place { capsule: "notes", principal };
             let fields = fields();
-            let listed = env.list(place, &fields).unwrap();
-            listed.into_iter().map(|(name, _, set)| (name.to_owned(), set)).collect::<Vec<_>>()
+            let listed =
+                env.list(place, &fields).unwrap().into_iter().filter(|(_, field, _)| field.scope != Scope::Host);
+            listed.map(|(name, _, set)| (name.to_owned(), set)).collect::<Vec<_>>()
         };
         let want =
             |set: [bool; 3]| ["KEY", "LIMIT", "MODEL"].map(String::from).into_iter().zip(set).collect::<Vec<_>>();
@@ -424,6 +451,52 @@ mod tests {
             env.clear(place, &fields(), "MODEL").await.unwrap();
             assert_eq!(get(&env, &ada, "MODEL"), some("small"));
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_distribution_says_stands_between_the_own_value_and_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = room(&folder).await;
+        let (ada, bob) = (id("ada"), id("bob"));
+        set(&env, &ada, "MODEL", "large").await.unwrap();
+        let share = |values: &[(&str, &str)]| {
+            let values = values.iter().map(|(name, value)| (name.to_string(), Zeroizing::new(value.to_string())));
+            env.share(Shared::from([("notes".into(), values.collect())]));
+        };
+        share(&[("KEY", SECRET), ("LIMIT", "7"), ("MODEL", "small")]);
+        assert_eq!(get(&env, &ada, "MODEL"), some("large"));
+        for principal in [&bob, &id("anonymous")] {
+            assert_eq!((get(&env, principal, "KEY"), get(&env, principal, "LIMIT")), (some(SECRET), some("7")));
+        }
+        let place = Place { capsule: "notes", principal: &bob };
+        assert!(env.list(place, &fields()).unwrap().iter().all(|(_, _, is_set)| !is_set), "none of them is its own");
+        assert_eq!(env.get(Place { capsule: "other", principal: &bob }, &fields(), "KEY"), Ok(None));
+        share(&[("LIMIT", "many")]);
+        assert_eq!((get(&env, &bob, "KEY"), get(&env, &bob, "LIMIT")), (Ok(None), Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn a_field_of_the_hosts_is_the_same_for_everybody_and_nobody_sets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = room(&folder).await;
+        let ada = id("ada");
+        assert_eq!(get(&env, &ada, "RULE"), Ok(None));
+        assert!(
+            matches!(set(&env, &ada, "RULE", "lax").await, Err(Error::Invalid(why)) if why.contains("only the distribution"))
+        );
+        // Not even what was set while a version before took it from everybody.
+        let mut before = fields();
+        before.get_mut("RULE").unwrap().scope = Scope::Principal;
+        env.set(Place { capsule: "notes", principal: &ada }, &before, "RULE", "lax").await.unwrap();
+        assert_eq!(get(&env, &ada, "RULE"), Ok(None));
+        let share = |value: &str| {
+            let values = BTreeMap::from([("RULE".into(), Zeroizing::new(value.into()))]);
+            env.share(Shared::from([("notes".into(), values)]));
+        };
+        share("strict");
+        assert_eq!(get(&env, &ada, "RULE"), some("strict"));
+        share("unheard of");
+        assert_eq!(get(&env, &ada, "RULE"), Err(Error::Unavailable), "a rule that can't be read is not dropped");
     }
 
     #[tokio::test]
@@ -454,12 +527,12 @@ mod tests {
         set(&env, &ada, "KEY", SECRET).await.unwrap();
         let of = |principal, capsule, field| Place { capsule, principal }.key(field);
         let sealed = env.store.get(&of(&ada, "notes", "KEY")).unwrap().unwrap().value;
-        assert!(env.open(&of(&ada, "notes", "KEY"), &sealed).is_some());
+        assert!(env.seal.open(&of(&ada, "notes", "KEY"), &sealed).is_some());
         for moved in [of(&bob, "notes", "KEY"), of(&ada, "other", "KEY"), of(&ada, "notes", "MODEL")] {
-            assert!(env.open(&moved, &sealed).is_none());
+            assert!(env.seal.open(&moved, &sealed).is_none());
         }
         for cut in 0..sealed.len() {
-            assert!(env.open(&of(&ada, "notes", "KEY"), &sealed[..cut]).is_none());
+            assert!(env.seal.open(&of(&ada, "notes", "KEY"), &sealed[..cut]).is_none());
         }
         let again = env.seal(&of(&ada, "notes", "KEY"), SECRET.as_bytes()).unwrap();
         assert_ne!(again, sealed, "every value has a nonce of its own");

@@ -127,6 +127,11 @@ impl Home {
         self.root.join("store.redb")
     }
 
+    /// What the operator gives the distribution's variables.
+    pub fn variables(&self) -> PathBuf {
+        self.root.join("etc/variables.toml")
+    }
+
     /// The operator's configuration.
     pub fn config(&self) -> PathBuf {
         self.root.join("etc/config.toml")

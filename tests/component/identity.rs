@@ -393,7 +393,6 @@ mod inviting {
             (with("metadata", json!({ "k".repeat(65): "v" })), "metadata"),
             (with("metadata", json!({ "k": long })), "metadata"),
             (json!({ "group": "agent" }), "max_uses"),
-            (json!({ "max_uses": 1 }), "group"),
         ] {
             let refusal = ask(&mut identity, "invite-issue", request.clone()).unwrap_err();
             assert_eq!(refusal.code, RefusalCode::Invalid, "{request}");

@@ -1,12 +1,12 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
+    Applied, Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
     PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 18] = [
+const HANDLERS: [&str; 19] = [
     "status",
     "logs",
     "shutdown",
@@ -21,6 +21,7 @@ const HANDLERS: [&str; 18] = [
     "capsule-remove",
     "capsule-history",
     "capsule-gc",
+    "distro-apply",
     "env-get",
     "env-set",
     "env-clear",
@@ -267,6 +268,19 @@ fn every_change_of_what_is_installed_reaches_the_host_and_its_answer_the_caller(
     assert_eq!(ask(&mut system, "capsule-remove", notes()), Ok(json!({})));
     assert_eq!(ask(&mut system, "capsule-remove", json!({ "capsule": "notes", "purge": true })), Ok(json!({})));
     assert_eq!(ask(&mut system, "capsule-gc", json!({})), Ok(json!({ "files": 2, "bytes": 1000 })));
+    let applied = |name: &str, version: Option<&str>, what: &str, why: Option<&str>| Applied {
+        name: name.into(),
+        version: version.map(Into::into),
+        what: what.into(),
+        why: why.map(Into::into),
+    };
+    system.host().applied =
+        Ok(vec![applied("a", Some("1.0.0"), "installed", None), applied("b", None, "failed", Some("gone"))]);
+    let rows = json!([
+        { "name": "a", "version": "1.0.0", "what": "installed" },
+        { "name": "b", "what": "failed", "why": "gone" },
+    ]);
+    assert_eq!(ask(&mut system, "distro-apply", json!({})), Ok(json!({ "capsules": rows })));
     let changes = ["rollback", "swap", "remove", "purge"].map(|what| (what, "notes".to_owned()));
     assert_eq!(system.host().changes, changes);
     for handler in ["capsule-rollback", "capsule-swap", "capsule-remove"] {

@@ -121,6 +121,7 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ("capsule-remove", json!({ "capsule": "a", "purge": true })),
             ("capsule-history", json!({ "capsule": "a" })),
             ("capsule-gc", json!({})),
+            ("distro-apply", json!({})),
             ("usage", json!({})),
             ("env-get", json!({ "capsule": "a" })),
             ("env-set", json!({ "capsule": "a", "field": "A", "value": "b" })),

@@ -68,13 +68,23 @@ impl Default for Home {
 }
 
 impl Home {
+    /// The name of a home that is not there yet.
+    pub fn absent() -> Self {
+        let folder = tempfile::Builder::new().prefix("astrid-").tempdir().expect("a temporary folder");
+        Self { folder: Arc::new(folder) }
+    }
+
     /// A private home with `distro/` as it stands in the registry and the first-party capsules as they are packed.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("astrid-").tempdir().expect("a temporary folder");
-        let home = Self { folder: Arc::new(folder) };
-        let distro = home.path().join("distro");
-        fs::create_dir_all(&distro).expect("a folder in the temporary folder");
-        for folder in [&home.path(), &distro] {
+        let home = Self::absent();
+        home.fill(&home.path().join("distro"));
+        home
+    }
+
+    /// Makes a private folder with `Distro.toml` as it stands in the registry and its capsules as they are packed.
+    pub fn fill(&self, distro: &Path) {
+        fs::create_dir_all(distro).expect("a folder in the temporary folder");
+        for folder in [distro.parent().expect("a folder below another"), distro] {
             fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("its owner may");
         }
         let copy = |from: PathBuf, name: &str| {
@@ -84,7 +94,6 @@ impl Home {
         for name in ["identity", "system", "gateway"] {
             copy(crate::pack::packed(name), &format!("{name}.capsule"));
         }
-        home
     }
 
     pub fn path(&self) -> PathBuf {

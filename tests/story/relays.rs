@@ -374,14 +374,14 @@ const TWENTY_SECONDS: [u8; 4] = [0x42, 0x94, 0x80, 0x00];
 #[tokio::test]
 async fn a_stream_ends_with_the_session_through_which_it_was_opened_although_nothing_comes() {
     let home = Home::new();
-    let Archive { manifest, mut component, .. } = pack::read("identity");
+    let Archive { manifest, mut component, schemas, .. } = pack::read("identity");
     let places: Vec<usize> =
         component.windows(4).enumerate().filter(|(_, bytes)| **bytes == EIGHT_HOURS).map(|(at, _)| at).collect();
     assert!(!places.is_empty(), "the session's lifetime is no constant any more");
     for at in places {
         component[at..at + 4].copy_from_slice(&TWENTY_SECONDS);
     }
-    pack::write(&home.path().join("distro"), "identity", &manifest, &component);
+    pack::write_typed(&home.path().join("distro"), "identity", &manifest, &component, &schemas);
     let daemon = home.start();
     install_guests(&daemon, &["live"]);
     let ada = join(&daemon, "admin", "ada", 1).await;

@@ -88,7 +88,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 52] = {
+pub const ROUTES: [Route; 53] = {
     use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -139,6 +139,7 @@ pub const ROUTES: [Route; 52] = {
         route("GET",    "/api/capsules/{capsule}/history",     Bearer, &[],     Nothing,       Topic("system.v1.capsule.history", 200)),
         route("POST",   "/api/sys/capsules/reload",       Bearer, &[],     JsonOrNothing, Topic("system.v1.capsule.reload", 204)),
         route("POST",   "/api/sys/capsules/gc",           Bearer, &[],     JsonOrNothing, Topic("system.v1.capsule.gc", 200)),
+        route("POST",   "/api/sys/distro/apply",          Bearer, &[],     JsonOrNothing, Topic("system.v1.distro.apply", 200)),
         route("GET",    "/api/capsules/{capsule}/topics", Bearer, &[],     Nothing,       Topic("system.v1.capsule.topics", 200)),
         route("GET",    "/api/capsules/{capsule}/env",         Bearer, ABOUT,   Nothing,       About("system.v1.env.get", 200)),
         route("POST",   "/api/capsules/{capsule}/env/{field}", Bearer, ABOUT,   Json,          About("system.v1.env.set", 204)),

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use astrid_sdk::authority::registrar;
-use astrid_sdk::{keys, kv, log};
+use astrid_sdk::{env, keys, kv, log};
 
 use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
 
@@ -62,6 +62,10 @@ impl Ports for Imports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError> {
         keys::verify(purpose, bytes, signature).map_err(|error| broken("the key service", error))
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError> {
+        env::get(name).map_err(|error| broken("the environment", error))
     }
 
     fn now(&self) -> u64 {

@@ -15,6 +15,7 @@ use crate::groups;
 use crate::keys::{FINGERPRINT_CHARS, PublicKey};
 use crate::listing;
 use crate::payload::{self, bounded, invalid, stored};
+use crate::policy;
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Principal};
 use crate::refusal::Refusal;
@@ -27,6 +28,8 @@ const TOKEN_BYTES: usize = 32;
 /// The length of a token in bytes: the prefix and 43 characters of base64url.
 const TOKEN_CHARS: usize = PREFIX.len() + 43;
 
+/// The group of an invite that names none, where the distribution does not either.
+const DEFAULT_GROUP: &str = "agent";
 const MAX_USES: u32 = 10_000;
 /// 7 days, in seconds.
 const DEFAULT_EXPIRY_SECS: u32 = 604_800;
@@ -89,7 +92,8 @@ fn read_fingerprint(field: &str, text: &str) -> Result<String, Refusal> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IssueRequest {
-    group: String,
+    #[serde(default)]
+    group: Option<String>,
     max_uses: Number,
     #[serde(default)]
     expires_secs: Option<Number>,
@@ -114,22 +118,28 @@ pub struct IssuedInvite {
     pub metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Makes an invite. Bounds: a defined group, `max_uses` 1 to 10000, `expires_secs` 1 to 2592000 (7 days unless given),
-/// at most 16 entries of metadata with keys of 1 to 64 and values of at most 256 bytes. What the group holds must be the
-/// issuer's to give.
+/// Makes an invite, if the distribution lets this issuer. Without a group and a time it has those of the distribution.
+/// Bounds: a defined group, `max_uses` 1 to 10000, `expires_secs` 1 to 2592000 (7 days unless given), at most 16 entries of
+/// metadata with keys of 1 to 64 and values of at most 256 bytes. What the group holds must be the issuer's to give.
 pub fn issue<P: Ports>(ports: &P, issuer: &str, payload: &[u8]) -> Result<Issued, Refusal> {
     let request: IssueRequest = payload::read(payload)?;
+    policy::check_issuer(ports, issuer)?;
+    let group = match request.group {
+        Some(group) => group,
+        None => policy::default_group(ports)?.unwrap_or_else(|| DEFAULT_GROUP.into()),
+    };
     let mut reading = ports.begin();
-    let held = groups::to_join(&mut reading, &request.group)?;
+    let held = groups::to_join(&mut reading, &group)?;
     // Whoever may invite must not become more by inviting oneself.
     if !held.iter().all(rights::is_own) {
         let giver = principals::rights_in(&mut reading, issuer)?;
-        giver.check_giving(&format!("an invite to `{}`", request.group), &held)?;
+        giver.check_giving(&format!("an invite to `{group}`"), &held)?;
     }
     let max_uses = bounded("max_uses", &request.max_uses, 1..=MAX_USES)?;
-    let expires_secs = request
-        .expires_secs
-        .map_or(Ok(DEFAULT_EXPIRY_SECS), |secs| bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS))?;
+    let expires_secs = match request.expires_secs {
+        Some(secs) => bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS)?,
+        None => policy::default_expires_secs(ports)?.unwrap_or(DEFAULT_EXPIRY_SECS).clamp(1, MAX_EXPIRY_SECS),
+    };
     check_metadata(request.metadata.as_ref())?;
 
     let now = ports.now();
@@ -137,7 +147,7 @@ pub fn issue<P: Ports>(ports: &P, issuer: &str, payload: &[u8]) -> Result<Issued
     ports.random(&mut secret)?;
     let token = format!("{PREFIX}{}", Base64UrlUnpadded::encode_string(&secret));
     let invite = Invite {
-        group: request.group,
+        group,
         remaining_uses: max_uses,
         expires_at: now + u64::from(expires_secs),
         issued_at: now,
@@ -292,7 +302,7 @@ pub struct Redeemed {
 /// Spends one use of an invite on a new principal with that key and signs its first bearer. A token that is malformed,
 /// unknown, expired, used up or revoked is denied, as one whose issuer is disabled or deleted or whose group is gone; which
 /// of these it is remains unsaid. A key that has a principal
-/// already is a conflict, and no use is spent.
+/// already is a conflict, as is a distribution that has no room for one more principal, and no use is spent.
 pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> {
     let not_valid = || Refusal::Denied("the invite is not valid".into());
     let request: RedeemRequest = payload::read(payload)?;
@@ -316,6 +326,7 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> 
         if transaction.get(Bucket::Keys, &key_fingerprint)?.is_some() {
             return Err(Refusal::Conflict("the public key belongs to a principal already".into()));
         }
+        policy::admit(ports, transaction)?;
         let id = principals::free_id(ports, transaction, &slug)?;
         let mut principal = Principal::new(&[&invite.group], now);
         principal.add_key(public_key, now);
@@ -393,6 +404,82 @@ mod tests {
 
     fn hash(token: &str) -> String {
         blake3::hash(token.as_bytes()).to_hex().to_string()
+    }
+
+    #[test]
+    fn the_distribution_names_the_issuers_and_without_one_there_is_one_tenant() {
+        let fake = fake();
+        let ask = |issuer: &str| issue(&fake, issuer, br#"{"group":"agent","max_uses":1}"#).map(drop);
+        assert_eq!((ask("default"), ask("eve")), (Ok(()), Ok(())), "no rule");
+        fake.say("DISTRO_ISSUERS", "default,ada");
+        assert_eq!((ask("default"), ask("ada")), (Ok(()), Ok(())));
+        for other in ["eve", "ad", "default,ada", ""] {
+            assert!(matches!(ask(other), Err(Refusal::Denied(why)) if why.contains("as an issuer")), "{other}");
+        }
+        fake.say("DISTRO_ISSUERS", "");
+        assert!(matches!(ask("default"), Err(Refusal::Denied(why)) if why.contains("one tenant")));
+    }
+
+    #[test]
+    fn an_invite_without_group_and_time_has_those_of_the_distribution() {
+        let fake = fake();
+        let bare = json!({"max_uses": 1});
+        let invite = issue_with(&fake, &bare).unwrap();
+        assert_eq!((&*invite.group, invite.expires_at_epoch), ("agent", NOW + 604_800));
+        fake.say("DISTRO_DEFAULT_GROUP", "restricted");
+        fake.say("DISTRO_DEFAULT_EXPIRES_SECS", "60");
+        let invite = issue_with(&fake, &bare).unwrap();
+        assert_eq!((&*invite.group, invite.expires_at_epoch), ("restricted", NOW + 60));
+        let invite = issue_with(&fake, &json!({"group": "agent", "max_uses": 1, "expires_secs": 5})).unwrap();
+        assert_eq!((&*invite.group, invite.expires_at_epoch), ("agent", NOW + 5));
+        fake.say("DISTRO_DEFAULT_GROUP", "gone");
+        assert!(reason(issue_with(&fake, &bare)).contains("`gone` is not defined"));
+        fake.say("DISTRO_DEFAULT_GROUP", "agent");
+        fake.say("DISTRO_DEFAULT_EXPIRES_SECS", "soon");
+        assert!(
+            matches!(issue_with(&fake, &bare), Err(Refusal::Internal(_))),
+            "a rule that does not read is no default"
+        );
+    }
+
+    #[test]
+    fn a_hundred_who_redeem_at_once_become_as_many_principals_as_there_is_room_for() {
+        let fake = fake();
+        fake.say("DISTRO_MAX_PRINCIPALS", "12");
+        // Invites of their own, so that nothing but the bound is between them.
+        let tokens: Vec<String> = (0..100).map(|_| token(&fake, 1)).collect();
+        let results: Vec<_> = thread::scope(|scope| {
+            let fake = &fake;
+            let threads: Vec<_> = (0..)
+                .zip(&tokens)
+                .map(|(seed, token)| scope.spawn(move || redeem_with(fake, token, seed).map(drop)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 11, "`default` is one of them");
+        assert_eq!(fake.keys(Bucket::Principals).len(), 12);
+        assert_eq!(fake.keys(Bucket::Invites).len(), 89, "whoever was refused has spent nothing");
+        for refused in results.into_iter().filter_map(Result::err) {
+            assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("max-principals = 12")), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_bound_counts_every_page_and_room_that_comes_back_is_used() {
+        let fake = fake();
+        for n in 0..2_499 {
+            fake.set(Bucket::Principals, &format!("p{n:04}"), &json!({}));
+        }
+        let token = token(&fake, 10);
+        fake.say("DISTRO_MAX_PRINCIPALS", "2500");
+        assert!(matches!(redeem_with(&fake, &token, 1), Err(Refusal::Conflict(_))));
+        fake.say("DISTRO_MAX_PRINCIPALS", "2501");
+        assert!(redeem_with(&fake, &token, 1).is_ok());
+        assert!(matches!(redeem_with(&fake, &token, 2), Err(Refusal::Conflict(_))));
+        fake.delete(Bucket::Principals, "p0000").unwrap();
+        assert!(redeem_with(&fake, &token, 2).is_ok());
+        fake.say("DISTRO_MAX_PRINCIPALS", "many");
+        assert!(matches!(redeem_with(&fake, &token, 3), Err(Refusal::Internal(_))));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`rights`]: the order in which it is decided what somebody holds, and what they may give
 //! - [`invites`]: issue, list, revoke, redeem
 //! - [`quotas`]: what a principal may use
+//! - [`policy`]: what the distribution says of invites and of how many principals there are
 //! - [`bearer`]: signing bearers and telling whose a credential is
 //! - [`sessions`], [`signing`]: renewing and ending them, and the keys that sign
 //! - [`devices`], [`login`]: the keys of a principal, how it gets another, and sessions for whoever has one
@@ -25,6 +26,7 @@ pub mod keys;
 pub mod listing;
 pub mod login;
 pub mod payload;
+pub mod policy;
 pub mod ports;
 pub mod principals;
 pub mod quotas;

@@ -24,6 +24,8 @@ pub enum Bucket {
     Gone,
     /// Purpose to which generations of its key count.
     Signing,
+    /// What transactions write that must not pass each other by.
+    Gates,
 }
 
 impl Bucket {
@@ -37,6 +39,7 @@ impl Bucket {
             Self::Members => "members",
             Self::Gone => "gone",
             Self::Signing => "signing",
+            Self::Gates => "gates",
         }
     }
 }
@@ -99,6 +102,9 @@ pub trait Ports {
     fn sign(&self, purpose: &str, bytes: &[u8]) -> Result<Vec<u8>, PortError>;
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError>;
+
+    /// What the distribution says in one of this capsule's `[env]` fields, if anything.
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError>;
 
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64;

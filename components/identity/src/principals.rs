@@ -14,6 +14,7 @@ use crate::keys::PublicKey;
 use crate::listing;
 use crate::login::Used;
 use crate::payload::{self, bounded, invalid, stored};
+use crate::policy;
 use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
@@ -270,6 +271,7 @@ pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
         if !is_free(transaction, &id)? {
             return Err(Refusal::Conflict(format!("`{id}` was deleted, and an id is given only once")));
         }
+        policy::admit(ports, transaction)?;
         let names: Vec<&str> = named.iter().map(String::as_str).collect();
         let mut principal = Principal::new(&names, ports.now());
         principal.grants = grants.iter().map(|grant| grant.as_str().to_owned()).collect();

@@ -51,6 +51,7 @@ struct Shared {
     random: AtomicU64,
     fixed_random: AtomicU32,
     forced_conflicts: AtomicU32,
+    settings: Mutex<BTreeMap<String, String>>,
     away: AtomicU32,
     before_commit: Mutex<Option<Hook>>,
 }
@@ -65,6 +66,7 @@ impl Fake {
             random: 0.into(),
             fixed_random: 0.into(),
             forced_conflicts: 0.into(),
+            settings: Mutex::default(),
             away: 0.into(),
             before_commit: Mutex::default(),
         }))
@@ -90,6 +92,11 @@ impl Fake {
     /// The next commits, so many, are conflicts.
     pub(crate) fn force_conflicts(&self, times: u32) {
         self.0.forced_conflicts.store(times, SeqCst);
+    }
+
+    /// From now on the distribution says this.
+    pub(crate) fn say(&self, name: &str, value: &str) {
+        self.0.settings.lock().unwrap().insert(name.into(), value.into());
     }
 
     /// Everything fails from now on.
@@ -205,6 +212,13 @@ impl Ports for Fake {
     fn verify(&self, purpose: &str, bytes: &[u8], signed: &[u8]) -> Result<bool, PortError> {
         drop(self.call("verify")?);
         Ok(signature(purpose, bytes) == signed)
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>, PortError> {
+        if self.0.away.load(SeqCst) == 1 {
+            return Err(PortError::Unavailable);
+        }
+        Ok(self.0.settings.lock().unwrap().get(name).cloned())
     }
 
     fn now(&self) -> u64 {

@@ -260,6 +260,29 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+/// In the order of the distribution.
+#[derive(Debug, Serialize)]
+pub struct Distribution {
+    pub capsules: Vec<Applied>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Applied {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    pub what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl From<Vec<host::Applied>> for Distribution {
+    fn from(applied: Vec<host::Applied>) -> Self {
+        let row = |host::Applied { name, version, what, why }| Applied { name, version, what, why };
+        Self { capsules: applied.into_iter().map(row).collect() }
+    }
+}
+
 /// Oldest first.
 #[derive(Debug, Serialize)]
 pub struct History {

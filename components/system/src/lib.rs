@@ -101,6 +101,13 @@ fn capsule_history(message: Message) -> Answer {
     json(&History::from(host::history(&capsule)))
 }
 
+fn distro_apply(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    let applied = host::apply_distro().map_err(desk::refusal)?;
+    log::info!("{} applied the distribution", message.principal);
+    json(&desk::Distribution::from(applied))
+}
+
 fn capsule_gc(message: Message) -> Answer {
     let Nothing {} = message.object()?;
     let (files, bytes) = host::gc().map_err(Refusal::unavailable)?;
@@ -158,5 +165,6 @@ handlers! {
     "capsule-remove" => capsule_remove,
     "capsule-history" => capsule_history,
     "capsule-gc" => capsule_gc,
+    "distro-apply" => distro_apply,
     "usage" => usage,
 }

@@ -113,12 +113,23 @@ impl<'a> Console<'a> {
         }
         self.complain(prompt);
         let hidden = Hidden::begin();
+        let line = self.typed();
+        drop(hidden);
+        self.complain("\n");
+        line
+    }
+
+    /// A line that is typed where a person sits.
+    pub(super) fn read_line(&mut self, prompt: &str) -> Result<Zeroizing<String>, Failure> {
+        self.complain(prompt);
+        self.typed()
+    }
+
+    fn typed(&mut self) -> Result<Zeroizing<String>, Failure> {
         let (mut line, mut byte) = (Zeroizing::new(Vec::new()), [0]);
         while line.len() < MAX_LINE_BYTES && matches!(self.input.read(&mut byte), Ok(1)) && byte[0] != b'\n' {
             line.push(byte[0]);
         }
-        drop(hidden);
-        self.complain("\n");
         let value = std::str::from_utf8(&line).map_err(|_| Failure::usage("what was typed is no UTF-8 text"))?;
         Ok(Zeroizing::new(value.to_owned()))
     }

@@ -2,11 +2,10 @@
 //! changes nothing.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use astrid_capsule::distro::Distro;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,14 +13,13 @@ use serde_json::json;
 use super::client::start;
 use super::failure::{Exit, Failure};
 use super::{Context, table, text, time};
+use crate::distro::Folder;
 use crate::home::Home;
 use crate::trust;
 
 /// Free space under which a disk is worth a warning, and under which it is a fault, in bytes.
 const LOW_DISK_BYTES: u64 = 1 << 30;
 const FULL_DISK_BYTES: u64 = 64 << 20;
-/// The largest `Distro.toml` that is read, in bytes.
-const MAX_DISTRO_BYTES: u64 = 256 << 10;
 /// The most key files that are looked at.
 const MAX_KEY_FILES: usize = 1000;
 
@@ -253,24 +251,21 @@ fn check_trust(home: &Home) -> Finding {
 }
 
 fn check_distro(home: &Home) -> Finding {
-    let folder = home.distro();
-    let file = folder.join("Distro.toml");
     let next = format!("cargo astrid up --home {} puts one there", text::quoted(&home.root().to_string_lossy()));
-    let mut toml = String::new();
-    let read = File::open(&file).and_then(|f| f.take(MAX_DISTRO_BYTES).read_to_string(&mut toml));
-    if let Err(e) = read {
-        return warn("distribution", format!("{}: {e}", file.display()), next);
-    }
-    let distro = match Distro::parse(&toml) {
-        Ok(distro) => distro,
-        Err(e) => return fail("distribution", format!("{}: {e}", file.display()), next),
+    let folder = match Folder::read(&home.distro()) {
+        Ok(Some(folder)) => folder,
+        Ok(None) => {
+            return warn("distribution", format!("{} has no Distro.toml", home.distro().display()), next);
+        }
+        Err(why) => return fail("distribution", why, next),
     };
-    let missing = distro.capsule.iter().map(|c| folder.join(&c.source)).find(|source| !source.is_file());
-    match missing {
-        Some(source) => fail("distribution", format!("{} is missing", source.display()), next),
-        None => {
-            let about = &distro.distro;
-            ok("distribution", format!("{} {}, {} capsules", about.name, about.version, distro.capsule.len()))
+    let archives = || folder.distro.capsule.iter().try_for_each(|entry| folder.packed(entry).map(|_| ()));
+    match folder.check().and_then(|()| archives()) {
+        Err(why) => fail("distribution", why, next),
+        Ok(()) => {
+            let (about, count) = (&folder.distro.distro, folder.distro.capsule.len());
+            let pinned = if folder.lock.is_some() { "locked" } else { "without a lock" };
+            ok("distribution", format!("{} {}, {count} capsules, {pinned}", about.name, about.version))
         }
     }
 }
@@ -295,6 +290,8 @@ fn check_disk(home: &Home) -> Finding {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use astrid_capsule::archive::Archive;
+    use astrid_capsule::manifest::Manifest;
     use serde_json::Value;
 
     use super::*;
@@ -384,8 +381,19 @@ mod tests {
         let toml = "[distro]\nid = \"d\"\nname = \"D\"\nversion = \"1.0.0\"\n[[capsule]]\nname = \"echo\"\nsource = \"echo.capsule\"\n";
         fs::write(home.distro().join("Distro.toml"), toml).unwrap();
         let (_, report) = examine(&home);
-        assert!(level(&report, "distribution") == "fail" && report.to_string().contains("echo.capsule is missing"));
-        fs::write(home.distro().join("echo.capsule"), "").unwrap();
+        assert!(level(&report, "distribution") == "fail" && report.to_string().contains("echo.capsule: No such file"));
+        let manifest = Manifest::parse("[package]\nname = \"echo\"\nversion = \"1.0.0\"\n").unwrap();
+        let path = home.distro().join("echo.capsule");
+        Archive::new(&manifest, b"wasm".to_vec()).write(File::create(&path).unwrap()).unwrap();
         assert_eq!(level(&examine(&home).1, "distribution"), "ok");
+        let folder = Folder::read(&home.distro()).unwrap().unwrap();
+        let mut lock = folder.lock_now().unwrap();
+        lock.capsule[0].archive = "0".repeat(64);
+        fs::write(home.distro().join("Distro.lock"), lock.to_toml()).unwrap();
+        let (_, report) = examine(&home);
+        assert!(
+            level(&report, "distribution") == "fail" && report.to_string().contains("pins archive 000"),
+            "{report}"
+        );
     }
 }

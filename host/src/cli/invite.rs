@@ -18,15 +18,15 @@ const FINGERPRINT_BYTES: usize = 16;
 pub(super) enum Verb {
     /// Issue an invite and print its token, which is shown only now
     Issue {
-        /// The group that who redeems it belongs to
-        #[arg(long, default_value = "agent")]
-        group: String,
+        /// The group that who redeems it belongs to [default: the distribution's, else agent]
+        #[arg(long)]
+        group: Option<String>,
         /// How many may redeem it
         #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
         uses: u32,
-        /// How long it is good for, such as 30s, 5m, 2h or 7d
-        #[arg(long, value_name = "SPAN", default_value = "7d", value_parser = time::parse_span)]
-        expires: u64,
+        /// How long it is good for, such as 30s, 5m, 2h or 7d [default: as the distribution says, else 7d]
+        #[arg(long, value_name = "SPAN", value_parser = time::parse_span)]
+        expires: Option<u64>,
         /// A remark that stays with the invite; may be repeated
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
         metadata: Vec<(String, String)>,
@@ -104,7 +104,13 @@ impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Verb::Issue { group, uses, expires, metadata, raw } => {
-                let mut body = json!({ "group": group, "max_uses": uses, "expires_secs": expires });
+                let mut body = json!({ "max_uses": uses });
+                if let Some(group) = group {
+                    body["group"] = group.into();
+                }
+                if let Some(expires) = expires {
+                    body["expires_secs"] = expires.into();
+                }
                 if !metadata.is_empty() {
                     body["metadata"] = json!(unique(metadata)?);
                 }
@@ -299,7 +305,7 @@ mod tests {
         assert!(table.contains("token        tok-1") && table.contains("2026-01-01 00:00:00Z"), "{table}");
         assert!(table.contains(&fingerprint("tok-1")));
         let requests = host.requests();
-        assert_eq!(requests[0], r#"POST /api/sys/invites {"expires_secs":604800,"group":"agent","max_uses":1}"#);
+        assert_eq!(requests[0], r#"POST /api/sys/invites {"max_uses":1}"#);
         assert_eq!(
             requests[1],
             r#"POST /api/sys/invites {"expires_secs":7200,"group":"ops","max_uses":2,"metadata":{"for":"a=b"}}"#

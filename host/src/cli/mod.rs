@@ -15,6 +15,7 @@ mod config;
 mod console;
 mod daemon;
 mod device;
+mod distro;
 mod doctor;
 mod env;
 mod failure;
@@ -88,6 +89,11 @@ enum Verb {
     Status,
     /// Ask the host to drain and end, and wait until it has
     Stop,
+    /// Make a home from a distribution; no host is needed
+    Init(distro::Init),
+    /// Show, apply, lock and carry the home's distribution
+    #[command(subcommand)]
+    Distro(distro::Verb),
     /// Check the home, the host and this machine; say what to do about each fault
     Doctor,
     /// Show who the host takes this command line for
@@ -197,6 +203,8 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
     match verb {
         Verb::Status => daemon::status(context).await,
         Verb::Stop => daemon::stop(context).await,
+        Verb::Init(init) => init.run(context).await,
+        Verb::Distro(verb) => verb.run(context).await,
         Verb::Doctor => doctor::run(context).await,
         Verb::Who => agent::who(context).await,
         Verb::Login { principal, key } => device::login(context, &principal, &key).await,

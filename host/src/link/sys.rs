@@ -9,7 +9,7 @@ use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
 use crate::host::Host;
-use crate::loader::{self, InstallError, Options, Step};
+use crate::loader::{self, Applied, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -180,6 +180,17 @@ impl host::Host for Call {
             host::InstallError::Failed(why) => why,
             other => format!("{other:?}"),
         }))
+    }
+
+    async fn apply_distro(&mut self) -> wasmtime::Result<Result<Vec<host::Applied>, host::InstallError>> {
+        let applied = self.change(|host: Arc<Host>| async move { host.loader.apply(&host).await }).await;
+        let row = |done: Applied| host::Applied {
+            name: done.name,
+            version: done.version,
+            what: done.what.into(),
+            why: done.why,
+        };
+        Ok(applied.map(|applied| applied.into_iter().map(row).collect()))
     }
 
     async fn logs(&mut self, query: host::LogQuery) -> wasmtime::Result<Vec<host::LogLine>> {

@@ -51,7 +51,7 @@ pub struct Installed {
     pub grants: Vec<String>,
     /// Everything that the manifest asks.
     pub asks: Vec<String>,
-    /// Whether a field of its `[env]` has neither a value nor a default.
+    /// Whether a field of its `[env]` has neither a value from the distribution nor a default.
     pub env_needs_prompt: bool,
     /// Topics that it sends to and nothing handles, by the manifest's patterns.
     pub unhandled: Vec<String>,
@@ -187,7 +187,7 @@ impl Loader {
         let previous_version = previous.map(|record| record.version);
         self.replace(host, &id, record.clone(), (generation, runner), true);
         Ok(Installed {
-            env_needs_prompt: manifest.env.iter().any(|(_, field)| field.default.is_none()),
+            env_needs_prompt: host.env.needs_prompt(&id, &manifest.env),
             unhandled: self.unhandled(host, &manifest),
             asks: manifest.asked().iter().map(Capability::to_string).collect(),
             id,

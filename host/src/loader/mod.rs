@@ -9,6 +9,7 @@
 //! capsule is for.
 
 mod artefact;
+mod distribution;
 mod generation;
 mod install;
 pub mod probation;
@@ -20,14 +21,13 @@ mod topics;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
-use astrid_capsule::distro::Distro;
 use astrid_capsule::manifest::{Isolation, Manifest, grant};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
 use crate::http::relay::Relayed;
-use crate::trust;
+pub use distribution::Applied;
 pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
 use record::Record;
@@ -122,6 +122,8 @@ pub enum InstallError {
 pub struct Loader {
     /// Held while something is changed, but not while live calls are compared.
     changing: tokio::sync::Mutex<()>,
+    /// The folder of the distribution.
+    distro: OnceLock<PathBuf>,
     capsules: RwLock<BTreeMap<String, (Record, State)>>,
     /// Those that gave way last, for as long as their successors are on probation.
     standby: Mutex<BTreeMap<String, (Record, Arc<Generation>)>>,
@@ -205,27 +207,8 @@ impl Loader {
     /// capsule that fails is listed as failed; the others go on.
     pub async fn boot(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let mut change: Change<'_> = Some(self.changing.lock().await);
-        let mut absent = Vec::new();
-        let unapplied = {
-            let (host, distro) = (host.clone(), distro.to_owned());
-            host.blocking.clone().run(move || host.loader.unapplied(&host, &distro)).await??
-        };
-        for (name, archive_hash, archive, grants) in unapplied {
-            let done = match archive {
-                Ok(archive) => {
-                    let options = install::Options { grants, ..install::Options::default() };
-                    self.put(host, archive, &options, Some((&name, &archive_hash)), &mut change).await
-                }
-                Err(why) => Err(InstallError::Invalid(why)),
-            };
-            match done {
-                Ok(done) => tracing::info!(id = done.id, version = done.version, "installed from the distribution"),
-                Err(error) => {
-                    tracing::error!(id = name, "not installed from the distribution: {error}");
-                    absent.push(name);
-                }
-            }
-        }
+        let _ = self.distro.set(distro.to_owned());
+        let applied = self.bring(host, distro, &mut change).await?;
         for (id, record) in record::all(&host.store)? {
             if self.capsules.read().expect("no panic under this lock").contains_key(&id) {
                 continue;
@@ -244,12 +227,7 @@ impl Loader {
         for ready in self.runners(Runner::ready) {
             let _ = ready.await;
         }
-        // What the distribution promised and could not bring, and no earlier version stands in for, is not hidden.
-        for name in absent {
-            if !self.capsules.read().expect("no panic under this lock").contains_key(&name) {
-                self.flip(host, name, Record::default(), None);
-            }
-        }
+        self.own_up(host, &applied);
         Ok(())
     }
 
@@ -259,26 +237,14 @@ impl Loader {
     pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
         tracing::warn!("safe mode: only the distribution's own versions run");
-        let path = distro.join("Distro.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let distributed = Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?.capsule;
-        let names = distributed.iter().map(|entry| entry.name.clone()).collect();
+        let _ = self.distro.set(distro.to_owned());
+        let (reading, folder) = (host.clone(), distro.to_owned());
+        let distributed = host.blocking.run(move || distribution::records(&reading, &folder)).await??;
+        let names = distributed.iter().map(|(id, _)| id.clone()).collect();
         self.as_distributed.set(names).map_err(|_| anyhow::anyhow!("a host boots once"))?;
-        for entry in distributed {
-            let (loading, file) = (host.clone(), distro.join(&entry.source));
-            let load = move || {
-                let (_, archive) = read_archive(&file)?;
-                let surface = astrid_capsule::check::Surface::read(&archive.component)?;
-                let (hash, concurrent) = (archive.hash(), surface.needs_concurrency());
-                artefact::keep(&loading, &hash, &archive.component)?;
-                let version = archive.manifest.package.version.to_string();
-                let grants = entry.grants.iter().map(|c| c.as_str().to_owned()).collect();
-                let (manifest, schema) = (archive.manifest_text, archive.schemas.document());
-                anyhow::Ok(Record { version, hash, grants, manifest, concurrent, schema })
-            };
-            let record = host.blocking.run(load).await?.with_context(|| format!("loading {}", entry.name))?;
-            let live = self.revive(host, &record).await.with_context(|| format!("starting {}", entry.name))?;
-            self.flip(host, entry.name, record, Some(live));
+        for (id, record) in distributed {
+            let live = self.revive(host, &record).await.with_context(|| format!("starting {id}"))?;
+            self.flip(host, id, record, Some(live));
         }
         Ok(())
     }
@@ -409,44 +375,6 @@ impl Loader {
             }
         }
         Ok(())
-    }
-
-    /// Entries of the distribution whose archive is not the one that was applied last. What an operator installed
-    /// over it since stays until the distribution itself changes.
-    #[allow(clippy::type_complexity, reason = "a list of pieces that one caller takes apart")]
-    fn unapplied(
-        &self,
-        host: &Host,
-        folder: &Path,
-    ) -> anyhow::Result<Vec<(String, String, Result<Archive, String>, Vec<String>)>> {
-        let path = folder.join("Distro.toml");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), "no distribution; only what is installed already will run");
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        let distro = Distro::parse(&text).with_context(|| format!("reading {}", path.display()))?;
-        let mut unapplied = Vec::new();
-        for entry in distro.capsule {
-            let grants = entry.grants.iter().map(|c| c.as_str().to_owned()).collect();
-            let (hash, archive) = match read_archive(&folder.join(&entry.source)) {
-                Ok((hash, archive)) if archive.manifest.package.name == entry.name => (hash, Ok(archive)),
-                Ok((hash, archive)) => (hash, Err(format!("the archive holds `{}`", archive.manifest.package.name))),
-                Err(error) => (String::new(), Err(error.to_string())),
-            };
-            if !record::is_applied(&host.store, &entry.name, &hash)? {
-                let archive = archive.and_then(|archive| {
-                    let source = trust::Source::Distro(folder.to_owned());
-                    trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)?;
-                    Ok(archive)
-                });
-                unapplied.push((entry.name, hash, archive, grants));
-            }
-        }
-        Ok(unapplied)
     }
 }
 

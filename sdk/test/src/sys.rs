@@ -6,8 +6,8 @@ use wasmtime::Result as Wasm;
 
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::host::{
-    self, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery, PrincipalUsage,
-    Setting, Step, Topic,
+    self, Applied, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery,
+    PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
@@ -41,6 +41,8 @@ pub struct FakeHost {
     pub change: Result<(), InstallError>,
     /// Every rollback, swap and removal so far: what, and of which capsule; `purge` is one of its own.
     pub changes: Vec<(&'static str, String)>,
+    /// What the next applications of the distribution answer.
+    pub applied: Result<Vec<Applied>, InstallError>,
     /// What happened to every capsule.
     pub history: Vec<Step>,
     /// What the next questions for fields answer.
@@ -75,6 +77,7 @@ impl Default for FakeHost {
             installs: Vec::new(),
             change: Ok(()),
             changes: Vec::new(),
+            applied: Ok(Vec::new()),
             history: Vec::new(),
             env_fields: Ok(Vec::new()),
             env_write: Ok(()),
@@ -178,6 +181,10 @@ impl host::Host for State {
 
     fn gc(&mut self) -> Wasm<Result<(u64, u64), String>> {
         Ok(Ok((2, 1000)))
+    }
+
+    fn apply_distro(&mut self) -> Wasm<Result<Vec<Applied>, InstallError>> {
+        Ok(self.fakes.host.applied.clone())
     }
 
     fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {

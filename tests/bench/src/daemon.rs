@@ -29,7 +29,7 @@ pub(crate) fn distribution(setup: &Setup) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     for entry in Distro::parse(DISTRO)?.capsule {
         let from = setup.capsule(&entry.name);
-        fs::copy(&from, folder.join(&entry.source))
+        fs::copy(&from, folder.join(entry.file()))
             .with_context(|| format!("{}: `cargo astrid build` packs it", from.display()))?;
     }
     fs::write(folder.join("Distro.toml"), DISTRO)?;
