@@ -189,7 +189,7 @@ async fn whatever_is_refused_has_the_one_shape_on_tcp_and_on_the_unix_socket() {
         ("max_uses", json!(10_001)),
         ("max_uses", json!("1")),
         ("group", json!("nobody")),
-        ("group", json!(null)),
+        ("group", json!(7)),
         ("expires_secs", json!(2_592_001)),
         ("metadata", json!({ "k": 1 })),
         ("colour", json!("red")),
