@@ -4,36 +4,27 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::Context;
-use astrid_capsule::check::HTTP_RELAY;
 use astrid_capsule::manifest::{Isolation, Manifest};
 use astrid_capsule::schema::Schemas;
-use astrid_capsule::{Capability, Pattern, PrincipalId, Topic};
-use bytes::Bytes;
-use hyper::{Method, Response};
+use astrid_capsule::{Capability, PrincipalId, Topic};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::{Component, Instance, Linker, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
 
-use super::rehearsal::Shadow;
 use super::run::Shift;
 use super::watch::Watch;
 use crate::Boxed;
-use crate::authority::{Authenticator, Identified, Presented, Rejection};
-use crate::bus::intercept::{Interception, Interceptor, Verdict};
+use crate::bus::intercept::Interception;
 use crate::bus::stream::Writer;
-use crate::bus::typed::{Typed, Types};
+use crate::bus::typed::Types;
 use crate::bus::waiting::Place;
-use crate::bus::{Failure, Message, Responder, Sender};
+use crate::bus::{Failure, Message, Sender};
 use crate::host::Host;
-use crate::http::relay::{self, Output, Relayed, Relaying};
-use crate::http::{Body, Connection, Exchange, Mounted};
-use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
-use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
+use crate::http::{Connection, Mounted};
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Turn};
 use crate::meter::ledger::Used;
@@ -48,10 +39,10 @@ pub struct Generation {
     pub manifest: Manifest,
     pub hash: String,
     grants: Vec<Capability>,
-    types: Types,
+    pub(super) types: Types,
     pub(super) bounds: Bounds,
     /// Of handlers and interceptors.
-    isolation: Isolation,
+    pub(super) isolation: Isolation,
     retired: AtomicBool,
     pub(super) engine: Engine,
     pub(super) exports: Exports,
@@ -64,7 +55,7 @@ pub struct Generation {
 /// Handles of this capsule's series, looked up once.
 pub(super) struct Figures {
     pub(super) ok: Counter,
-    refused: Counter,
+    pub(super) refused: Counter,
     pub(super) trapped: Counter,
     pub(super) timeout: Counter,
     overloaded: Counter,
@@ -106,12 +97,8 @@ pub struct Resident {
 
 /// The most linear memory that an instance keeps while it waits for a call, in bytes.
 const IDLE_MEMORY_BYTES: usize = 16 << 20;
-/// How long the authenticator may think.
-const AUTHENTICATE: Duration = Duration::from_secs(5);
-/// The status of an answer that says that its front end has failed.
-const FAILED: u16 = 500;
 /// What somebody is told to wait who found no instance, in milliseconds.
-const RETRY_MS: u32 = 100;
+pub(super) const RETRY_MS: u32 = 100;
 
 impl Generation {
     /// Links the component. An import that the host does not offer is named in the error.
@@ -476,254 +463,6 @@ impl Generation {
             depth: message.depth,
             cause: message.cause.clone(),
             rehearsal: message.rehearsal,
-        }
-    }
-}
-
-impl Generation {
-    /// Whose a call for a message is, and in what instance it runs. A rehearsal is the host's own doing.
-    fn place_of(&self, message: &Message) -> (Lane, Isolation) {
-        if message.rehearsal {
-            return (Lane::Host, Isolation::Call);
-        }
-        (Lane::Principal(message.principal.clone()), self.isolation)
-    }
-
-    /// Who is to answer a request as well, and be compared. A stream is not compared, nor is a publication.
-    fn shadow_of(&self, message: &Message) -> Option<Arc<Shadow>> {
-        if message.rehearsal || message.publication || message.reply.is_some() {
-            return None;
-        }
-        self.watch.shadow()
-    }
-}
-
-/// Where a call for a message stands whose sender waits for it and holds an instance meanwhile.
-fn nested(message: &Message) -> Rank {
-    if message.depth <= 1 { Rank::First } else { Rank::Deeper }
-}
-
-impl Responder for Generation {
-    fn call(
-        self: Arc<Self>,
-        handler: Arc<str>,
-        message: Arc<Message>,
-        place: Option<Place>,
-    ) -> Boxed<'static, Result<Bytes, Failure>> {
-        Box::pin(async move {
-            let Some(export) = self.exports.handler.clone() else { return Err(Failure::NoResponder) };
-            let sender = self.caused_by(&message);
-            // Whoever publishes does not wait, so it holds no instance meanwhile.
-            let rank = if message.publication { Rank::Outer } else { nested(&message) };
-            let (lane, isolation) = self.place_of(&message);
-            let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
-            let turn = Turn::new(sender, Inbound { reply: message.reply.clone(), place, ..Inbound::default() });
-            let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
-                Box::pin(async move {
-                    let export = export.load(&mut *store, &instance)?;
-                    let message = link::bus::to_wit(&message);
-                    let answer = export.astrid_bus_handler().call_handle(&mut *store, &handler, &message).await?;
-                    if matches!(&answer, Err(refusal) if refusal.code == RefusalCode::Internal) {
-                        store.data_mut().fails();
-                    }
-                    Ok(answer)
-                })
-            });
-            let answer = match outcome.await {
-                Ok(Ok(answer)) => {
-                    self.figures.ok.increment(1);
-                    Ok(Bytes::from(answer))
-                }
-                Ok(Err(refusal)) => {
-                    self.figures.refused.increment(1);
-                    Err(Failure::Refused(refusal.into()))
-                }
-                Err(failure) => Err(failure),
-            };
-            if let Some((shadow, handler, message)) = shadowed {
-                shadow.compare_answer(handler, message, answer.clone());
-            }
-            answer
-        })
-    }
-
-    fn typed(&self, binding: &Pattern) -> Option<Arc<Typed>> {
-        self.types.bound(binding)
-    }
-}
-
-impl Interceptor for Generation {
-    fn intercept(self: Arc<Self>, handler: Arc<str>, message: Message) -> Boxed<'static, Result<Verdict, Failure>> {
-        Box::pin(async move {
-            let Some(export) = self.exports.interceptor.clone() else { return Err(Failure::NoResponder) };
-            let sender = self.caused_by(&message);
-            let (lane, isolation) = self.place_of(&message);
-            // Nested: the sender waits, and holds an instance meanwhile.
-            let (rank, turn) = (nested(&message), Turn::new(sender, Inbound::default()));
-            let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
-                Box::pin(async move {
-                    let export = export.load(&mut *store, &instance)?;
-                    let message = link::bus::to_wit(&message);
-                    export.astrid_bus_interceptor().call_intercept(store, &handler, &message).await
-                })
-            });
-            let verdict = outcome.await?;
-            self.figures.ok.increment(1);
-            Ok(verdict.into())
-        })
-    }
-}
-
-impl Authenticator for Generation {
-    fn authenticate(self: Arc<Self>, presented: Presented) -> Boxed<'static, Result<Identified, Rejection>> {
-        Box::pin(async move {
-            let Some(export) = self.exports.authenticator.clone() else { return Err(Rejection::Unavailable) };
-            let presented = match presented {
-                Presented::Bearer(token) => wit_authenticator::Presented::Bearer(token),
-                Presented::Unix { uid, owner } => {
-                    wit_authenticator::Presented::Unix(wit_authenticator::UnixPeer { uid, owner })
-                }
-            };
-            let sender = self.nobody(Instant::now() + AUTHENTICATE);
-            let turn = Turn::new(sender, Inbound::default());
-            let outcome = self.enter(Rank::First, Lane::Host, turn, Isolation::Call, |store, instance| {
-                Box::pin(async move {
-                    let export = export.load(&mut *store, &instance)?;
-                    export.astrid_authority_authenticator().call_authenticate(store, &presented).await
-                })
-            });
-            let identified = match outcome.await {
-                Ok(answer) => {
-                    self.figures.ok.increment(1);
-                    answer.ok_or(Rejection::Rejected)?
-                }
-                Err(Failure::Overloaded { .. }) => return Err(Rejection::Overloaded),
-                Err(_) => return Err(Rejection::Unavailable),
-            };
-            let principal = PrincipalId::parse(&identified.principal).map_err(|_| Rejection::Unavailable)?;
-            Ok(Identified { principal, expires_at: identified.expires_at })
-        })
-    }
-}
-
-impl Mounted for Generation {
-    fn max_body_bytes(&self) -> u64 {
-        self.manifest.http.as_ref().map_or(0, |http| http.max_body_bytes)
-    }
-
-    fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
-        Box::pin(async move {
-            let (cause, rehearsal) = (Some(exchange.id.clone()), exchange.rehearsal);
-            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
-            if let Some(export) = self.exports.front_end.clone() {
-                let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
-                let shadowed = if rehearsal { None } else { self.watch.shadow() };
-                let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
-                let connection = Some(exchange.connection.clone());
-                let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
-                // A rehearsal shows its beginning.
-                let goes_on = exchange.head.method != Method::HEAD && !rehearsal;
-                let cause = exchange.id.clone();
-                let (request, relays) = (link::http::to_wit(exchange), self.exports.relay.is_some());
-                // Whose call it is, is not known before it has begun.
-                let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
-                    Box::pin(async move {
-                        let export = export.load(&mut *store, &instance)?;
-                        let mut answer = export.astrid_http_handler().call_handle(&mut *store, &request).await?;
-                        if answer.status == FAILED {
-                            store.data_mut().fails();
-                        }
-                        let wanted = answer.relay.take().map(|relay| link::http::take_relay(store.data_mut(), relay));
-                        if wanted.is_some() && !relays {
-                            let why = format!("it answers with a relay and has no export {HTTP_RELAY}");
-                            return Err(wasmtime::Error::msg(why));
-                        }
-                        Ok((answer, wanted.transpose()?))
-                    })
-                });
-                let (answer, wanted) = outcome.await?;
-                self.figures.ok.increment(1);
-                if let Some((shadow, exchange)) = shadowed.filter(|_| wanted.is_none()) {
-                    shadow.compare_response(exchange, (answer.status, answer.body.clone().into()));
-                }
-                let (head, body) = link::http::from_wit(answer)?.into_parts();
-                let body = match wanted.filter(|_| goes_on) {
-                    None => link::http::full(body),
-                    Some(wanted) => {
-                        let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
-                        relay::open(&host, self.id.clone(), cause, body, wanted)?
-                    }
-                };
-                return Ok(Response::from_parts(head, body));
-            }
-            let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
-            let answer = self.clone().serve_wasi(sender, exchange, lane.clone()).await?;
-            // Beside the call itself, which may still run.
-            if answer.status().as_u16() == FAILED
-                && self.watch.ended(&lane, true)
-                && let Some(host) = self.host.upgrade()
-            {
-                host.loader.exhausted(&host, &self);
-            }
-            Ok(answer)
-        })
-    }
-}
-
-impl Relayed for Generation {
-    fn relay(self: Arc<Self>, call: Relaying) -> Boxed<'static, Result<Output, Failure>> {
-        Box::pin(async move {
-            let Some(export) = self.exports.relay.clone() else { return Err(Failure::NoResponder) };
-            let Relaying { principal, cause, depth, context, events } = call;
-            let lane = Lane::Principal(principal.clone());
-            let deadline = Instant::now() + self.bounds.timeout;
-            // As deep as the messages: what circles through a relay ends as well.
-            let (capsule, cause) = (self.id.clone(), Some(cause));
-            let sender = Sender { principal, capsule, deadline, depth, cause, rehearsal: false };
-            let turn = Turn::new(sender, Inbound::default());
-            let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
-                Box::pin(async move {
-                    let export = export.load(&mut *store, &instance)?;
-                    let events: Vec<_> = events.iter().map(link::http::to_event).collect();
-                    export.astrid_http_relay().call_relay(store, &context, &events).await
-                })
-            });
-            let output = outcome.await?;
-            self.figures.ok.increment(1);
-            Ok(link::http::from_output(output))
-        })
-    }
-}
-
-impl Generation {
-    /// A `wasi:http` handler sets its answer while it runs and may go on writing the body, so it runs as a task of its
-    /// own until it ends or its deadline passes.
-    async fn serve_wasi(
-        self: Arc<Self>,
-        sender: Sender,
-        exchange: Exchange,
-        lane: Lane,
-    ) -> Result<Response<Body>, Failure> {
-        let (send, answered) = tokio::sync::oneshot::channel();
-        let connection = Some(exchange.connection.clone());
-        let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
-        let this = self.clone();
-        let Some(export) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
-        let task = tokio::spawn(async move {
-            this.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
-                Box::pin(async move {
-                    let (request, answer) = link::http::to_wasi(store.data_mut(), exchange, send)?;
-                    let export = export.load(&mut *store, &instance)?;
-                    export.wasi_http_incoming_handler().call_handle(store, request, answer).await
-                })
-            })
-            .await
-            .inspect(|()| this.figures.ok.increment(1))
-        });
-        match answered.await {
-            Ok(outcome) => link::http::from_wasi(outcome),
-            // It ended without an answer: how says why.
-            Err(_) => Err(task.await.ok().and_then(Result::err).unwrap_or(Failure::Trapped)),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! capsule is for.
 
 mod artefact;
+mod calls;
 mod distribution;
 mod generation;
 mod install;
