@@ -162,6 +162,42 @@ async fn what_a_loop_uses_for_a_message_is_counted_for_whoever_sent_it() {
 }
 
 #[tokio::test]
+async fn a_loop_works_for_nobody_faster_than_its_fuel_rate_allows_and_the_others_go_on() {
+    let daemon = Daemon::start();
+    install(&daemon, &pack::packed("pump"));
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    daemon.astrid(&["caps", "grant", "ada", "bus:request"]).out();
+    let path = "/api/sys/principals/ada/usage";
+    let fuel = async || {
+        let used = daemon.unix(Request::get(path)).await.expect(200);
+        used["cpu_fuel_consumed_total"].as_u64().expect("a number")
+    };
+    let before = fuel().await;
+    work(&daemon, Some(&ada), 0, "compute").await;
+    let started = Instant::now();
+    while fuel().await < before + 20_000_000 {
+        assert!(started.elapsed() < DEADLINE, "it never came to the first: {}", daemon.stderr());
+    }
+    // From now on one such message a second.
+    let (before, cost) = (fuel().await, fuel().await - before);
+    daemon.astrid(&["quota", "set", "ada", &format!("max_cpu_fuel_per_sec={cost}")]).out();
+    let pieces: Vec<_> = (1..=5).map(|number| json!({ "number": number, "act": "compute" })).collect();
+    let started = Instant::now();
+    let sent = until(&daemon, bus("pump.v1.send", &json!(pieces)).bearer(&ada.bearer), |told| told.status == 200).await;
+    assert_eq!(sent.expect(200), json!(5));
+    work(&daemon, None, 9, "").await;
+    until_last(&daemon, 9).await;
+    let meanwhile = fuel().await - before;
+    assert!(meanwhile < 5 * cost, "the owner waited until all of ada's was done");
+    while fuel().await < before + 5 * cost - cost / 2 {
+        assert!(started.elapsed() < DEADLINE, "it never came to the last: {}", daemon.stderr());
+    }
+    // A second's worth that was saved, and the last message, which runs into debt.
+    let (seconds, used) = (started.elapsed().as_secs_f64(), (fuel().await - before) as f64 / cost as f64);
+    assert!(used <= seconds + 2.5, "{used} messages' worth in {seconds} s");
+}
+
+#[tokio::test]
 async fn a_loop_that_spins_on_a_message_is_ended_at_its_principals_time_and_sigterm_ends_it_at_once() {
     let daemon = Daemon::start();
     install(&daemon, &pack::packed("pump"));

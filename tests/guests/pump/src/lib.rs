@@ -11,7 +11,7 @@ use astrid_sdk::prelude::*;
 
 static MODE: &str = "mode=serve";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Work {
     number: u64,
@@ -88,9 +88,13 @@ fn serve(received: Received, served: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Publishes what it is given as work, so that whoever may ask may have work done.
+/// Publishes what it is given as work, so that whoever may ask may have work done: one piece, or a list of them.
 fn send(message: Message) -> Answer {
-    json(&bus::publish_raw("pump.v1.work", &message.payload, None)?)
+    let Ok(pieces) = message.json::<Vec<Work>>() else {
+        return json(&bus::publish_raw("pump.v1.work", &message.payload, None)?);
+    };
+    let sent = pieces.iter().map(|piece| bus::publish("pump.v1.work", piece)).sum::<Result<u32, _>>()?;
+    json(&sent)
 }
 
 fn add(message: Message) -> Answer {
