@@ -133,7 +133,7 @@ enum Verb {
     /// Build everything and run the tests. In a capsule project, print what their calls used.
     Test {
         /// A capsule project's folder; or a part of tests' names; or, in the checkout, a test program of the package
-        /// astrid-tests (story, component, sim, …).
+        /// astrid-tests (story, component, sim, …), or fuzz.
         filter: Option<String>,
         #[command(flatten)]
         seeds: test::Seeds,
