@@ -54,7 +54,9 @@ impl Origin {
             _ => return None,
         };
         let authority = url.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let usual = if tls { 443 } else { 80 };
+        // What stands behind the host is a port, or nothing at all.
+        let port = if authority.as_str() == authority.host() { usual } else { authority.port_u16()? };
         let origin = Self { tls, host: authority.host().to_ascii_lowercase(), port };
         Some((origin, url.path_and_query().map_or("/", |path| path.as_str()).to_owned()))
     }
@@ -195,7 +197,7 @@ mod tests {
         assert_eq!(of("https://Auth.example/token?a=b"), pair("https://auth.example", "/token?a=b"));
         assert_eq!(of("https://auth.example:443"), pair("https://auth.example", "/"));
         assert_eq!(of("http://[::1]:5000/x"), pair("http://[::1]:5000", "/x"));
-        for bad in ["ftp://a/b", "/token", "https://user:word@a/b"] {
+        for bad in ["ftp://a/b", "/token", "https://user:word@a/b", "https://a:port/b", "https://a:65536/b"] {
             assert_eq!(of(bad), None, "{bad}");
         }
         assert!(Origin::new(false, "127.0.0.1:1").unwrap().is_local().unwrap());

@@ -179,7 +179,7 @@ impl<'a> Registry<'a> {
             (Some(_), Some((origin, path))) if origin == self.origin => Some(path),
             _ => None,
         });
-        let path = path.filter(|path| path.starts_with('/'));
+        let path = path.filter(|path| path.starts_with('/') && !path.starts_with("//"));
         path.with_context(|| format!("the registry sends the upload elsewhere: {}", location.escape_default()))
     }
 
