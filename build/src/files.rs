@@ -1,11 +1,12 @@
-//! Files that are whole or not there: written beside and renamed, and only when their bytes differ.
+//! Files that are whole or not there: written beside and renamed, and only when their bytes differ. Files that hold a
+//! secret are read only if nobody else can read them.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Writes `bytes` to `path` unless they stand there already. Whether they were written.
 pub(crate) fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
@@ -41,6 +42,25 @@ pub(crate) fn private_folder(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("can't create the folder {}", path.display()))
+}
+
+/// Reads a text of at most so many bytes that its owner alone may read.
+pub(crate) fn read_private(path: &Path, most: u64) -> Result<String> {
+    let mut text = String::new();
+    let mut read = || -> io::Result<u32> {
+        let file = File::open(path)?;
+        let mode = file.metadata()?.mode();
+        file.take(most).read_to_string(&mut text)?;
+        Ok(mode)
+    };
+    let mode = read().with_context(|| format!("can't read {}", path.display()))?;
+    ensure!(
+        mode & 0o077 == 0,
+        "{}: mode {:04o} lets others read it; run chmod 0600 on it",
+        path.display(),
+        mode & 0o777
+    );
+    Ok(text)
 }
 
 /// Removes a folder with everything in it, if it is there.

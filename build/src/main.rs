@@ -8,6 +8,7 @@
 //! | `types` | from a capsule's `wit/` to the types that are packed with it |
 //! | `sign` | keys of publishers; `keygen`, `sign`, `verify` |
 //! | `publish`, `oci` | a signed archive into a registry: a folder, or a repository of an OCI registry |
+//! | `https`, `login` | requests over TLS; who asks, and how a server asks for that |
 //! | `sbom` | what a component was made of |
 //! | `check`, `lint` | errors and warnings about a manifest, its component and its WIT |
 //! | `diff` | what an upgrade breaks, asks and changes |
@@ -27,7 +28,9 @@ mod check;
 mod component;
 mod diff;
 mod files;
+mod https;
 mod lint;
+mod login;
 mod new;
 mod oci;
 mod publish;
@@ -133,7 +136,7 @@ enum Verb {
     /// Build everything and run the tests. In a capsule project, print what their calls used.
     Test {
         /// A capsule project's folder; or a part of tests' names; or, in the checkout, a test program of the package
-        /// astrid-tests (story, component, sim, …).
+        /// astrid-tests (story, component, sim, …), or fuzz.
         filter: Option<String>,
         #[command(flatten)]
         seeds: test::Seeds,

@@ -23,26 +23,33 @@ const LINK: &str = ".astrid";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Template {
     pub(crate) name: &'static str,
-    files: [(&'static str, &'static str); 4],
+    files: &'static [(&'static str, &'static str)],
 }
 
-/// A folder below `templates/`.
+/// A folder below `templates/`: what every template has, and what this one has besides.
 macro_rules! template {
-    ($name:literal) => {
+    ($name:literal $(, $file:literal from $source:literal)*) => {
         Template {
             name: $name,
-            files: [
+            files: &[
                 ("Capsule.toml", include_str!(concat!("../templates/", $name, "/Capsule.toml.in"))),
                 ("src/lib.rs", include_str!(concat!("../templates/", $name, "/lib.rs.in"))),
                 ("tests/capsule.rs", include_str!(concat!("../templates/", $name, "/capsule.rs.in"))),
                 ("README.md", include_str!(concat!("../templates/", $name, "/README.md.in"))),
+                $(($file, include_str!(concat!("../templates/", $name, "/", $source))),)*
             ],
         }
     };
 }
 
 /// Every kind, the one that is made unless told otherwise first.
-pub(crate) const TEMPLATES: [Template; 3] = [template!("handler"), template!("interceptor"), template!("http")];
+pub(crate) const TEMPLATES: [Template; 5] = [
+    template!("handler"),
+    template!("interceptor"),
+    template!("http"),
+    template!("tool", "wit/notes.wit" from "notes.wit.in"),
+    template!("run-loop"),
+];
 
 /// What every project has.
 const COMMON: [(&str, &str); 3] = [
@@ -53,7 +60,7 @@ const COMMON: [(&str, &str); 3] = [
 
 impl Template {
     fn files(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        COMMON.into_iter().chain(self.files)
+        COMMON.into_iter().chain(self.files.iter().copied())
     }
 }
 

@@ -1,17 +1,21 @@
 //! Pushing to an OCI registry: two blobs and a manifest, by the distribution specification 1.1.
 //!
-//! Plain HTTP/1.1 and no login: for a registry on this machine, or one behind something that adds both. The archive's
-//! signatures, not the way that it took, are what its readers trust. A tag that stands for something else is never
-//! moved. Bounded: answers of 64 KiB, a minute for each step of the network.
+//! Over TLS, or plain HTTP where that is said; with a name and a password, or a token got for them, where the registry asks.
+//! A login never travels unencrypted to another machine. The archive's signatures, not the way that it took, are what its
+//! readers trust. A tag that stands for something else is never moved.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::cell::RefCell;
 
 use anyhow::{Context, Result, bail, ensure};
 use astrid_capsule::archive::Archive;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Uri};
+use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+
+use crate::https::{Answer, Client, Origin, Request};
+use crate::login::{self, Challenge, Login};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const ARTIFACT: &str = "application/vnd.astrid.capsule.v1";
@@ -19,13 +23,10 @@ const LAYER: &str = "application/vnd.astrid.capsule.v1.tar+gzip";
 /// The configuration of an artifact that has none.
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
-const MAX_ANSWER_BYTES: u64 = 64 << 10;
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// `oci://HOST[:PORT]/REPOSITORY:TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reference {
-    /// With its port.
+    /// With its port, if it is named.
     authority: String,
     repository: String,
     tag: String,
@@ -56,9 +57,8 @@ impl Reference {
         if !first || tag.len() > 128 || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
             return Err("TAG must be 1 to 128 of A-Z a-z 0-9 . _ -".into());
         }
-        let port = authority.rsplit(']').next().unwrap_or_default().contains(':');
-        let authority = if port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { authority, repository: repository.into(), tag: tag.into() })
+        Origin::new(true, authority).map_err(|_| "HOST must be a name or an address, and PORT a number")?;
+        Ok(Self { authority: authority.into(), repository: repository.into(), tag: tag.into() })
     }
 
     fn path(&self, rest: &str) -> String {
@@ -73,25 +73,31 @@ impl std::fmt::Display for Reference {
 }
 
 /// Pushes; where it stands now, by its digest, and whether it was not there before.
-pub(crate) fn push(to: &Reference, plain_http: bool, archive: &Archive, bytes: &[u8]) -> Result<(String, bool)> {
-    let registry = Registry::find(to, plain_http)?;
+pub(crate) fn push(
+    to: &Reference,
+    plain_http: bool,
+    login: Option<Login>,
+    archive: &Archive,
+    bytes: &[u8],
+) -> Result<(String, bool)> {
+    let registry = Registry::new(to, plain_http, login)?;
     let manifest = manifest(archive, bytes);
     let digest = digest(&manifest);
     let at = format!("oci://{}/{}@{digest}", to.authority, to.repository);
     let tag = to.path(&format!("manifests/{}", to.tag));
-    let there = registry.send("HEAD", &tag, &[("accept", MANIFEST)], b"")?;
+    let there = registry.send(Method::HEAD, &tag, Some((ACCEPT, MANIFEST)), b"")?;
     match (there.status, there.header("docker-content-digest")) {
         (404, _) => {}
         (200, Some(same)) if same == digest => return Ok((at, false)),
         (200, _) => bail!("{to} is published already, with another archive; a published tag never changes"),
-        _ => return Err(there.unexpected("looking for the tag")),
+        _ => return Err(registry.unexpected(&there, "looking for the tag")),
     }
     for blob in [b"{}", bytes] {
-        registry.upload(to, blob)?;
+        registry.upload(blob)?;
     }
-    let put = registry.send("PUT", &tag, &[("content-type", MANIFEST)], &manifest)?;
+    let put = registry.send(Method::PUT, &tag, Some((CONTENT_TYPE, MANIFEST)), &manifest)?;
     if put.status != 201 {
-        return Err(put.unexpected("pushing the manifest"));
+        return Err(registry.unexpected(&put, "pushing the manifest"));
     }
     Ok((at, true))
 }
@@ -121,195 +127,147 @@ fn manifest(archive: &Archive, bytes: &[u8]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-/// An HTTP/1.1 server; each request has a connection of its own.
-struct Registry {
-    authority: String,
+/// The registry of one push.
+struct Registry<'a> {
+    client: Client,
+    origin: Origin,
+    to: &'a Reference,
+    login: Option<Login>,
+    /// What the registry was last content with.
+    authorization: RefCell<Option<HeaderValue>>,
 }
 
-struct Answer {
-    status: u16,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
-    body: String,
+/// What gives tokens answers.
+#[derive(Deserialize)]
+struct Token {
+    #[serde(alias = "access_token")]
+    token: String,
 }
 
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    fn unexpected(&self, what: &str) -> anyhow::Error {
-        let login = if self.status == 401 { "; it wants a login, which is not supported" } else { "" };
-        let body: String = self.body.chars().take(500).flat_map(char::escape_default).collect();
-        anyhow::anyhow!("{what}: the registry answered {}{login} {body}", self.status)
-    }
-}
-
-impl Registry {
-    fn find(to: &Reference, plain_http: bool) -> Result<Self> {
-        let addresses = to.authority.to_socket_addrs().with_context(|| format!("can't find {}", to.authority))?;
-        let local = addresses.into_iter().all(|address| address.ip().is_loopback());
+impl<'a> Registry<'a> {
+    fn new(to: &'a Reference, plain_http: bool, login: Option<Login>) -> Result<Self> {
+        let origin = Origin::new(!plain_http, &to.authority)?;
         ensure!(
-            local || plain_http,
-            "{} is another machine, and this program speaks plain HTTP alone; --plain-http pushes all the same",
-            to.authority
+            origin.tls || login.is_none() || origin.is_local()?,
+            "{origin} is another machine, and a login is not sent there unencrypted: leave --plain-http away, or the login"
         );
-        Ok(Self { authority: to.authority.clone() })
+        Ok(Self { client: Client::new()?, origin, to, login, authorization: RefCell::new(None) })
     }
 
-    fn upload(&self, to: &Reference, blob: &[u8]) -> Result<()> {
+    fn upload(&self, blob: &[u8]) -> Result<()> {
         let digest = digest(blob);
-        if self.send("HEAD", &to.path(&format!("blobs/{digest}")), &[], b"")?.status == 200 {
+        if self.send(Method::HEAD, &self.to.path(&format!("blobs/{digest}")), None, b"")?.status == 200 {
             return Ok(());
         }
-        let begun = self.send("POST", &to.path("blobs/uploads/"), &[], b"")?;
+        let begun = self.send(Method::POST, &self.to.path("blobs/uploads/"), None, b"")?;
         let location = match (begun.status, begun.header("location")) {
             (202, Some(location)) => location,
-            _ => return Err(begun.unexpected("beginning an upload")),
+            _ => return Err(self.unexpected(&begun, "beginning an upload")),
         };
-        // Where the registry says, but nowhere else than there.
-        let own = format!("http://{}", self.authority);
-        let path = location.strip_prefix(&own).unwrap_or(location);
-        ensure!(path.starts_with('/'), "the registry sends the upload elsewhere: {}", location.escape_default());
+        let path = self.own_path(location)?;
         let joint = if path.contains('?') { '&' } else { '?' };
-        let path = format!("{path}{joint}digest={}", digest.replace(':', "%3A"));
-        let put = self.send("PUT", &path, &[("content-type", "application/octet-stream")], blob)?;
-        if put.status == 201 { Ok(()) } else { Err(put.unexpected("uploading")) }
+        let path = format!("{path}{joint}digest={}", encoded(&digest));
+        let put = self.send(Method::PUT, &path, Some((CONTENT_TYPE, "application/octet-stream")), blob)?;
+        if put.status == 201 { Ok(()) } else { Err(self.unexpected(&put, "uploading")) }
     }
 
-    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-        self.exchange(method, path, headers, body).with_context(|| format!("{method} http://{}{path}", self.authority))
+    /// The path of a place that the registry names: anywhere in it, and nowhere else.
+    fn own_path(&self, location: &str) -> Result<String> {
+        let url: Option<Uri> = location.parse().ok();
+        let path = url.and_then(|url| match (url.authority(), Origin::of(&url)) {
+            (None, _) => url.path_and_query().map(|path| path.as_str().to_owned()),
+            (Some(_), Some((origin, path))) if origin == self.origin => Some(path),
+            _ => None,
+        });
+        let path = path.filter(|path| path.starts_with('/') && !path.starts_with("//"));
+        path.with_context(|| format!("the registry sends the upload elsewhere: {}", location.escape_default()))
     }
 
-    fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-        ensure!(path.bytes().all(|b| b.is_ascii_graphic()), "the path is no path of HTTP");
-        let mut stream = TcpStream::connect(&self.authority)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            self.authority,
-            body.len()
-        );
-        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-        stream.write_all((head + "\r\n").as_bytes())?;
-        // One that has seen enough may answer before it has read all of it.
-        let sent = stream.write_all(body);
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-        if answer.is_empty() {
-            sent?;
+    /// Sends a request; if the registry wants to know who asks, tells it and sends the request again, once.
+    fn send(&self, method: Method, path: &str, header: Option<(HeaderName, &str)>, body: &[u8]) -> Result<Answer> {
+        let once = || {
+            let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
+            if let Some((name, value)) = &header {
+                headers.push((name.clone(), HeaderValue::from_str(value)?));
+            }
+            headers.extend(self.authorization.borrow().clone().map(|value| (AUTHORIZATION, value)));
+            self.client.send(&self.origin, &Request { method: method.clone(), path, headers, body })
+        };
+        let answer = once()?;
+        if answer.status != 401 {
+            return Ok(answer);
         }
-        parse(&answer).context("it answered with something that is not HTTP")
+        let authorization = match login::challenge(&answer.headers) {
+            Some(Challenge::Basic) => self.login.as_ref().map(Login::basic),
+            Some(Challenge::Bearer { realm, service }) => Some(self.token(&realm, service.as_deref())?),
+            None => bail!("{} wants a login of a kind that is not known here", self.origin),
+        };
+        let Some(authorization) = authorization else { return Ok(answer) };
+        let mut value = HeaderValue::from_str(&authorization).context("the registry's token is none of HTTP")?;
+        value.set_sensitive(true);
+        *self.authorization.borrow_mut() = Some(value);
+        once()
+    }
+
+    /// A token to push to the repository, for the login or, without one, for anybody.
+    fn token(&self, realm: &str, service: Option<&str>) -> Result<String> {
+        let url: Option<Uri> = realm.parse().ok();
+        let Some((origin, path)) = url.as_ref().and_then(Origin::of) else {
+            bail!("{} gives its tokens at a place that is none: {}", self.origin, realm.escape_default());
+        };
+        ensure!(
+            origin.tls || (!self.origin.tls && origin.is_local()?),
+            "{} gives its tokens at {origin}, which nothing encrypts the way to",
+            self.origin
+        );
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let scope = encoded(&format!("repository:{}:pull,push", self.to.repository));
+        let service = service.map_or(String::new(), |service| format!("&service={}", encoded(service)));
+        let path = format!("{path}{joint}scope={scope}{service}");
+        let mut headers = Vec::new();
+        if let Some(login) = &self.login {
+            headers.push((AUTHORIZATION, HeaderValue::from_str(&login.basic())?));
+        }
+        let answer = self.client.send(&origin, &Request { method: Method::GET, path: &path, headers, body: b"" })?;
+        if answer.status != 200 {
+            return Err(self.unexpected(&answer, &format!("asking {origin} for a token")));
+        }
+        // What is no token is not repeated: it may be a part of one.
+        let token: Option<Token> = serde_json::from_slice(&answer.body).ok();
+        let token = token.with_context(|| format!("{origin} answered with something that is no token"))?;
+        Ok(format!("Bearer {}", token.token))
+    }
+
+    fn unexpected(&self, answer: &Answer, what: &str) -> anyhow::Error {
+        let login = match (answer.status, &self.login) {
+            (401 | 403, None) => format!("; it wants a login: --login FILE, or {}", login::VARIABLE),
+            (401 | 403, Some(_)) => "; it does not take this login".into(),
+            _ => String::new(),
+        };
+        let body = String::from_utf8_lossy(&answer.body);
+        let body: String = body.chars().take(500).flat_map(char::escape_default).collect();
+        anyhow::anyhow!("{what}: the registry answered {}{login} {body}", answer.status)
     }
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    let header = |line: &str| {
-        let (name, value) = line.split_once(':')?;
-        Some((name.to_ascii_lowercase(), value.trim().to_owned()))
-    };
-    let headers = lines.map(header).collect::<Option<_>>()?;
-    Some(Answer { status, headers, body: String::from_utf8_lossy(&answer[end + 4..]).into_owned() })
+/// As a value in a query.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-    use std::sync::{Arc, Mutex};
-
-    use astrid_capsule::manifest::Manifest;
-
     use super::*;
-
-    /// What was pushed, by path.
-    type Store = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
-
-    /// A registry that keeps what it is given, and says of nothing else that it is there.
-    fn registry() -> (u16, Store) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (port, store) = (listener.local_addr().unwrap().port(), Store::default());
-        let kept = store.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = BufReader::new(stream.unwrap());
-                let mut lines = Vec::new();
-                while !lines.last().is_some_and(String::is_empty) {
-                    let mut line = String::new();
-                    stream.read_line(&mut line).unwrap();
-                    lines.push(line.trim_end().to_owned());
-                }
-                let length = lines.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                let mut body = vec![0; length.parse().unwrap()];
-                stream.read_exact(&mut body).unwrap();
-                let (status, headers) = answer(&kept, &lines[0], body);
-                let answer = format!("HTTP/1.1 {status} x\r\n{headers}content-length: 0\r\n\r\n");
-                stream.get_mut().write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        (port, store)
-    }
-
-    fn answer(store: &Store, request: &str, body: Vec<u8>) -> (u16, String) {
-        let mut words = request.split(' ');
-        let (method, path) = (words.next().unwrap(), words.next().unwrap().to_owned());
-        let mut store = store.lock().unwrap();
-        match method {
-            "HEAD" => match store.get(&path) {
-                Some(bytes) => (200, format!("Docker-Content-Digest: {}\r\n", digest(bytes))),
-                None => (404, String::new()),
-            },
-            "POST" => (202, "Location: /upload/7?state=a\r\n".into()),
-            "PUT" if path.starts_with("/upload/7?state=a&digest=") => {
-                let said = path.rsplit('=').next().unwrap().replace("%3A", ":");
-                assert_eq!(said, digest(&body));
-                store.insert(format!("/v2/a/notes/blobs/{said}"), body);
-                (201, String::new())
-            }
-            "PUT" => {
-                store.insert(path, body);
-                (201, String::new())
-            }
-            _ => (405, String::new()),
-        }
-    }
-
-    fn archive() -> Archive {
-        Archive::new(&Manifest::parse("[package]\nname = \"notes\"\nversion = \"1.0.0\"\n").unwrap(), Vec::new())
-    }
-
-    #[test]
-    fn a_push_is_two_blobs_and_a_manifest_and_a_tag_never_moves() {
-        let (port, store) = registry();
-        let to = Reference::parse(&format!("oci://127.0.0.1:{port}/a/notes:1.0.0")).unwrap();
-        let (at, changed) = push(&to, false, &archive(), b"archive").unwrap();
-        assert!(changed);
-        let kept = store.lock().unwrap().clone();
-        assert_eq!(kept.len(), 3);
-        let manifest = &kept["/v2/a/notes/manifests/1.0.0"];
-        assert!(at.ends_with(&digest(manifest)), "{at}");
-        let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
-        for blob in [&manifest["config"], &manifest["layers"][0]] {
-            let bytes = &kept[&format!("/v2/a/notes/blobs/{}", blob["digest"].as_str().unwrap())];
-            assert_eq!(blob["size"], bytes.len());
-        }
-        assert_eq!(push(&to, false, &archive(), b"archive").unwrap(), (at, false));
-        let error = push(&to, false, &archive(), b"other").unwrap_err().to_string();
-        assert!(error.contains("never changes"), "{error}");
-        assert_eq!(*store.lock().unwrap(), kept);
-    }
 
     #[test]
     fn a_reference_has_a_host_a_repository_and_a_tag() {
         let parsed = |text: &str| Reference::parse(text).map(|reference| reference.to_string());
-        assert_eq!(parsed("oci://localhost/a/b-c:1.0.0").unwrap(), "oci://localhost:80/a/b-c:1.0.0");
-        assert_eq!(parsed("oci://[::1]/a:b").unwrap(), "oci://[::1]:80/a:b");
+        for fine in
+            ["oci://localhost/a/b-c:1.0.0", "oci://[::1]/a:b", "oci://[::1]:5000/a:b", "oci://r.example:443/a:b"]
+        {
+            assert_eq!(parsed(fine).unwrap(), fine);
+        }
         for bad in [
             "oci://",
             "oci://host",
@@ -320,6 +278,9 @@ mod tests {
             "oci://host/a:",
             "oci://host/a:b c",
             "oci://user@host/a:b",
+            "oci://host:port/a:b",
+            "oci://host:65536/a:b",
+            "oci://::1/a:b",
             "oci:///a:b",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
@@ -327,20 +288,22 @@ mod tests {
     }
 
     #[test]
-    fn another_machine_is_not_pushed_to_by_plain_http_unless_that_is_said() {
-        let to = Reference::parse("oci://192.0.2.1:5000/a:b").unwrap();
-        let error = push(&to, false, &archive(), b"").unwrap_err().to_string();
-        assert!(error.contains("--plain-http"), "{error}");
+    fn an_upload_goes_nowhere_but_to_the_registry() {
+        let to = Reference::parse("oci://r.example/a:b").unwrap();
+        let registry = Registry::new(&to, false, None).unwrap();
+        for own in ["/up?state=a", "https://r.example/up?state=a", "https://R.example:443/up?state=a"] {
+            assert_eq!(registry.own_path(own).unwrap(), "/up?state=a");
+        }
+        for other in
+            ["http://r.example/up", "https://r.example:444/up", "https://s.example/up", "//s.example/up", "up", ""]
+        {
+            let error = registry.own_path(other).unwrap_err().to_string();
+            assert!(error.contains("elsewhere"), "{error}");
+        }
     }
 
     #[test]
-    fn what_is_no_answer_of_http_is_none() {
-        assert!(
-            parse(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody")
-                .is_some_and(|a| a.header("a") == Some("b") && a.body == "body")
-        );
-        for bad in [&b""[..], b"SSH-2.0\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"] {
-            assert!(parse(bad).is_none());
-        }
+    fn what_stands_in_a_query_is_encoded() {
+        assert_eq!(encoded("repository:a/b:pull,push é&"), "repository%3Aa%2Fb%3Apull%2Cpush%20%C3%A9%26");
     }
 }

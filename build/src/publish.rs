@@ -17,6 +17,7 @@ use astrid_capsule::registry::{BLOBS, Entry, INDEX, Index, MAX_INDEX_BYTES, SIGN
 use astrid_capsule::signature::{self, Purpose, SecretKey, Signature};
 use serde_json::json;
 
+use crate::login::Login;
 use crate::{files, oci, say, sign};
 
 #[derive(clap::Args)]
@@ -29,9 +30,12 @@ pub(crate) struct Options {
     /// The key that signs a folder's index.
     #[arg(long, value_name = "PATH")]
     key: Option<PathBuf>,
-    /// Push to an OCI registry on another machine although nothing encrypts the way there.
+    /// Push to an OCI registry that speaks no TLS.
     #[arg(long)]
     plain_http: bool,
+    /// A file with NAME:PASSWORD for an OCI registry, which only you can read; else ASTRID_REGISTRY_LOGIN, if it is set.
+    #[arg(long, value_name = "PATH")]
+    login: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +73,9 @@ pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
         (To::Oci(_), Some(_)) => bail!(Usage("an OCI registry has no index to sign: leave --key away")),
         (_, key) => key.as_deref().map(sign::read_key).transpose()?,
     };
+    if matches!(options.to, To::Folder(_)) && (options.plain_http || options.login.is_some()) {
+        bail!(Usage("--plain-http and --login are for OCI registries"));
+    }
     let (archive, bytes) = sign::read_archive(&options.archive)?;
     let entry = entry(&archive, &bytes).with_context(|| options.archive.display().to_string())?;
     ensure!(
@@ -83,7 +90,10 @@ pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
             let at = folder.join(entry.blob()).display().to_string();
             (at, to_folder(folder, entry, &bytes, &key)?)
         }
-        (To::Oci(reference), _) => oci::push(reference, options.plain_http, &archive, &bytes)?,
+        (To::Oci(reference), _) => {
+            let login = Login::find(options.login.as_deref())?;
+            oci::push(reference, options.plain_http, login, &archive, &bytes)?
+        }
         (To::Folder(_), None) => unreachable!("checked above"),
     };
     step.done(if changed { "published" } else { "it was published already" });

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,20 +44,7 @@ pub(crate) fn make_key(path: &Path) -> Result<SecretKey> {
 
 /// Reads a key file that its owner alone may read.
 pub(crate) fn read_key(path: &Path) -> Result<SecretKey> {
-    let mut text = String::new();
-    let read = || -> std::io::Result<u32> {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.mode();
-        file.take(MAX_KEY_BYTES).read_to_string(&mut text)?;
-        Ok(mode)
-    };
-    let mode = read_with(read, path)?;
-    ensure!(
-        mode & 0o077 == 0,
-        "{}: mode {:04o} lets others read it; run chmod 0600 on it",
-        path.display(),
-        mode & 0o777
-    );
+    let text = files::read_private(path, MAX_KEY_BYTES)?;
     let mut seed = [0; 32];
     if hex::decode_to_slice(text.trim(), &mut seed).is_err() {
         bail!("{} is no key: it must hold 64 hex digits, as `astrid-build keygen` writes them", path.display());
@@ -65,15 +52,11 @@ pub(crate) fn read_key(path: &Path) -> Result<SecretKey> {
     Ok(SecretKey::from_bytes(&seed))
 }
 
-fn read_with<T>(read: impl FnOnce() -> std::io::Result<T>, path: &Path) -> Result<T> {
-    read().with_context(|| format!("can't read {}", path.display()))
-}
-
 /// Reads and checks an archive: itself, and its bytes.
 pub(crate) fn read_archive(path: &Path) -> Result<(Archive, Vec<u8>)> {
     let mut bytes = Vec::new();
-    let read = || File::open(path)?.take(archive::MAX_BYTES + 1).read_to_end(&mut bytes);
-    read_with(read, path)?;
+    let mut read = || File::open(path)?.take(archive::MAX_BYTES + 1).read_to_end(&mut bytes);
+    read().with_context(|| format!("can't read {}", path.display()))?;
     ensure!(bytes.len() as u64 <= archive::MAX_BYTES, "{} is larger than {} bytes", path.display(), archive::MAX_BYTES);
     let archive = Archive::read(&bytes[..]).with_context(|| path.display().to_string())?;
     Ok((archive, bytes))

@@ -16,36 +16,39 @@ use serde_json::json;
 use crate::workspace::Workspace;
 use crate::{component, run, say, usage};
 
-/// The package of the tests that have names of their own.
-const TESTS: &str = "astrid-tests";
+/// The packages of the tests that have names of their own.
+const TESTS: [&str; 2] = ["astrid-tests", "astrid-fuzz"];
 
 /// Where the tests find packed capsules.
 const CAPSULES: &str = "ASTRID_CAPSULES";
 
-/// The test program that runs seeds.
-const SIM: &str = "sim";
+/// The test programs that run seeds, and the variables by which they are told how many and from where.
+const SEEDED: [(&str, [&str; 2]); 2] =
+    [("sim", ["ASTRID_SIM_SEEDS", "ASTRID_SIM_FROM"]), ("fuzz", ["ASTRID_FUZZ_SEEDS", "ASTRID_FUZZ_FROM"])];
 
-/// Which seeds the simulation runs.
+/// Which seeds a test program runs.
 #[derive(clap::Args)]
 pub(crate) struct Seeds {
-    /// How many seeds `test sim` runs (200 unless given).
+    /// How many seeds `test sim` runs (200 unless given), and `test fuzz` for each target (1000).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
-    /// The first of the seeds of `test sim` (0 unless given).
+    /// The first of the seeds (0 unless given).
     #[arg(long, value_name = "SEED")]
     from: Option<u64>,
 }
 
 impl Seeds {
-    /// As the simulation reads them; refused where nothing would.
+    /// As the test program reads them; refused where nothing would.
     fn variables(&self, filter: Option<&str>) -> Result<Vec<(&'static str, String)>> {
-        let given = [("ASTRID_SIM_SEEDS", self.seeds), ("ASTRID_SIM_FROM", self.from)];
-        let variables: Vec<_> = given.into_iter().filter_map(|(name, n)| Some((name, n?.to_string()))).collect();
-        ensure!(
-            variables.is_empty() || filter == Some(SIM),
-            "--seeds and --from choose seeds of the simulation: astrid-build test sim --seeds N --from SEED"
-        );
-        Ok(variables)
+        let given = [self.seeds, self.from];
+        let Some((_, names)) = SEEDED.into_iter().find(|(program, _)| filter == Some(*program)) else {
+            ensure!(
+                given == [None, None],
+                "--seeds and --from choose what is simulated or fuzzed: astrid-build test sim|fuzz --seeds N --from SEED"
+            );
+            return Ok(Vec::new());
+        };
+        Ok(names.into_iter().zip(given).filter_map(|(name, n)| Some((name, n?.to_string()))).collect())
     }
 }
 
@@ -62,7 +65,7 @@ pub(crate) fn verb(filter: Option<&str>, seeds: &Seeds, args: &[String], json: b
     match workspace {
         Some(workspace) if workspace.package("astrid-host").is_some() => inside(&workspace, filter, seeds, args, json),
         _ => {
-            ensure!(seeds.is_empty(), "only the workspace of the host has a simulation");
+            ensure!(seeds.is_empty(), "only the workspace of the host has a simulation and fuzz targets");
             outside(&folder, filter, args, json)
         }
     }
@@ -147,8 +150,8 @@ fn packages(workspace: &Workspace) -> Vec<String> {
 /// A test program's name selects it; anything else is a part of tests' names.
 fn selection(workspace: &Workspace, filter: Option<&str>) -> Vec<String> {
     let Some(filter) = filter else { return Vec::new() };
-    let targets = workspace.package(TESTS).map_or(&[][..], |package| &package.targets);
-    let program = targets.iter().any(|t| t.name == filter && t.kind.iter().any(|kind| kind == "test"));
+    let mut targets = TESTS.iter().filter_map(|name| workspace.package(name)).flat_map(|package| &package.targets);
+    let program = targets.any(|t| t.name == filter && t.kind.iter().any(|kind| kind == "test"));
     if program { vec!["--test".into(), filter.into()] } else { vec![filter.into()] }
 }
 
@@ -167,10 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn seeds_reach_the_simulation_and_are_refused_with_other_tests() {
+    fn seeds_reach_the_programs_that_run_them_and_are_refused_with_other_tests() {
         let seeds = |seeds, from| Seeds { seeds, from };
         let variables = seeds(Some(5), Some(7)).variables(Some("sim")).unwrap();
         assert_eq!(variables, [("ASTRID_SIM_SEEDS", "5".to_owned()), ("ASTRID_SIM_FROM", "7".to_owned())]);
+        let variables = seeds(Some(5), None).variables(Some("fuzz")).unwrap();
+        assert_eq!(variables, [("ASTRID_FUZZ_SEEDS", "5".to_owned())]);
         assert!(seeds(None, None).variables(Some("story")).unwrap().is_empty());
         for filter in [None, Some("story")] {
             assert!(seeds(None, Some(1)).variables(filter).is_err());
@@ -183,5 +188,6 @@ mod tests {
         let workspace = Workspace::checkout().unwrap();
         assert_eq!(selection(&workspace, None), Vec::<String>::new());
         assert_eq!(selection(&workspace, Some("no-such-program")), ["no-such-program"]);
+        assert_eq!(selection(&workspace, Some("fuzz")), ["--test", "fuzz"]);
     }
 }

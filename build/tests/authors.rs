@@ -55,7 +55,7 @@ fn every_template_builds_fits_its_manifest_and_passes_its_tests_offline() {
     let templates = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates")).unwrap();
     let templates = templates.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let templates: Vec<String> = templates.filter(|name| name != "common").collect();
-    assert!(templates.len() >= 3, "{templates:?}");
+    assert!(templates.len() >= 5, "{templates:?}");
     for template in &templates {
         let (project, target) = project(folder.path(), template);
         let run = |args: &[&str]| succeeds(astrid_build(&project, args).env("CARGO_TARGET_DIR", &target));

@@ -20,8 +20,9 @@ pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 pub const MAX_SBOM_BYTES: u64 = 4 << 20;
 
 /// What unfolds to more than [`RATIO_FREE_BYTES`] may be at most so many times as large as it is compressed.
-const MAX_RATIO: u64 = 100;
-const RATIO_FREE_BYTES: u64 = 1 << 20;
+pub const MAX_RATIO: u64 = 100;
+/// What may be of any ratio, in bytes.
+pub const RATIO_FREE_BYTES: u64 = 1 << 20;
 
 /// Tar's unit: a header, and what a file is padded to.
 const BLOCK: usize = 512;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::shown;
@@ -97,13 +98,51 @@ impl Scope {
 }
 
 /// A default as TOML has it.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Scalar {
     Boolean(bool),
     Integer(i64),
     Float(f64),
     Text(String),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+/// Takes a whole number as it is or not at all: TOML's go up to 2^63 - 1, and a larger one would lose its last digits.
+struct ScalarVisitor;
+
+impl Visitor<'_> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a number or a boolean")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Boolean(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Integer(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+        let fits = i64::try_from(value).map(Scalar::Integer);
+        fits.map_err(|_| E::custom(format!("{value} is larger than {}, the largest whole number of TOML", i64::MAX)))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Float(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(value.into()))
+    }
 }
 
 impl fmt::Display for Scalar {
@@ -217,6 +256,18 @@ mod tests {
 
     fn field(text: &str) -> Field {
         manifest(&format!("[env.A]\n{text}")).unwrap().env["A"].clone()
+    }
+
+    #[test]
+    fn a_whole_number_that_toml_does_not_have_is_refused_and_not_rounded() {
+        let default = |number: &str| manifest(&format!("[env.A]\ntype = \"number\"\ndefault = {number}"));
+        let most = default("9223372036854775807").unwrap().env["A"].default_value();
+        assert_eq!(most.as_deref(), Some("9223372036854775807"));
+        for number in ["9223372036854775808", "18446744073709551615", "340282366920938463463374607431768211456"] {
+            let error = default(number).unwrap_err();
+            assert!(error.contains("line 6"), "{error}");
+        }
+        assert!(default("18446744073709551615").unwrap_err().contains("is larger than 9223372036854775807"));
     }
 
     #[test]

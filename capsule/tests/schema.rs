@@ -1,10 +1,11 @@
-//! What editors and people are told of manifests is what a manifest takes: no key is missing on either side.
+//! What editors and people are told of manifests and distributions is what those take: no key is missing on either side.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use astrid_capsule::manifest::Manifest;
+use astrid_capsule::distro::Distro;
+use astrid_capsule::manifest::{Manifest, grant};
 use astrid_capsule::shape::Shape;
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ fn document(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn schema() -> Value {
-    serde_json::from_str(&document("capsule.schema.json")).unwrap()
+fn schema(name: &str) -> Value {
+    serde_json::from_str(&document(name)).unwrap()
 }
 
 /// Compares a type's shape with its schema, in both directions.
@@ -49,12 +50,16 @@ fn compare(path: &str, shape: &Shape, schema: &Value) {
 }
 
 #[test]
-fn the_schema_for_editors_has_exactly_the_keys_and_values_that_a_manifest_takes() {
-    compare("manifest", &Shape::of::<Manifest>(), &schema());
+fn the_schemas_for_editors_have_exactly_the_keys_and_values_that_are_taken() {
+    compare("manifest", &Shape::of::<Manifest>(), &schema("capsule.schema.json"));
+    compare("distribution", &Shape::of::<Distro>(), &schema("distro.schema.json"));
+    let asks = &schema("capsule.schema.json")["properties"]["asks"]["items"]["anyOf"][0]["enum"];
+    let known: BTreeSet<&str> = asks.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(known, BTreeSet::from(grant::FIXED));
 }
 
-#[test]
-fn what_the_schema_requires_is_what_reading_misses() {
+/// Fails unless each key that a schema requires is missed in `whole`, which has every section that has such keys.
+fn misses_what_is_required(schema: &Value, whole: &str, least: usize, parses: impl Fn(&str) -> bool) {
     fn required(path: &str, schema: &Value, found: &mut Vec<String>) {
         let keys = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         found.extend(keys.map(|key| format!("{path}{key}")));
@@ -66,7 +71,46 @@ fn what_the_schema_requires_is_what_reading_misses() {
             }
         }
     }
-    let whole: toml::Table = r#"
+    let whole: toml::Table = whole.parse().unwrap();
+    let parses = |table: &toml::Table| parses(&toml::to_string(table).unwrap());
+    assert!(parses(&whole), "the least document with every section");
+    let mut paths = Vec::new();
+    required("", schema, &mut paths);
+    assert!(paths.len() >= least, "{paths:?}");
+    for path in paths {
+        let mut table = whole.clone();
+        let (parent, key) = path.rsplit_once('.').map_or(("", &*path), |(parent, key)| (parent, key));
+        let parent = parent.split('.').filter(|step| !step.is_empty()).fold(&mut table, |table, step| {
+            let value = &mut table[step.trim_end_matches("[]")];
+            let value = if step.ends_with("[]") { &mut value[0] } else { value };
+            value.as_table_mut().unwrap()
+        });
+        parent.remove(key).unwrap_or_else(|| panic!("the least document lacks {path}"));
+        assert!(!parses(&table), "{path} is required by the schema alone");
+    }
+}
+
+#[test]
+fn what_the_schema_of_distributions_requires_is_what_reading_misses() {
+    let whole = r#"
+        [distro]
+        id = "a"
+        name = "A"
+        version = "0.1.0"
+        [variables.b]
+        [[capsule]]
+        name = "c"
+        source = "c.capsule"
+        role = "identity"
+        [invites]
+        [branding]
+    "#;
+    misses_what_is_required(&schema("distro.schema.json"), whole, 6, |text| Distro::parse(text).is_ok());
+}
+
+#[test]
+fn what_the_schema_of_manifests_requires_is_what_reading_misses() {
+    let whole = r#"
         asks = ["http:mount"]
         [package]
         name = "a"
@@ -98,42 +142,25 @@ fn what_the_schema_requires_is_what_reading_misses() {
         [http]
         mounts = ["/a"]
         [limits]
-    "#
-    .parse()
-    .unwrap();
-    let parses = |table: &toml::Table| Manifest::parse(&toml::to_string(table).unwrap()).is_ok();
-    assert!(parses(&whole), "the least manifest with every section");
-    let mut paths = Vec::new();
-    required("", &schema(), &mut paths);
-    assert!(paths.len() > 12, "{paths:?}");
-    for path in paths {
-        let mut table = whole.clone();
-        let (parent, key) = path.rsplit_once('.').map_or(("", &*path), |(parent, key)| (parent, key));
-        let parent = parent.split('.').filter(|step| !step.is_empty()).fold(&mut table, |table, step| {
-            let value = &mut table[step.trim_end_matches("[]")];
-            let value = if step.ends_with("[]") { &mut value[0] } else { value };
-            value.as_table_mut().unwrap()
-        });
-        parent.remove(key).unwrap_or_else(|| panic!("the least manifest lacks {path}"));
-        assert!(!parses(&table), "{path} is required by the schema alone");
+    "#;
+    misses_what_is_required(&schema("capsule.schema.json"), whole, 13, |text| Manifest::parse(text).is_ok());
+}
+
+/// The keys that hold values, with `[]` behind what stands in a list.
+fn leaves(path: &str, shape: &Shape, found: &mut Vec<String>) {
+    match shape {
+        Shape::Struct(keys) => keys.iter().for_each(|(key, shape)| {
+            let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
+            leaves(&path, shape, found);
+        }),
+        Shape::Map(values) => leaves(&format!("{path}.NAME"), values, found),
+        Shape::List(of) if matches!(**of, Shape::Struct(_)) => leaves(&format!("{path}[]"), of, found),
+        _ => found.push(path.to_owned()),
     }
 }
 
-#[test]
-fn every_key_stands_in_the_table_of_the_manual() {
-    fn leaves(path: &str, shape: &Shape, found: &mut Vec<String>) {
-        match shape {
-            Shape::Struct(keys) => keys.iter().for_each(|(key, shape)| {
-                let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
-                leaves(&path, shape, found);
-            }),
-            Shape::Map(values) => leaves(&format!("{path}.NAME"), values, found),
-            Shape::List(of) if matches!(**of, Shape::Struct(_)) => leaves(&format!("{path}[]"), of, found),
-            _ => found.push(path.to_owned()),
-        }
-    }
-    let manual = document("writing-capsules.md");
-    // A row may begin with several keys of one section: `a.b`, `c`.
+/// The keys that a manual's tables begin their rows with. A row may begin with several of one section: `a.b`, `c`.
+fn rows(manual: &str) -> BTreeSet<String> {
     let mut written = BTreeSet::new();
     for row in manual.lines().filter_map(|line| line.strip_prefix("| `")) {
         let cell = row.split(" | ").next().unwrap_or_default();
@@ -142,6 +169,26 @@ fn every_key_stands_in_the_table_of_the_manual() {
         written.insert(names[0].to_owned());
         written.extend(names[1..].iter().map(|name| format!("{section}.{name}")));
     }
+    written
+}
+
+#[test]
+fn every_key_of_a_distribution_stands_in_the_table_of_its_manual() {
+    let written = rows(&document("distributions.md"));
+    let mut found = Vec::new();
+    leaves("", &Shape::of::<Distro>(), &mut found);
+    let found: BTreeSet<String> = found.iter().map(|key| key.replace("[]", "")).collect();
+    let missing: Vec<&String> = found.difference(&written).collect();
+    assert!(missing.is_empty(), "the manual says nothing of {missing:?}");
+    let sections = ["distro.", "variables.NAME.", "capsule.", "invites.", "branding."];
+    let stale: Vec<&String> =
+        written.difference(&found).filter(|key| sections.iter().any(|section| key.starts_with(section))).collect();
+    assert!(stale.is_empty(), "no distribution takes {stale:?}");
+}
+
+#[test]
+fn every_key_of_a_manifest_stands_in_the_table_of_the_manual() {
+    let written = rows(&document("writing-capsules.md"));
     let mut found = Vec::new();
     leaves("", &Shape::of::<Manifest>(), &mut found);
     let missing: Vec<&String> = found.iter().filter(|key| !written.contains(*key)).collect();

@@ -3,6 +3,7 @@
 //!
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
+//! - [`authors`]: what a project begins as, installed and used
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`field`]: faults that hosts of plugins had in the field
@@ -27,6 +28,7 @@
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
 
+mod authors;
 mod capsules;
 mod console;
 mod distributions;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::principal::ANONYMOUS;
+use astrid_capsule::schema::{Schemas, TypeName};
 use astrid_capsule::{Capability, Pattern, Topic};
 use ed25519_dalek::{Signer, VerifyingKey};
 use serde::Serialize;
@@ -41,6 +42,7 @@ pub struct Usage {
 /// behind is what it put into the fakes.
 pub struct Capsule {
     manifest: Arc<Manifest>,
+    schemas: Schemas,
     pub(crate) linked: InstancePre<State>,
     fakes: Fakes,
     clock: Clock,
@@ -66,10 +68,10 @@ impl Capsule {
         let file = File::open(path).map_err(|source| OpenError::Read { path: path.into(), source })?;
         let archive =
             Archive::read(BufReader::new(file)).map_err(|source| OpenError::Archive { path: path.into(), source })?;
-        Self::from_component(archive.manifest, &archive.component)
+        Ok(Self { schemas: archive.schemas, ..Self::from_component(archive.manifest, &archive.component)? })
     }
 
-    /// A manifest and the bytes of a component.
+    /// A manifest and the bytes of a component, without types.
     ///
     /// # Errors
     /// When the bytes are no component, import what no host offers, or use an interface that the manifest does not ask
@@ -78,6 +80,7 @@ impl Capsule {
         let linked = engine::link(&manifest, component)?;
         Ok(Self {
             manifest: Arc::new(manifest),
+            schemas: Schemas::default(),
             linked,
             fakes: Fakes::default(),
             clock: Clock::default(),
@@ -87,6 +90,21 @@ impl Capsule {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Holds a value to one of the types that are packed with the capsule, as a host with `bus.strict` does. `name` is
+    /// what the manifest says: `interface.type`, or `nothing`. The error says where the value does not fit, and why.
+    ///
+    /// # Panics
+    /// If `name` is none of the packed types, or `value` can't be written as JSON.
+    pub fn fits(&self, name: &str, value: impl Serialize) -> Result<(), String> {
+        let known = TypeName::parse(name).unwrap_or_else(|error| panic!("fits: {error}"));
+        assert!(
+            self.schemas.schema(&known).is_some(),
+            "fits: `{name}` is not packed: no topic of the manifest names it"
+        );
+        let value = serde_json::to_vec(&value).expect("the test's own value is JSON");
+        self.schemas.fit(&known, &value).map_err(|misfit| misfit.to_string())
     }
 
     /// A call on behalf of `principal`.

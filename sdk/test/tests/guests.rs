@@ -5,7 +5,8 @@ use std::fs::File;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
-    CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, RefusalCode, Request, Slot, Verdict,
+    CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, Ran, RefusalCode, Request, Slot,
+    Verdict,
 };
 use serde_json::{Value, json};
 
@@ -399,6 +400,53 @@ fn what_arrives_for_a_subscription_comes_in_order_with_its_gaps_and_nobody_elses
     let of = |topic: &str, n: u64| json!({ "topic": topic, "of": "alice", "caller": "alice", "payload": n });
     let gap = json!({ "gap": 7, "of": "alice" });
     assert_eq!(heard, json!([of("streamer.lossy.a", 1), gap, of("streamer.lossy.b", 3)]));
+}
+
+#[test]
+fn a_run_loop_reads_what_everybody_sent_acts_for_them_and_ends_with_its_subscription() {
+    let mut pump = guest("pump");
+    pump.on_request("pump.v1.add", |_| Ok(b"{}".to_vec()));
+    pump.arrive("pump.v1.work", "alice", json!({ "number": 1 }));
+    pump.arrive_gap("pump.v1.work", "bob", 2);
+    pump.arrive("pump.v1.work", "bob", json!({ "number": 3 }));
+    assert_eq!(pump.run_loop().unwrap(), Ran { ready: true, end: Ok(()) });
+    let asked: Vec<(&str, Value)> = pump
+        .requested()
+        .iter()
+        .map(|message| (&*message.principal, serde_json::from_slice(&message.payload).unwrap()))
+        .collect();
+    let add = |number: u64, served: u64| json!({ "number": number, "served": served });
+    assert_eq!(asked, [("alice", add(1, 1)), ("bob", add(3, 2))]);
+    assert!(matches!(echo().run_loop(), Err(CallError::NoExport("astrid:capsule/run-loop"))));
+}
+
+#[test]
+fn what_a_run_has_not_taken_waits_for_the_next_and_how_it_ended_is_told() {
+    let mut pump = guest("pump");
+    for (number, act) in [(1, "trap"), (2, "return"), (3, "")] {
+        pump.arrive("pump.v1.work", "alice", json!({ "number": number, "act": act }));
+    }
+    let died = pump.run_loop().unwrap_err();
+    assert!(matches!(&died, CallError::Trapped(why) if why.contains("told to trap")), "{died}");
+    assert_eq!(pump.run_loop().unwrap(), Ran { ready: true, end: Err("told to return".into()) });
+    assert!(pump.requested().is_empty());
+    pump.run_loop().unwrap().end.unwrap();
+    assert_eq!(pump.requested().len(), 1);
+    let path = astrid_sdk_test::packed("pump").unwrap_or_else(|error| panic!("{error}"));
+    let Archive { manifest, mut component, .. } = Archive::read(File::open(path).unwrap()).unwrap();
+    let place = component.windows(10).position(|w| w == b"mode=serve").unwrap();
+    component[place..place + 10].copy_from_slice(b"mode=never");
+    let mut never = Capsule::from_component(manifest, &component).unwrap();
+    assert_eq!(never.run_loop().unwrap(), Ran { ready: false, end: Ok(()) });
+}
+
+#[test]
+fn a_value_is_held_to_the_types_that_are_packed() {
+    let system = guest("system");
+    system.fits("nothing", json!({})).unwrap();
+    system.fits("host.status", json!([])).unwrap_err();
+    let misfit = system.fits("host.settings", json!({ "settings": [{ "key": 1 }] })).unwrap_err();
+    assert!(misfit.contains("/settings/0"), "{misfit}");
 }
 
 #[test]
