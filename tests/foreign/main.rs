@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use astrid_capsule::check::Surface;
-use astrid_tests::daemon::Daemon;
+use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::Request;
 use astrid_tests::pack;
 use astrid_tests::steps::{Load, bus, install};
@@ -92,9 +92,14 @@ async fn the_command_line_works_through_a_gateway_in_javascript() {
 
 #[tokio::test]
 async fn a_request_goes_through_javascript_and_python_to_c_and_is_still_there_after_a_restart() {
-    let daemon = Daemon::start();
+    let words = pack::packed("foreign-words");
+    // Half a minute of compiling, so once for all runs.
+    let aside = words.parent().unwrap().join("../foreign/compiled");
+    let home = Home::new();
+    home.take_compiled(&aside);
+    let daemon = home.start();
     install(&daemon, &pack::packed("foreign-gateway"));
-    let done = install(&daemon, &pack::packed("foreign-words"));
+    let done = install(&daemon, &words);
     assert_eq!(done["missing_imports"][0]["interface"], "crc.v1.of");
     let ask = |text: &str| bus("words.v1.count", &json!({ "text": text }));
     let alone = daemon.unix(ask("123456789")).await.refusal(502, "unavailable");
@@ -113,11 +118,15 @@ async fn a_request_goes_through_javascript_and_python_to_c_and_is_still_there_af
     let long = "ü ".repeat(20_000);
     assert_eq!(daemon.unix(ask(&long)).await.expect(200)["words"], json!({ "ü": 20_000 }));
 
-    let home = daemon.home().clone();
     assert_eq!(daemon.stop().code, Some(0));
     let daemon = home.start();
     assert_eq!(daemon.unix(ask("123456789")).await.expect(200)["crc32"], CHECK);
     assert_eq!(gateway(&daemon), "0.2.0");
+
+    let javascript = daemon.astrid(&["capsule", "rollback", "gateway", "--json"]).json();
+    assert_eq!(javascript["previous_version"], "0.2.0");
+    daemon.astrid(&["capsule", "gc"]).out();
+    home.keep_compiled(&aside);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::home::Home;
 /// How long a call may take in all, unless the user has said it.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The same for a call in which code may be compiled: as long as the default distribution's components have for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The largest answer that is taken.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;

@@ -71,7 +71,7 @@ struct Global {
     /// Print JSON documents of one line; errors too
     #[arg(long, global = true)]
     json: bool,
-    /// How long a call may take in all [default: 30; 120 for what installs]
+    /// How long a call may take in all [default: 30; 300 for what installs]
     #[arg(long, global = true, value_name = "SECS", value_parser = value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
     /// Call http://HOST:PORT instead of the home's socket
