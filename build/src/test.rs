@@ -76,13 +76,13 @@ fn inside(
     args: &[String],
     json: bool,
 ) -> Result<ExitCode> {
-    let (_, capsules) = component::find(&workspace.root)?;
-    component::build(Some(workspace), &capsules)?;
     let left_out = foreign::missing();
     let wanted = filter == Some(foreign::TESTS);
     if let (Some(why), true) = (left_out, wanted) {
         bail!("the tests of other tool chains need npm and python3: {why}");
     }
+    let (_, capsules) = component::find(&workspace.root)?;
+    component::build(Some(workspace), &capsules)?;
     if left_out.is_none() && (wanted || program(workspace, filter).is_none()) {
         foreign::build(workspace)?;
     }
@@ -209,5 +209,8 @@ mod tests {
         let workspace = Workspace::checkout().unwrap();
         assert_eq!(selection(&workspace, None), Vec::<String>::new());
         assert_eq!(selection(&workspace, Some("no-such-program")), ["no-such-program"]);
+        for program in [SIM, foreign::TESTS] {
+            assert_eq!(selection(&workspace, Some(program)), ["--test", program]);
+        }
     }
 }

@@ -407,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn what_installs_is_waited_for_longer_unless_the_user_says_how_long() {
+        let (_dir, home) = home();
+        let unsaid = Client::new(home.clone(), None, None, None).unwrap();
+        assert_eq!((unsaid.deadline(), unsaid.patient().deadline()), (DEADLINE, PATIENCE));
+        assert_eq!(client(&home, 5).patient().deadline(), Duration::from_secs(5));
+        // Longer than the components on the way have would be of no use.
+        for name in ["gateway", "system"] {
+            let path = format!("{}/../components/{name}/Capsule.toml", env!("CARGO_MANIFEST_DIR"));
+            let manifest = astrid_capsule::manifest::Manifest::parse(&fs::read_to_string(path).unwrap()).unwrap();
+            assert_eq!(u128::from(manifest.limits.timeout_ms), PATIENCE.as_millis(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_host_that_never_answers_costs_no_more_than_the_deadline() {
         let (_dir, home) = home();
         let _silent = UnixListener::bind(home.socket()).unwrap();
