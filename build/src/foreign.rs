@@ -58,12 +58,16 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     }
     let lock = yard.tools.join("lock");
     let lock = File::create(&lock).with_context(|| format!("can't open {}", lock.display()))?;
-    lock.lock().context("can't lock the folder of the tools")?;
+    if lock.try_lock().is_err() {
+        say::note("another astrid-build is at the capsules of other tool chains; waiting for it");
+        lock.lock().context("can't lock the folder of the tools")?;
+    }
     yard.javascript("gateway")?;
     yard.python("words")?;
     yard.c("crc")
 }
 
+/// Where everything lies.
 struct Yard {
     tools: PathBuf,
     building: PathBuf,
@@ -76,7 +80,9 @@ impl Yard {
         self.capsule(name, QUICKJS, |folder| {
             let tools = self.tool("quickjs", QUICKJS, "npm: 40 MB", |tools| {
                 let mut npm = Command::new("npm");
-                npm.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(tools).arg(QUICKJS);
+                npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"])
+                    .arg(tools)
+                    .arg(QUICKJS);
                 run::succeed(&mut npm)
             })?;
             let mut command = Command::new(tools.join("node_modules/.bin/componentize-qjs"));
@@ -89,7 +95,9 @@ impl Yard {
     fn python(&self, name: &str) -> Result<()> {
         self.capsule(name, PYTHON, |folder| {
             let tools = self.pip("python", PYTHON, "PyPI: 60 MB")?;
-            let mut command = Command::new(tools.join("bin/componentize-py"));
+            // By its interpreter, so that the target directory may be moved.
+            let mut command = Command::new(tools.join("bin/python"));
+            command.arg(tools.join("bin/componentize-py"));
             command.args(["--wit-path", "wit", "--world", name, "componentize", "app", "--output", "component.wasm"]);
             run::succeed(command.current_dir(folder))
         })
