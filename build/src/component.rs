@@ -104,6 +104,12 @@ pub(crate) fn pack_verb(path: &Path, output: Option<&Path>, json: bool) -> Resul
     print(&pack_all(&capsules)?, json)
 }
 
+/// Checks and packs the capsule of one folder, whose component is there.
+pub(crate) fn pack_to(folder: &Path, archive: &Path) -> Result<()> {
+    let capsule = Capsule { archive: archive.to_owned(), ..Capsule::read(folder, None)? };
+    pack(&capsule, None).map(drop)
+}
+
 /// The manifests that [`find`] would read, whatever stands in them. Never empty.
 pub(crate) fn manifests(path: &Path) -> Result<Vec<PathBuf>> {
     let folder = folder(path)?;

@@ -15,6 +15,7 @@
 //! | `wit` | interfaces in a form that can be compared; the order in a project's `wit/` |
 //! | `new` | a capsule project that builds and passes its test |
 //! | `test`, `usage` | which tests a filter means, and the runner; what their calls used |
+//! | `foreign` | the capsules of other tool chains that tests run |
 //! | `bench` | the bench program, with everything that it measures built |
 //! | `up` | a home, and a daemon in it |
 //! | `run`, `files`, `say` | child processes, atomic files, progress |
@@ -28,6 +29,7 @@ mod check;
 mod component;
 mod diff;
 mod files;
+mod foreign;
 mod https;
 mod lint;
 mod login;

@@ -1,7 +1,8 @@
 //! `test`: builds what the tests run, then runs them.
 //!
 //! In the workspace of the host that is every capsule, the host's programs and the tests, in one cargo call with one
-//! set of packages, so that a filter never changes what is built. In a capsule project outside it is that capsule and
+//! set of packages, so that a filter never changes what is built. What [`foreign`] builds is left out, with a line that says
+//! so, where its tool chains are missing. In a capsule project outside it is that capsule and
 //! its tests, and a table of what their calls used. The runner is cargo-nextest where it is installed, else cargo test; its summary is the last word, and
 //! its exit code this program's.
 
@@ -9,12 +10,12 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use serde_json::json;
 
 use crate::workspace::Workspace;
-use crate::{component, run, say, usage};
+use crate::{component, foreign, run, say, usage};
 
 /// The packages of the tests that have names of their own.
 const TESTS: [&str; 2] = ["astrid-tests", "astrid-fuzz"];
@@ -78,9 +79,20 @@ fn inside(
     args: &[String],
     json: bool,
 ) -> Result<ExitCode> {
+    let left_out = foreign::missing();
+    let wanted = filter == Some(foreign::TESTS);
+    if let (Some(why), true) = (left_out, wanted) {
+        bail!("the tests of other tool chains need npm and python3: {why}");
+    }
     let (_, capsules) = component::find(&workspace.root)?;
     component::build(Some(workspace), &capsules)?;
-    let packages = packages(workspace);
+    if left_out.is_none() && (wanted || program(workspace, filter).is_none()) {
+        foreign::build(workspace)?;
+    }
+    let mut packages = packages(workspace);
+    if left_out.is_none() {
+        packages.extend(["--features".to_owned(), format!("{}/{}", TESTS[0], foreign::TESTS)]);
+    }
     let step = say::step("building the host and the tests");
     let mut build = run::cargo();
     build.current_dir(&workspace.root).args(["build", "--lib", "--bins", "--tests"]).args(&packages);
@@ -90,9 +102,16 @@ fn inside(
     let mut runner = runner();
     runner.current_dir(&workspace.root).env(CAPSULES, workspace.capsules()).envs(seeds).args(&packages);
     runner.args(selection(workspace, filter)).args(args);
+    let left_out = left_out.filter(|_| filter.is_none());
+    if let Some(why) = left_out {
+        say::note(format_args!(
+            "left out: the capsules in JavaScript, Python and C (`test {}`): {why}",
+            foreign::TESTS
+        ));
+    }
     let status = run_tests(&mut runner, json)?;
     if json {
-        println!("{}", json!({ "passed": status.success() }));
+        println!("{}", json!({ "passed": status.success(), "left_out": left_out }));
     }
     Ok(run::exit_code(status))
 }
@@ -149,10 +168,17 @@ fn packages(workspace: &Workspace) -> Vec<String> {
 
 /// A test program's name selects it; anything else is a part of tests' names.
 fn selection(workspace: &Workspace, filter: Option<&str>) -> Vec<String> {
-    let Some(filter) = filter else { return Vec::new() };
-    let mut targets = TESTS.iter().filter_map(|name| workspace.package(name)).flat_map(|package| &package.targets);
-    let program = targets.any(|t| t.name == filter && t.kind.iter().any(|kind| kind == "test"));
-    if program { vec!["--test".into(), filter.into()] } else { vec![filter.into()] }
+    match (program(workspace, filter), filter) {
+        (Some(program), _) => vec!["--test".into(), program.into()],
+        (None, Some(part)) => vec![part.into()],
+        (None, None) => Vec::new(),
+    }
+}
+
+/// The test program of this name.
+fn program<'a>(workspace: &Workspace, filter: Option<&'a str>) -> Option<&'a str> {
+    let packages = || TESTS.iter().filter_map(|name| workspace.package(name)).flat_map(|package| &package.targets);
+    filter.filter(|name| packages().any(|t| t.name == *name && t.kind.iter().any(|kind| kind == "test")))
 }
 
 #[cfg(test)]
@@ -188,6 +214,8 @@ mod tests {
         let workspace = Workspace::checkout().unwrap();
         assert_eq!(selection(&workspace, None), Vec::<String>::new());
         assert_eq!(selection(&workspace, Some("no-such-program")), ["no-such-program"]);
-        assert_eq!(selection(&workspace, Some("fuzz")), ["--test", "fuzz"]);
+        for program in [SIM, "fuzz", foreign::TESTS] {
+            assert_eq!(selection(&workspace, Some(program)), ["--test", program]);
+        }
     }
 }

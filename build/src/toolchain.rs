@@ -87,12 +87,34 @@ impl Toolchain {
         }
         Ok(())
     }
+
+    /// The linker and the C library of its components.
+    pub(crate) fn linker(&self) -> Result<Linker> {
+        let (rustc, linkers) = match &self.own {
+            Some(own) => (own.rustc.clone(), own.linkers.clone()),
+            None => {
+                let active = Rustc::active()?;
+                let linkers = linkers(&active)?;
+                (active.program, linkers)
+            }
+        };
+        let libraries = target_libraries(&rustc)?.join("self-contained");
+        Ok(Linker { program: linkers.join("wasm-component-ld"), lld: linkers.join("gcc-ld/wasm-ld"), libraries })
+    }
+}
+
+/// What links objects of C into a component.
+pub(crate) struct Linker {
+    pub(crate) program: PathBuf,
+    /// What `program` calls (`--wasm-ld-path`).
+    pub(crate) lld: PathBuf,
+    /// The folder of [`SELF_CONTAINED`].
+    pub(crate) libraries: PathBuf,
 }
 
 /// Finds or makes a tool chain.
 pub(crate) fn ensure() -> Result<Toolchain> {
-    let active = Rustc::of(env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from))
-        .context("Rust is missing or broken; install it with rustup")?;
+    let active = Rustc::active()?;
     if active.has_target()? {
         return Ok(Toolchain { own: None });
     }
@@ -128,6 +150,11 @@ struct Rustc {
 }
 
 impl Rustc {
+    fn active() -> Result<Self> {
+        Self::of(env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from))
+            .context("Rust is missing or broken; install it with rustup")
+    }
+
     fn of(program: PathBuf) -> Result<Self> {
         let text = run::output(Command::new(&program).arg("-vV"))?;
         let field = |name: &str| {
@@ -145,8 +172,7 @@ impl Rustc {
     }
 
     fn has_target(&self) -> Result<bool> {
-        let folder = run::output(Command::new(&self.program).args(["--target", TARGET, "--print", "target-libdir"]))?;
-        let Ok(entries) = fs::read_dir(folder.trim_end()) else { return Ok(false) };
+        let Ok(entries) = fs::read_dir(target_libraries(&self.program)?) else { return Ok(false) };
         Ok(entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("libstd-")))
     }
 
@@ -164,6 +190,12 @@ impl Rustc {
         let commit: String = self.commit.chars().filter(char::is_ascii_alphanumeric).take(9).collect();
         format!("{}-{commit}-{RECIPE}", self.release)
     }
+}
+
+/// Where a rustc looks for the libraries of components.
+fn target_libraries(rustc: &Path) -> Result<PathBuf> {
+    let folder = run::output(Command::new(rustc).args(["--target", TARGET, "--print", "target-libdir"]))?;
+    Ok(folder.trim_end().into())
 }
 
 /// The first two numbers of a version.

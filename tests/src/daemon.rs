@@ -96,6 +96,18 @@ impl Home {
         }
     }
 
+    /// Gives the home the key and the compiled code that [`Self::keep_compiled`] has put aside, if it has: a host takes what
+    /// it has compiled under this key.
+    pub fn take_compiled(&self, aside: &Path) {
+        copy_compiled(aside, &self.path());
+    }
+
+    /// Puts the home's key and compiled code aside for [`Self::take_compiled`] of a later run.
+    pub fn keep_compiled(&self, aside: &Path) {
+        let _ = fs::remove_dir_all(aside);
+        copy_compiled(&self.path(), aside);
+    }
+
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("home")
     }
@@ -192,6 +204,19 @@ impl Home {
             }
             Err(RecvTimeoutError::Disconnected) => Err(daemon.wait()),
             Err(RecvTimeoutError::Timeout) => panic!("not ready after {DEADLINE:?}: {}", daemon.stderr()),
+        }
+    }
+}
+
+fn copy_compiled(from: &Path, to: &Path) {
+    for folder in ["keys", "cache"] {
+        let Ok(entries) = fs::read_dir(from.join(folder)) else { continue };
+        let to = to.join(folder);
+        fs::create_dir_all(&to).expect("a folder of the test's own");
+        fs::set_permissions(&to, Permissions::from_mode(0o700)).expect("its owner may");
+        for entry in entries {
+            let entry = entry.expect("a folder that nobody changes");
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("a file that is there");
         }
     }
 }

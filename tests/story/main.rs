@@ -53,15 +53,15 @@ mod surface;
 mod types;
 mod warm;
 
-use std::path::Path;
 use std::time::Instant;
 
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::Daemon;
-use astrid_tests::http::{Connection, Request, Response};
+use astrid_tests::http::{Request, Response};
 use astrid_tests::pack;
+use astrid_tests::steps::{Load, bus, install, install_with};
 use ed25519_dalek::SigningKey;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A principal with its session.
 #[derive(Clone)]
@@ -105,26 +105,6 @@ async fn join(daemon: &Daemon, group: &str, name: &str, number: u8) -> Person {
     Person { principal: text("principal"), bearer: text("session_token") }
 }
 
-/// A request of a topic through the surface.
-fn bus(topic: &str, payload: &Value) -> Request {
-    Request::post(&format!("/api/bus/request/{topic}"), payload)
-}
-
-/// Installs a capsule as the owner would, and grants what it asks for.
-#[track_caller]
-fn install(daemon: &Daemon, archive: &Path) -> Value {
-    let asked = pack::asked(archive);
-    install_with(daemon, archive, &asked.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-/// Installs a capsule with these grants.
-#[track_caller]
-fn install_with(daemon: &Daemon, archive: &Path, grants: &[&str]) -> Value {
-    let mut arguments = vec!["--json", "capsule", "install", archive.to_str().expect("a text")];
-    grants.iter().for_each(|grant| arguments.extend(["--grant", grant]));
-    daemon.astrid(&arguments).json()
-}
-
 /// Installs guests of this workspace.
 #[track_caller]
 fn install_guests(daemon: &Daemon, names: &[&str]) {
@@ -152,41 +132,4 @@ async fn assert_well(daemon: &Daemon) {
     assert_eq!(health["capsules"]["failed"], json!([]), "{health}");
     let me = daemon.unix(Request::get("/api/auth/me")).await.expect(200);
     assert_eq!(me["principal"], "default");
-}
-
-/// One request again and again until it is told to stop: how many were answered, all of them with 200.
-struct Load {
-    stop: tokio::sync::watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<usize>>,
-}
-
-impl Load {
-    /// `connections` at once; returns when each has had an answer.
-    async fn start(connections: Vec<Connection>, request: &Request) -> Self {
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let mut tasks = Vec::new();
-        for mut connection in connections {
-            let (request, stopped) = (request.clone(), stopped.clone());
-            connection.send(request.clone()).await.expect("an answer").expect(200);
-            tasks.push(tokio::spawn(async move {
-                let mut answered = 1;
-                while !*stopped.borrow() {
-                    connection.send(request.clone()).await.expect("an answer").expect(200);
-                    answered += 1;
-                }
-                answered
-            }));
-        }
-        Self { stop, tasks }
-    }
-
-    /// How many were answered in all.
-    async fn end(self) -> usize {
-        let _ = self.stop.send(true);
-        let mut answered = 0;
-        for task in self.tasks {
-            answered += task.await.expect("every answer was 200");
-        }
-        answered
-    }
 }

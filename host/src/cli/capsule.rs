@@ -350,15 +350,14 @@ async fn send(context: &Context<'_>, source: &str, grants: &[Capability], shadow
     if shadow > 0 {
         body["shadow"] = shadow.into();
     }
-    context.client.post(&format!("install {source}"), "/api/capsules", body.to_string()).await.map_err(|f| {
-        match f.code.as_str() {
-            "not_found" => f.next("check the path: the host's own user must be able to read it"),
-            "forbidden" if f.reason.contains(UNTRUSTED) => f.next(format!(
-                "if you trust whoever signed it: {} trust add NAME KEY; docs/operating.md says how to let it pass unsigned",
-                context.command
-            )),
-            _ => f,
-        }
+    let answer = context.client.patient().post(&format!("install {source}"), "/api/capsules", body.to_string()).await;
+    answer.map_err(|f| match f.code.as_str() {
+        "not_found" => f.next("check the path: the host's own user must be able to read it"),
+        "forbidden" if f.reason.contains(UNTRUSTED) => f.next(format!(
+            "if you trust whoever signed it: {} trust add NAME KEY; docs/operating.md says how to let it pass unsigned",
+            context.command
+        )),
+        _ => f,
     })
 }
 

@@ -22,6 +22,11 @@ use super::failure::Failure;
 use super::text::quoted;
 use crate::home::Home;
 
+/// How long a call may take in all, unless the user has said it.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The same for a call in which code may be compiled: as long as the default distribution's components have for it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// The largest answer that is taken.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -71,12 +76,14 @@ impl fmt::Display for TcpAddress {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Client {
     home: Home,
     tcp: Option<TcpAddress>,
     /// The value of the Authorization header.
     authorization: Option<HeaderValue>,
-    deadline: Duration,
+    /// As the user has said it.
+    deadline: Option<Duration>,
 }
 
 /// An answer read to its end.
@@ -101,7 +108,7 @@ impl Client {
         home: Home,
         tcp: Option<TcpAddress>,
         bearer: Option<String>,
-        deadline: Duration,
+        deadline: Option<Duration>,
     ) -> Result<Self, Failure> {
         let authorization = match bearer {
             None => None,
@@ -117,7 +124,12 @@ impl Client {
 
     /// How long a call may take in all.
     pub(super) fn deadline(&self) -> Duration {
-        self.deadline
+        self.deadline.unwrap_or(DEADLINE)
+    }
+
+    /// The same for calls in which code may be compiled: they take [`PATIENCE`] unless the user has said how long.
+    pub(super) fn patient(&self) -> Self {
+        Self { deadline: self.deadline.or(Some(PATIENCE)), ..self.clone() }
     }
 
     /// Whether calls go over TCP, possibly to another machine.
@@ -189,8 +201,8 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| {
-            let reason = format!("no answer from {} within {} s", self.place(), self.deadline.as_secs());
+        tokio::time::timeout(self.deadline(), work).await.unwrap_or_else(|_| {
+            let reason = format!("no answer from {} within {} s", self.place(), self.deadline().as_secs());
             Err(Failure::failed("timeout", reason).next("allow more with --timeout SECS, or see `astrid doctor`"))
         })
     }
@@ -336,7 +348,7 @@ mod tests {
     use crate::cli::testing::{Host, home};
 
     fn client(home: &Home, seconds: u64) -> Client {
-        Client::new(home.clone(), None, None, Duration::from_secs(seconds)).unwrap()
+        Client::new(home.clone(), None, None, Some(Duration::from_secs(seconds))).unwrap()
     }
 
     fn get(client: &Client) -> Result<Answer, Failure> {
@@ -395,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn what_installs_is_waited_for_longer_unless_the_user_says_how_long() {
+        let (_dir, home) = home();
+        let unsaid = Client::new(home.clone(), None, None, None).unwrap();
+        assert_eq!((unsaid.deadline(), unsaid.patient().deadline()), (DEADLINE, PATIENCE));
+        assert_eq!(client(&home, 5).patient().deadline(), Duration::from_secs(5));
+        // Longer than the components on the way have would be of no use.
+        for name in ["gateway", "system"] {
+            let path = format!("{}/../components/{name}/Capsule.toml", env!("CARGO_MANIFEST_DIR"));
+            let manifest = astrid_capsule::manifest::Manifest::parse(&fs::read_to_string(path).unwrap()).unwrap();
+            assert_eq!(u128::from(manifest.limits.timeout_ms), PATIENCE.as_millis(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_host_that_never_answers_costs_no_more_than_the_deadline() {
         let (_dir, home) = home();
         let _silent = UnixListener::bind(home.socket()).unwrap();
@@ -446,7 +472,7 @@ mod tests {
         let host = Host::answering(401, r#"{"error":"unauthorized"}"#);
         let text = get(&client(&host.home, 5)).unwrap_err().to_text();
         assert!(text.contains("owner") && text.contains("--bearer") && text.contains("[unauthorized]"), "{text}");
-        let with = Client::new(host.home.clone(), None, Some("a.b.c.d".into()), Duration::from_secs(5)).unwrap();
+        let with = Client::new(host.home.clone(), None, Some("a.b.c.d".into()), Some(Duration::from_secs(5))).unwrap();
         let text = get(&with).unwrap_err().to_text();
         assert!(text.contains("bearer was not accepted"), "{text}");
         assert_eq!(host.requests()[1], "GET /api/x?y=1 Bearer a.b.c.d");

@@ -305,7 +305,7 @@ fn report_staged(context: &mut Context<'_>, ready: &Ready, next: &str) -> Result
 }
 
 async fn apply(context: &mut Context<'_>, ready: &Ready) -> Result<Exit, Failure> {
-    let answer = context.client.post("apply the distribution", "/api/sys/distro/apply", "{}".into()).await;
+    let answer = context.client.patient().post("apply the distribution", "/api/sys/distro/apply", "{}".into()).await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) if is_absent(&failure) => return report_staged(context, ready, "the next start applies them"),

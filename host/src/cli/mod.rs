@@ -71,10 +71,9 @@ struct Global {
     /// Print JSON documents of one line; errors too
     #[arg(long, global = true)]
     json: bool,
-    /// How long a call may take in all
-    #[arg(long, global = true, value_name = "SECS", default_value_t = 30)]
-    #[arg(value_parser = value_parser!(u64).range(1..=86_400))]
-    timeout: u64,
+    /// How long a call may take in all [default: 30; 300 for what installs]
+    #[arg(long, global = true, value_name = "SECS", value_parser = value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
     /// Call http://HOST:PORT instead of the home's socket
     #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
     url: Option<TcpAddress>,
@@ -242,7 +241,7 @@ fn resolve(global: Global, bearer: Option<String>) -> Result<(Home, Client, Stri
         (None, Some(_)) => bearer.filter(|b| !b.is_empty()),
         (None, None) => sessions::load(&home)?.bearer().map(str::to_owned),
     };
-    let client = Client::new(home.clone(), global.url, bearer, Duration::from_secs(global.timeout))?;
+    let client = Client::new(home.clone(), global.url, bearer, global.timeout.map(Duration::from_secs))?;
     Ok((home, client, command))
 }
 
