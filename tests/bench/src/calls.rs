@@ -43,10 +43,7 @@ pub(crate) fn warm(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn bench(setup: &Setup, report: &mut Report, name: &str, isolation: Isolation) -> anyhow::Result<()> {
-    let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule("echo"))?)?;
-    manifest.component.isolation = isolation;
-    let echo = setup.place(&format!("{name}.capsule"));
-    Archive::new(&manifest, component).write(File::create(&echo)?)?;
+    let echo = library::repacked(setup, "echo", name, isolation)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let host = runtime.block_on(library::host(setup, name, &echo, &[]))?;
     let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &echo, "say", true)?;

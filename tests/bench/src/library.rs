@@ -1,12 +1,13 @@
 //! The host as a library, and the same components without it.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
+use astrid_capsule::manifest::Isolation;
 use astrid_host::bus::{Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
@@ -29,6 +30,15 @@ pub(crate) async fn host(setup: &Setup, home: &str, capsule: &Path, set: &[Strin
     host.loader.boot(&host, &daemon::distribution(setup)?).await?;
     host.loader.install(&host, capsule, &Options::default()).await?;
     Ok(host)
+}
+
+/// A packed capsule of this workspace with another isolation, as a file of its own.
+pub(crate) fn repacked(setup: &Setup, capsule: &str, name: &str, isolation: Isolation) -> anyhow::Result<PathBuf> {
+    let Archive { mut manifest, component, .. } = Archive::read(File::open(setup.capsule(capsule))?)?;
+    manifest.component.isolation = isolation;
+    let path = setup.place(&format!("{name}.capsule"));
+    Archive::new(&manifest, component).write(File::create(&path)?)?;
+    Ok(path)
 }
 
 /// One request on the bus.

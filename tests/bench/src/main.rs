@@ -96,7 +96,7 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 16] = [
+const BENCHES: [(&str, Bench); 17] = [
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
@@ -111,7 +111,8 @@ const BENCHES: [(&str, Bench); 16] = [
     ("bus.routes", bus::routes),
     ("bus.idle", bus::idle),
     ("fuel", fuel::bench),
-    ("memory", memory::bench),
+    ("memory.live", memory::live),
+    ("memory.kept", memory::kept),
     ("invites.durable", invites::bench),
 ];
 

@@ -1,12 +1,15 @@
-//! What a live instance takes: calls through the host that have done their work and now sleep within a host call.
+//! What a live instance takes: calls through the host that have done their work and now sleep within a host call; and
+//! instances that have answered and are kept for their principal's next call.
 //!
 //! Everything that such a call needs counts: linear memory, stacks, the store, the message, the tasks that wait. The peer
-//! is the same component in a pool of the same kind, answered and kept: it has neither stack nor task nor message.
+//! is the same component in a pool of the same kind, answered and kept: it has neither stack nor task nor message, and
+//! is what an instance that is kept is to be compared with.
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use astrid_capsule::PrincipalId;
+use astrid_capsule::manifest::Isolation;
 use astrid_host::authority::{Change, Standing};
 use astrid_host::host::Host;
 use astrid_host::pool::{Concurrency, Pool};
@@ -20,14 +23,18 @@ use crate::{Setup, daemon, fuel, library, usage};
 /// Live instances of a kind.
 const LIVE: usize = 125;
 /// One principal may not have as many calls at once.
-const PRINCIPALS: usize = 5;
+const CALLERS: usize = 5;
 /// CPU time of this process while nothing happens, for each [`LOOK`] at most.
 const QUIET: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
-    let (work, echo) = (setup.capsule("work"), Bytes::from_static(&[b'x'; 1024]));
-    let kinds = [("echo", echo), ("json", serde_json::to_vec(&fuel::document(7))?.into())];
+/// What the capsule does, and what with.
+fn kinds() -> anyhow::Result<[(&'static str, Bytes); 2]> {
+    Ok([("echo", Bytes::from_static(&[b'x'; 1024])), ("json", serde_json::to_vec(&fuel::document(7))?.into())])
+}
+
+pub(crate) fn live(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    let (work, kinds) = (setup.capsule("work"), kinds()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let host = runtime.block_on(library::host(setup, "memory", &work, &[]))?;
     let pool = Pool::new(&host.config.runtime.pool())?;
@@ -36,9 +43,9 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     // Whatever is alive stays alive until the end: memory that somebody left behind would count as nobody's.
     let (mut calls, mut instances) = (JoinSet::new(), Vec::with_capacity(2 * LIVE + 2));
     runtime.block_on(async {
-        let principals = principals(&host)?;
+        let principals = principals(&host, CALLERS)?;
         let call = |kind: &str, payload: &Bytes, n: usize| {
-            let (host, principal) = (host.clone(), principals[n % PRINCIPALS].clone());
+            let (host, principal) = (host.clone(), principals[n % CALLERS].clone());
             let (topic, payload) = (format!("work.v1.{kind}-held"), payload.clone());
             async move { library::ask(&host, &principal, &topic, payload).await }
         };
@@ -65,6 +72,40 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Instances that wait for their principal's next call: one for each principal.
+pub(crate) fn kept(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    let (work, kinds) = (library::repacked(setup, "work", "kept", Isolation::Principal)?, kinds()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    for (kind, payload) in kinds {
+        // One that is kept for longer than the bench takes would count for the next kind as well.
+        let host = runtime.block_on(library::host(setup, &format!("kept-{kind}"), &work, &[]))?;
+        let bare = Bare::new(&host.pool.engine(Concurrency::Without)?, &work, kind, true)?;
+        let mut instances = Vec::with_capacity(LIVE + 1);
+        runtime.block_on(async {
+            let principals = principals(&host, LIVE + 1)?;
+            let topic = format!("work.v1.{kind}");
+            library::ask(&host, &principals[LIVE], &topic, payload.clone()).await?;
+            let before = resident()?;
+            for principal in &principals[..LIVE] {
+                library::ask(&host, principal, &topic, payload.clone()).await?;
+            }
+            let ours = share(before)?;
+            ensure!(host.warm.idle() == LIVE + 1, "{} instances of {} are kept", host.warm.idle(), LIVE + 1);
+
+            instances.push(answered(&bare, &payload).await?);
+            let before = resident()?;
+            for _ in 0..LIVE {
+                instances.push(answered(&bare, &payload).await?);
+            }
+            let peers = share(before)?;
+            report.add_beside(format!("memory.kept.{kind}"), ours, "KiB/instance", "bare wasmtime", peers);
+            anyhow::Ok(())
+        })?;
+        host.store.close();
+    }
+    Ok(())
+}
+
 /// How much larger this process is than `before`, which is in MiB: KiB for each of the live instances.
 fn share(before: f64) -> anyhow::Result<f64> {
     Ok((resident()? - before) * 1024.0 / LIVE as f64)
@@ -82,8 +123,8 @@ async fn answered<'a>(bare: &'a Bare, payload: &[u8]) -> anyhow::Result<Instance
 }
 
 /// Principals whom the host knows from now on.
-fn principals(host: &Host) -> anyhow::Result<Vec<PrincipalId>> {
-    let ids: Result<Vec<_>, _> = (0..PRINCIPALS).map(|n| PrincipalId::parse(&format!("live-{n}"))).collect();
+fn principals(host: &Host, number: usize) -> anyhow::Result<Vec<PrincipalId>> {
+    let ids: Result<Vec<_>, _> = (0..number).map(|n| PrincipalId::parse(&format!("live-{n}"))).collect();
     let ids = ids?;
     let standing = |id: &PrincipalId| Change::SetPrincipal(id.clone(), Standing::new(true, vec![], vec![], vec![]));
     host.authority.apply(u64::MAX, ids.iter().map(standing).collect());
