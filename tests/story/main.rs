@@ -14,6 +14,7 @@
 //! - [`environment`]: what capsules are told from outside, and what they learn of rights
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`measured`]: every series moves, every key says where it came from
+//! - [`neighbours`]: other users of the same machine
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
@@ -39,6 +40,7 @@ mod hostile_crowd;
 mod interceptors;
 mod isolation;
 mod measured;
+mod neighbours;
 mod observation;
 mod people;
 mod quotas;
