@@ -9,6 +9,7 @@
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
+//! - [`identities`]: another identity in the place of the first-party one
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`environment`]: what capsules are told from outside, and what they learn of rights
@@ -37,6 +38,7 @@ mod field;
 mod generations;
 mod hostile;
 mod hostile_crowd;
+mod identities;
 mod interceptors;
 mod isolation;
 mod measured;
