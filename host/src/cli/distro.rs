@@ -154,7 +154,9 @@ impl Verb {
 /// These verbs write to the home itself.
 fn local(context: &Context<'_>) -> Result<(), Failure> {
     if !context.client.is_at_home() {
-        return Err(Failure::usage("a distribution is put into your own home; leave --url and --socket out"));
+        return Err(Failure::usage(
+            "a distribution is put into your own home; leave --url, --socket and $ASTRID_SOCKET out",
+        ));
     }
     Ok(())
 }
