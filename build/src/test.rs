@@ -214,7 +214,7 @@ mod tests {
         let workspace = Workspace::checkout().unwrap();
         assert_eq!(selection(&workspace, None), Vec::<String>::new());
         assert_eq!(selection(&workspace, Some("no-such-program")), ["no-such-program"]);
-        for program in [SIM, "fuzz", foreign::TESTS] {
+        for program in ["sim", "fuzz", foreign::TESTS] {
             assert_eq!(selection(&workspace, Some(program)), ["--test", program]);
         }
     }

@@ -68,12 +68,7 @@ impl Home {
         }
         // Without a final slash, which would make the file system follow a symlink.
         let home = Home { root: path.components().collect() };
-        let socket = home.socket();
-        let length = socket.as_os_str().as_bytes().len();
-        if length > MAX_SOCKET_BYTES {
-            let problem = format!("a path of {length} bytes, and a Unix socket takes {MAX_SOCKET_BYTES}");
-            return Err(HomeError::new(&socket, problem, "choose a shorter --home"));
-        }
+        fits(&home.socket(), "choose a shorter --home")?;
         Ok(home)
     }
 
@@ -154,6 +149,40 @@ impl Home {
         check_folder(&self.root)?;
         FOLDERS.iter().try_for_each(|name| check_folder(&self.root.join(name)).map(|_| ()))
     }
+}
+
+fn fits(socket: &Path, fix: &str) -> Result<(), HomeError> {
+    let length = socket.as_os_str().as_bytes().len();
+    if length > MAX_SOCKET_BYTES {
+        let problem = format!("a path of {length} bytes, and a Unix socket takes {MAX_SOCKET_BYTES}");
+        return Err(HomeError::new(socket, problem, fix));
+    }
+    Ok(())
+}
+
+/// Whether a Unix socket outside of a home can have this path. Touches no file.
+pub fn check_socket_path(socket: &Path) -> Result<(), HomeError> {
+    if !socket.is_absolute() || socket.file_name().is_none() {
+        return Err(HomeError::new(socket, "no absolute path of a socket", "write it as /FOLDER/NAME"));
+    }
+    fits(socket, "choose a shorter path")
+}
+
+/// Refuses the folder of a socket outside of a home if others than its owner could put another socket in the place of
+/// that one. Returns the owner's uid.
+pub fn check_socket_folder(socket: &Path) -> Result<u32, HomeError> {
+    check_socket_path(socket)?;
+    let folder = socket.parent().unwrap_or(socket);
+    let make = "make it, mode 0755 or 2750, as the user who runs the host";
+    let meta = fs::symlink_metadata(folder).map_err(|e| HomeError::new(folder, e.to_string(), make))?;
+    if !meta.is_dir() {
+        return Err(HomeError::new(folder, "not a folder, or a symlink to one", "name the folder itself"));
+    }
+    if meta.mode() & 0o022 != 0 {
+        let problem = format!("others may write to it (mode {:04o})", meta.mode() & 0o7777);
+        return Err(HomeError::new(folder, problem, "use a folder that its owner alone may write to"));
+    }
+    Ok(meta.uid())
 }
 
 /// Makes one folder with mode 0700 unless it exists, and checks it.
@@ -273,6 +302,25 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         }
         home.check().unwrap();
+    }
+
+    #[test]
+    fn the_folder_of_a_socket_outside_of_a_home_is_its_owners_alone_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("shared");
+        let socket = folder.join("astrid.sock");
+        assert!(check_socket_folder(&socket).unwrap_err().to_string().contains("make it"));
+        fs::create_dir(&folder).unwrap();
+        for (mode, safe) in [(0o755, true), (0o2750, true), (0o775, false), (0o1777, false)] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            match check_socket_folder(&socket) {
+                Ok(owner) => assert!(safe && owner == rustix::process::geteuid().as_raw(), "{mode:o}"),
+                Err(error) => assert!(!safe && error.to_string().contains(&format!("mode {mode:04o}")), "{error}"),
+            }
+        }
+        let link = dir.path().join("link");
+        symlink(&folder, &link).unwrap();
+        assert!(check_socket_folder(&link.join("astrid.sock")).is_err());
     }
 
     #[test]

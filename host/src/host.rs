@@ -182,7 +182,8 @@ async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Res
     files::write(&host.home.state_file(), state.to_string().as_bytes(), 0o600)?;
     tokio::spawn(upkeep(host.clone()));
     let server = tokio::spawn(http::serve(host.clone(), listeners));
-    tracing::info!(%address, socket = %socket.display(), version = crate::VERSION, "ready");
+    let shared = host.config.http.shared().map(|path| tracing::field::display(path.display()));
+    tracing::info!(%address, socket = %socket.display(), shared, version = crate::VERSION, "ready");
     announce(&serde_json::json!({ "ready": true, "address": address.to_string(), "socket": socket }));
 
     server.await.context("the listener died")?;

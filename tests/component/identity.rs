@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 31] = [
+const HANDLERS: [&str; 32] = [
     "invite-issue",
     "invite-list",
     "invite-revoke",
     "invite-redeem",
     "principal-create",
     "principal-list",
+    "principal-show",
     "principal-modify",
     "principal-enable",
     "principal-disable",
@@ -42,6 +43,13 @@ const HANDLERS: [&str; 31] = [
     "quota-get",
     "quota-set",
 ];
+
+#[test]
+fn every_handler_is_tried_with_what_no_handler_takes() {
+    let manifest = astrid_tests::pack::read("identity").manifest;
+    let bound: BTreeSet<&str> = manifest.subscribe.iter().filter_map(|binding| binding.handler.as_deref()).collect();
+    assert_eq!(bound, BTreeSet::from(HANDLERS));
+}
 
 /// After its first start.
 fn identity() -> Capsule {
@@ -104,6 +112,19 @@ fn text(value: &Value) -> String {
 /// A real key, another for every number.
 fn public_key(n: u8) -> String {
     hex::encode(SigningKey::from_bytes(&[n + 1; 32]).verifying_key().as_bytes())
+}
+
+/// A challenge of a principal, signed with the key of this number.
+fn signed_login(identity: &mut Capsule, principal: &str, key: u8) -> Value {
+    let challenge = ask_as(identity, "anonymous", "login-challenge", json!({ "principal": principal })).unwrap();
+    let signature = SigningKey::from_bytes(&[key + 1; 32]).sign(text(&challenge["challenge"]).as_bytes());
+    json!({ "principal": principal, "challenge": challenge["challenge"], "public_key": public_key(key),
+            "signature": hex::encode(signature.to_bytes()) })
+}
+
+fn log_in(identity: &mut Capsule, principal: &str, key: u8) -> Result<Value, Refusal> {
+    let login = signed_login(identity, principal, key);
+    ask_as(identity, "anonymous", "login", login)
 }
 
 /// A bearer as the specification spells it, signed with the key of a purpose.
@@ -870,27 +891,70 @@ mod principals_and_groups {
     }
 
     #[test]
+    fn a_disabled_principal_keeps_its_keys_and_logs_in_again_once_it_is_enabled() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 2);
+        redeem_named(&mut identity, &token, 0, "bo").unwrap();
+        let bo = json!({ "principal": "bo" });
+        ask(&mut identity, "principal-disable", bo.clone()).unwrap();
+        assert_eq!(code(log_in(&mut identity, "bo", 0)), Some(RefusalCode::Denied));
+        assert_eq!(code(redeem(&mut identity, &token, 0)), Some(RefusalCode::Conflict), "its key is nobody else's");
+        ask(&mut identity, "principal-enable", bo).unwrap();
+        identity.advance(1);
+        let session = log_in(&mut identity, "bo", 0).unwrap();
+        assert!(bearer(&mut identity, &text(&session["session_token"])).is_some());
+    }
+
+    #[test]
+    fn a_principal_is_in_64_groups_at_most_and_has_256_revokes_at_most() {
+        let mut identity = identity();
+        let groups: Vec<String> = (0..65).map(|n| format!("g{n}")).collect();
+        for name in &groups {
+            ask(&mut identity, "group-create", json!({ "name": name, "capabilities": [] })).unwrap();
+        }
+        let create = |name: &str, groups: &[String]| json!({ "name": name, "groups": groups });
+        assert_eq!(code(ask(&mut identity, "principal-create", create("al", &groups))), Some(RefusalCode::Invalid));
+        ask(&mut identity, "principal-create", create("bo", &groups[..64])).unwrap();
+        let join = json!({ "principal": "bo", "add_groups": ["g64"] });
+        assert_eq!(code(ask(&mut identity, "principal-modify", join)), Some(RefusalCode::Invalid));
+        assert_eq!(identity.standing("bo").unwrap().groups.len(), 64);
+        let change = json!({ "principal": "bo", "add_groups": ["g64"], "remove_groups": ["g0"] });
+        ask(&mut identity, "principal-modify", change).expect("one for another");
+
+        let revoke = |range: std::ops::Range<u32>| json!({ "principal": "bo", "capabilities": range.map(|n| format!("a:{n}")).collect::<Vec<_>>() });
+        ask(&mut identity, "caps-revoke", revoke(0..256)).unwrap();
+        ask(&mut identity, "caps-revoke", revoke(0..256)).expect("the same again adds nothing");
+        assert_eq!(code(ask(&mut identity, "caps-revoke", revoke(256..257))), Some(RefusalCode::Invalid));
+        assert_eq!(identity.standing("bo").unwrap().revokes.len(), 256);
+    }
+
+    #[test]
     fn what_changes_somebody_takes_no_target_so_that_no_self_form_reaches_it() {
         let mut identity = identity();
         for handler in HANDLERS {
             let free = [
                 "invite-",
                 "principal-list",
+                "principal-show",
                 "group-list",
                 "caps-show",
                 "caps-check",
                 "me",
                 "quota-get",
-                "session-",
+                "session-refresh",
+                "session-end",
                 "device-",
                 "login",
             ];
             if free.iter().any(|prefix| handler.starts_with(prefix)) {
                 continue;
             }
-            let payload = json!({ "principal": "default", "quotas": {} });
-            let answer = identity.as_principal("default").with_target("default").handle(handler, payload).unwrap();
-            assert_eq!(code(answer), Some(RefusalCode::Invalid), "{handler}");
+            let answer = identity.as_principal("default").with_target("default").handle(handler, json!({})).unwrap();
+            let refusal = answer.expect_err(handler);
+            assert!(
+                refusal.code == RefusalCode::Invalid && refusal.reason.contains("target"),
+                "{handler}: {refusal:?}"
+            );
         }
     }
 }
@@ -939,10 +1003,7 @@ mod devices {
         assert!(bearer(&mut identity, &text(&device["session_token"])).is_some());
         assert_eq!(ask_as(&mut identity, "anonymous", "device-redeem", redeem).unwrap_err().code, RefusalCode::Denied);
 
-        let challenge = ask_as(&mut identity, "anonymous", "login-challenge", json!({ "principal": "bo" })).unwrap();
-        let signature = SigningKey::from_bytes(&[1; 32]).sign(text(&challenge["challenge"]).as_bytes());
-        let login = json!({ "principal": "bo", "challenge": challenge["challenge"], "public_key": public_key(0),
-                            "signature": hex::encode(signature.to_bytes()) });
+        let login = signed_login(&mut identity, "bo", 0);
         let session = ask_as(&mut identity, "anonymous", "login", login.clone()).unwrap();
         let token = text(&session["session_token"]);
         assert!(bearer(&mut identity, &token).is_some());

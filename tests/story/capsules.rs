@@ -311,6 +311,11 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     });
     let reason = refused(&daemon, &second, &all);
     assert!(reason.contains("authority:authenticator") && reason.contains("`identity`"), "{reason}");
+    let undeclared = pack::repacked(folder, "undeclared", "counter", |manifest| {
+        manifest.subscribe[0].requires = vec![Capability::parse("counter:put").expect("a capability")];
+    });
+    let reason = refused(&daemon, &undeclared, &[]);
+    assert!(reason.contains("requires `counter:put`, which no installed manifest declares"), "{reason}");
     assert_eq!(installed(&daemon).await.len(), 5);
     assert_well(&daemon).await;
 }

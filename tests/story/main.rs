@@ -10,11 +10,13 @@
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
+//! - [`identities`]: another identity in the place of the first-party one
 //! - [`interceptors`]: who sees a message before its handler, and what becomes of it when they fail
 //! - [`isolation`]: what one call, one capsule, one principal sees of another
 //! - [`environment`]: what capsules are told from outside, and what they learn of rights
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`measured`]: every series moves, every key says where it came from
+//! - [`neighbours`]: other users of the same machine
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
@@ -38,9 +40,11 @@ mod field;
 mod generations;
 mod hostile;
 mod hostile_crowd;
+mod identities;
 mod interceptors;
 mod isolation;
 mod measured;
+mod neighbours;
 mod observation;
 mod people;
 mod quotas;

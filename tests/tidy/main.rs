@@ -1,8 +1,11 @@
 //! Rules of the house that only text can show: who may know what, and that what documents promise exists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use astrid_capsule::manifest::Manifest;
+use serde_json::{Value, to_value};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
@@ -171,4 +174,81 @@ fn every_capability_that_is_required_is_declared_and_every_one_that_is_declared_
     let idle: Vec<_> = offered.difference(&required).filter(|id| !code.contains(&format!("\"{id}\""))).collect();
     assert!(idle.is_empty(), "declared and needed for nothing: {idle:?}");
     assert!(required.len() > 20, "the manifests' format has changed");
+}
+
+/// A row of the catalogue in docs/capabilities.md: who declares it, its scope and danger, and the topics that need it.
+type Entry = (BTreeSet<String>, String, String, BTreeSet<String>);
+
+/// The topics that a sentence names in full, and those that it gives by their last segment (`.show`) after one in full.
+fn topics(sentence: &str) -> BTreeSet<String> {
+    let (mut found, mut folder) = (BTreeSet::new(), String::new());
+    for quoted in sentence.split('`').skip(1).step_by(2) {
+        match quoted.strip_prefix('.') {
+            Some(last) => drop(found.insert(format!("{folder}.{last}"))),
+            None if quoted.contains(".v1.") => {
+                folder = quoted.rsplit_once('.').map(|(folder, _)| folder.to_owned()).unwrap_or_default();
+                found.insert(quoted.to_owned());
+            }
+            None => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn the_catalogue_of_capabilities_is_what_the_manifests_declare_and_require() {
+    let rules = text("docs/capabilities.md");
+    let catalogue = rules.split("\n## Catalogue\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let catalogue = catalogue.expect("the rule book has a catalogue");
+    let mut written = BTreeMap::<String, Entry>::new();
+    for row in catalogue.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [id, by, scope, danger, needed] = cells[..] else { panic!("five cells: {row}") };
+        let by = by.split(", ").map(str::to_owned).collect();
+        let entry = (by, scope.to_owned(), danger.to_owned(), topics(needed));
+        assert!(written.insert(id.trim_matches('`').to_owned(), entry).is_none(), "{id} stands twice");
+    }
+
+    let mut declared = BTreeMap::<String, Entry>::new();
+    let (mut open, mut unguarded) = (BTreeSet::new(), BTreeSet::new());
+    let manifests = files("components", "Capsule.toml");
+    let manifests: Vec<Manifest> = manifests.iter().map(|path| Manifest::parse(&text(path)).expect(path)).collect();
+    for manifest in &manifests {
+        for found in &manifest.capability {
+            let (scope, danger) = (word(to_value(found.scope)), word(to_value(found.danger)));
+            let entry = declared
+                .entry(found.id.to_string())
+                .or_insert_with(|| (BTreeSet::new(), scope.clone(), danger.clone(), BTreeSet::new()));
+            assert_eq!((&entry.1, &entry.2), (&scope, &danger), "{} is declared in two ways", found.id);
+            entry.0.insert(manifest.package.name.clone());
+        }
+    }
+    for binding in manifests.iter().flat_map(|manifest| &manifest.subscribe) {
+        let topic = binding.topic.to_string();
+        for required in &binding.requires {
+            declared.get_mut(required.as_str()).expect("it is declared").3.insert(topic.clone());
+        }
+        match (binding.public, binding.requires.is_empty()) {
+            (true, _) => drop(open.insert(topic)),
+            (false, true) => drop(unguarded.insert(topic)),
+            (false, false) => {}
+        }
+    }
+    for (id, entry) in &declared {
+        assert_eq!(written.get(id), Some(entry), "{id}: the rule book, and the manifests");
+    }
+    assert_eq!(written.len(), declared.len(), "the rule book lists what no manifest declares");
+
+    let prose: String = catalogue.lines().filter(|line| !line.starts_with('|')).collect::<Vec<_>>().join(" ");
+    let said = |what: &str| {
+        let sentence = prose.split(". ").find(|sentence| sentence.contains(what));
+        topics(sentence.unwrap_or_else(|| panic!("the rule book does not say which are {what}")))
+    };
+    assert_eq!(said("are public"), open);
+    assert_eq!(said("require nothing"), unguarded);
+}
+
+/// How a manifest spells it.
+fn word(value: Result<Value, serde_json::Error>) -> String {
+    value.expect("a word").as_str().expect("a word").to_owned()
 }

@@ -120,20 +120,20 @@ impl Problem {
     }
 }
 
-/// Whose topic a failed request was for.
+/// Which topic a failed request was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum Asked<'a> {
     /// The route's own: that nobody handles it is not the client's mistake.
-    OwnTopic,
+    OwnTopic(&'a str),
     /// One that the client named.
-    NamedTopic,
+    NamedTopic(&'a str),
 }
 
-pub fn of_failure(failure: Failure, asked: Asked) -> Problem {
+pub fn of_failure(failure: Failure, asked: Asked<'_>) -> Problem {
     match failure {
         Failure::NoResponder => match asked {
-            Asked::OwnTopic => Problem::unavailable("the capsule that serves this is not loaded"),
-            Asked::NamedTopic => Problem::not_found("nothing handles this topic"),
+            Asked::OwnTopic(topic) => Problem::unavailable(format!("no capsule here handles {topic}")),
+            Asked::NamedTopic(topic) => Problem::not_found(format!("nothing handles {topic}")),
         },
         Failure::Denied(reason) => Problem::forbidden(reason),
         Failure::Timeout => Problem::new(Kind::Timeout, "the handler took too long"),
@@ -157,11 +157,11 @@ pub fn of_failure(failure: Failure, asked: Asked) -> Problem {
     }
 }
 
-/// Of a public route, whose body is the credential: what its handler denies is a credential that is not valid.
-pub fn of_public_failure(failure: Failure) -> Problem {
+/// Of a public route and its topic, whose body is the credential: what its handler denies is a credential that is not valid.
+pub fn of_public_failure(failure: Failure, topic: &str) -> Problem {
     match failure {
         Failure::Refused(Refusal { code: RefusalCode::Denied, .. }) => Problem::unauthorized(),
-        failure => of_failure(failure, Asked::OwnTopic),
+        failure => of_failure(failure, Asked::OwnTopic(topic)),
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
             (refused(RefusalCode::Internal), 500, "internal"),
         ];
         for (failure, status, name) in cases {
-            for asked in [Asked::OwnTopic, Asked::NamedTopic] {
+            for asked in [Asked::OwnTopic("a.b"), Asked::NamedTopic("a.b")] {
                 let (found, body) = body(of_failure(failure.clone(), asked));
                 assert_eq!((found, body["error"].as_str()), (status, Some(name)), "{failure:?}");
                 assert!(body["reason"].is_string(), "{failure:?}");
@@ -213,21 +213,23 @@ mod tests {
 
     #[test]
     fn a_topic_without_a_handler_is_404_only_if_the_client_named_it() {
-        assert_eq!(of_failure(Failure::NoResponder, Asked::OwnTopic).kind, Kind::Unavailable);
-        assert_eq!(of_failure(Failure::NoResponder, Asked::NamedTopic).kind, Kind::NotFound);
+        for (asked, kind) in [(Asked::OwnTopic("a.b"), Kind::Unavailable), (Asked::NamedTopic("a.b"), Kind::NotFound)] {
+            let problem = of_failure(Failure::NoResponder, asked);
+            assert!(problem.kind == kind && problem.reason.unwrap().ends_with(" handles a.b"), "{asked:?}");
+        }
     }
 
     #[test]
     fn the_handlers_sentence_reaches_the_client() {
         let failure = Failure::Refused(Refusal::conflict("the name is taken"));
-        let (_, body) = body(of_failure(failure, Asked::OwnTopic));
+        let (_, body) = body(of_failure(failure, Asked::OwnTopic("a.b")));
         assert_eq!(body, json!({"error": "conflict", "reason": "the name is taken"}));
     }
 
     #[test]
     fn overloaded_says_when_to_try_again_in_whole_seconds() {
         for (milliseconds, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2)] {
-            let response = of_failure(Failure::Overloaded(milliseconds), Asked::OwnTopic).into_response();
+            let response = of_failure(Failure::Overloaded(milliseconds), Asked::OwnTopic("a.b")).into_response();
             let header = response.header("retry-after").next().unwrap().to_vec();
             assert_eq!(header, seconds.to_string().into_bytes());
             let body: Value = serde_json::from_slice(&response.body).unwrap();
@@ -246,9 +248,9 @@ mod tests {
 
     #[test]
     fn a_token_that_is_not_valid_is_a_401_and_a_missing_handler_is_not() {
-        assert_eq!(of_public_failure(Failure::Refused(Refusal::denied("used up"))), Problem::unauthorized());
-        assert_eq!(of_public_failure(Failure::Refused(Refusal::conflict("taken"))).kind, Kind::Conflict);
-        assert_eq!(of_public_failure(Failure::NoResponder).kind, Kind::Unavailable);
+        assert_eq!(of_public_failure(Failure::Refused(Refusal::denied("used up")), "a.b"), Problem::unauthorized());
+        assert_eq!(of_public_failure(Failure::Refused(Refusal::conflict("taken")), "a.b").kind, Kind::Conflict);
+        assert_eq!(of_public_failure(Failure::NoResponder, "a.b").kind, Kind::Unavailable);
     }
 
     #[test]

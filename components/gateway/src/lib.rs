@@ -53,7 +53,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
     match plan {
         Plan::Request { topic, payload, success } => {
             let answer = bus::request_raw(topic, &payload, &Options::default());
-            Ok(respond::answered(success, answer.map_err(errors::of_public_failure)?))
+            Ok(respond::answered(success, answer.map_err(|failure| errors::of_public_failure(failure, topic))?))
         }
         Plan::About { .. } | Plan::Me | Plan::Listed { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
             Err(Problem::unauthorized())
@@ -62,35 +62,35 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
 }
 
 fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
-    let own = |failure| errors::of_failure(failure, Asked::OwnTopic);
-    let named = |failure| errors::of_failure(failure, Asked::NamedTopic);
+    let own = |topic| move |failure| errors::of_failure(failure, Asked::OwnTopic(topic));
+    let named = |topic| move |failure| errors::of_failure(failure, Asked::NamedTopic(topic));
     match plan {
         Plan::Request { topic, payload, success } => {
-            let answer = session.request(topic, &payload, &Options::default()).map_err(own)?;
+            let answer = session.request(topic, &payload, &Options::default()).map_err(own(topic))?;
             Ok(respond::answered(success, answer))
         }
         Plan::About { topic, payload, success, principal } => {
             let target = Some(principal.unwrap_or_else(|| session.principal()));
             let options = Options { target, ..Options::default() };
-            let answer = session.request(topic, &payload, &options).map_err(own)?;
+            let answer = session.request(topic, &payload, &options).map_err(own(topic))?;
             Ok(respond::answered(success, answer))
         }
         Plan::Me => {
-            let answer = session.request(plan::ME, b"{}", &Options::default()).map_err(own)?;
+            let answer = session.request(plan::ME, b"{}", &Options::default()).map_err(own(plan::ME))?;
             respond::me(&answer, session.expires_at())
         }
         Plan::Listed { topic, payload } => {
-            let answer = listed(session, topic, &payload).map_err(own)?;
+            let answer = listed(session, topic, &payload).map_err(own(topic))?;
             Ok(respond::answered(200, answer))
         }
         Plan::BusRequest { topic, payload, options } => {
             require(session, "bus:request")?;
-            let answer = session.request(&topic, &payload, &options).map_err(named)?;
+            let answer = session.request(&topic, &payload, &options).map_err(named(&topic))?;
             Ok(respond::answered(200, answer))
         }
         Plan::BusPublish { topic, payload, target } => {
             require(session, "bus:publish")?;
-            let delivered = session.publish(&topic, &payload, target.as_deref()).map_err(named)?;
+            let delivered = session.publish(&topic, &payload, target.as_deref()).map_err(named(&topic))?;
             Ok(respond::delivered(delivered))
         }
     }

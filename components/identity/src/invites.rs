@@ -476,10 +476,22 @@ mod tests {
         fake.say("DISTRO_MAX_PRINCIPALS", "2501");
         assert!(redeem_with(&fake, &token, 1).is_ok());
         assert!(matches!(redeem_with(&fake, &token, 2), Err(Refusal::Conflict(_))));
-        fake.delete(Bucket::Principals, "p0000").unwrap();
+        let first = fake.keys(Bucket::Principals).into_iter().find(|id| id.starts_with("agent")).unwrap();
+        principals::delete(&fake, json!({ "principal": first }).to_string().as_bytes()).unwrap();
+        fake.calls();
         assert!(redeem_with(&fake, &token, 2).is_ok());
+        assert!(!fake.calls().iter().any(|call| call.starts_with("scan")), "they are counted once");
+        assert!(matches!(redeem_with(&fake, &token, 3), Err(Refusal::Conflict(_))));
+
+        // While there is no bound, nobody counts; once there is one again, what was counted before is not believed.
+        fake.unsay("DISTRO_MAX_PRINCIPALS");
+        assert!(redeem_with(&fake, &token, 3).is_ok());
+        fake.say("DISTRO_MAX_PRINCIPALS", "2502");
+        assert!(matches!(redeem_with(&fake, &token, 4), Err(Refusal::Conflict(_))));
+        fake.say("DISTRO_MAX_PRINCIPALS", "2503");
+        assert!(redeem_with(&fake, &token, 4).is_ok());
         fake.say("DISTRO_MAX_PRINCIPALS", "many");
-        assert!(matches!(redeem_with(&fake, &token, 3), Err(Refusal::Internal(_))));
+        assert!(matches!(redeem_with(&fake, &token, 9), Err(Refusal::Internal(_))));
     }
 
     #[test]

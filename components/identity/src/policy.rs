@@ -1,9 +1,12 @@
 //! What the distribution says of who may become a principal: `[invites]` of `Distro.toml`, as the fields of this capsule's
 //! `[env]` that only the distribution sets.
 //!
-//! Owns how the fields read, and the bound on principals. A field without a value is no rule; one that does not read is an
-//! error, never no rule.
+//! Owns how the fields read, the bound on principals, and how many there are while there is one. A field without a value is
+//! no rule; one that does not read is an error, never no rule.
 
+use serde::{Deserialize, Serialize};
+
+use crate::payload::stored;
 use crate::ports::{Bucket, Ports, Transaction};
 use crate::refusal::Refusal;
 
@@ -12,8 +15,29 @@ const DEFAULT_GROUP: &str = "DISTRO_DEFAULT_GROUP";
 const DEFAULT_EXPIRES_SECS: &str = "DISTRO_DEFAULT_EXPIRES_SECS";
 const MAX_PRINCIPALS: &str = "DISTRO_MAX_PRINCIPALS";
 
-/// Written by whoever adds a principal while there is a bound, so that two who do are told apart.
+/// Written by whoever adds or removes a principal while there is a bound, so that two who do are told apart; gone once somebody
+/// does while there is none.
 const GATE: &str = "principals";
+
+/// What stands at the [`GATE`].
+#[derive(Default, Serialize, Deserialize)]
+struct Gate {
+    /// How many principals there are; none if nobody has counted them yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
+}
+
+impl Gate {
+    fn read(transaction: &mut impl Transaction) -> Result<Self, Refusal> {
+        let bytes = transaction.get(Bucket::Gates, GATE)?;
+        bytes.map_or_else(|| Ok(Self::default()), |bytes| stored("the count of principals", &bytes))
+    }
+
+    fn write(&self, transaction: &mut impl Transaction) -> Result<(), Refusal> {
+        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(transaction.put(Bucket::Gates, GATE, &bytes)?)
+    }
+}
 
 fn number<P: Ports>(ports: &P, name: &str) -> Result<Option<u32>, Refusal> {
     let unreadable = |_| Refusal::Internal(format!("{name} of the distribution is no whole number"));
@@ -46,10 +70,37 @@ pub fn default_expires_secs<P: Ports>(ports: &P) -> Result<Option<u32>, Refusal>
 /// Whether there is room for one more principal, which the transaction adds. Of many who ask at once no more go through
 /// than there is room for: each writes what all have read.
 pub fn admit<P: Ports>(ports: &P, transaction: &mut P::Transaction) -> Result<(), Refusal> {
-    let Some(most) = number(ports, MAX_PRINCIPALS)? else { return Ok(()) };
-    transaction.get(Bucket::Gates, GATE)?;
+    let Some(most) = number(ports, MAX_PRINCIPALS)? else { return uncounted(transaction) };
+    let count = match Gate::read(transaction)?.count {
+        Some(count) => count,
+        // Counted after the gate was read: whoever is added or removed meanwhile makes the commit a conflict.
+        None => count(ports, most)?,
+    };
+    if count >= most {
+        return Err(Refusal::Conflict(format!(
+            "there are as many principals as the distribution allows ([invites] max-principals = {most})"
+        )));
+    }
+    Gate { count: Some(count + 1) }.write(transaction)
+}
+
+/// Takes note that the transaction removes a principal.
+pub fn release<P: Ports>(ports: &P, transaction: &mut P::Transaction) -> Result<(), Refusal> {
+    if number(ports, MAX_PRINCIPALS)?.is_none() {
+        return uncounted(transaction);
+    }
+    let count = Gate::read(transaction)?.count.map(|count| count.saturating_sub(1));
+    Gate { count }.write(transaction)
+}
+
+/// Without a bound nobody counts, so nobody waits for anybody; and what was counted before holds no longer.
+fn uncounted(transaction: &mut impl Transaction) -> Result<(), Refusal> {
+    Ok(transaction.delete(Bucket::Gates, GATE)?)
+}
+
+/// How many principals there are, as far as `most`.
+fn count<P: Ports>(ports: &P, most: u32) -> Result<u32, Refusal> {
     let (mut count, mut after) = (0, None::<String>);
-    // Counted after the gate was read: whoever has been added since makes the commit a conflict.
     while count < most as usize {
         let page = ports.scan(Bucket::Principals, "", after.as_deref(), 1_000)?;
         count += page.entries.len();
@@ -58,11 +109,5 @@ pub fn admit<P: Ports>(ports: &P, transaction: &mut P::Transaction) -> Result<()
             break;
         }
     }
-    if count >= most as usize {
-        return Err(Refusal::Conflict(format!(
-            "there are as many principals as the distribution allows ([invites] max-principals = {most})"
-        )));
-    }
-    transaction.put(Bucket::Gates, GATE, b"{}")?;
-    Ok(())
+    Ok(u32::try_from(count).unwrap_or(u32::MAX).min(most))
 }

@@ -425,6 +425,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
     }
     transact(ports, |transaction| {
         let principal = existing(transaction, &id)?;
+        policy::release(ports, transaction)?;
         for key in &principal.keys {
             transaction.delete(Bucket::Keys, &key.fingerprint)?;
         }

@@ -99,6 +99,11 @@ impl Fake {
         self.0.settings.lock().unwrap().insert(name.into(), value.into());
     }
 
+    /// What the distribution says no longer.
+    pub(crate) fn unsay(&self, name: &str) {
+        self.0.settings.lock().unwrap().remove(name);
+    }
+
     /// Everything fails from now on.
     pub(crate) fn go_away(&self) {
         self.0.away.store(1, SeqCst);

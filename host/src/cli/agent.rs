@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::failure::{Exit, Failure};
-use super::{Context, sessions, table, text, time};
+use super::{Context, table, text, time};
 
 /// Who the user that runs the host is on its socket.
 const OWNER: &str = "default";
@@ -210,7 +210,7 @@ async fn delete(context: &mut Context<'_>, name: &str, yes: bool) -> Result<Exit
 }
 
 fn switch(context: &mut Context<'_>, name: String) -> Result<Exit, Failure> {
-    let known = sessions::load(&context.home)?;
+    let known = context.sessions.load()?;
     if name != OWNER && !known.sessions.contains_key(&name) {
         let known: Vec<String> = known.sessions.into_keys().collect();
         let known = if known.is_empty() { "none is".to_owned() } else { format!("these are: {}", names(&known)) };
@@ -222,12 +222,12 @@ fn switch(context: &mut Context<'_>, name: String) -> Result<Exit, Failure> {
     }
     // A session of `default` that was got by an invite counts before the connection's own.
     let as_owner = !known.sessions.contains_key(&name);
-    sessions::update(&context.home, |remembered| remembered.current = (!as_owner).then(|| name.clone()))?;
+    context.sessions.update(|remembered| remembered.current = (!as_owner).then(|| name.clone()))?;
     say(context, &name)
 }
 
 fn current(context: &mut Context<'_>) -> Result<Exit, Failure> {
-    let remembered = sessions::load(&context.home)?;
+    let remembered = context.sessions.load()?;
     let name = remembered.current.as_ref().filter(|name| remembered.sessions.contains_key(*name));
     let name = name.map_or(OWNER, String::as_str).to_owned();
     say(context, &name)
@@ -235,7 +235,7 @@ fn current(context: &mut Context<'_>) -> Result<Exit, Failure> {
 
 /// As whom calls over the home's socket are made.
 fn say(context: &mut Context<'_>, name: &str) -> Result<Exit, Failure> {
-    let remembered = sessions::load(&context.home)?;
+    let remembered = context.sessions.load()?;
     let session = remembered.sessions.get(name);
     if context.console.json {
         let mut document = json!({ "principal": name });
@@ -247,7 +247,8 @@ fn say(context: &mut Context<'_>, name: &str) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let by = match session {
-        None => "the user who runs the host".to_owned(),
+        None if context.client.is_at_home() => "the user who runs the host".to_owned(),
+        None => "if the host runs as this user".to_owned(),
         Some(session) => format!("until {}, key pair {}", time::moment(session.expires_at_epoch), session.key),
     };
     context.console.print(&text::shown(&format!("{name} ({by})")))?;
@@ -262,7 +263,7 @@ pub(super) async fn logout(context: &mut Context<'_>) -> Result<Exit, Failure> {
     {
         return Err(failure);
     }
-    sessions::update(&context.home, |remembered| {
+    context.sessions.update(|remembered| {
         if let Some(current) = remembered.current.take() {
             remembered.sessions.remove(&current);
         }

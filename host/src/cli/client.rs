@@ -1,11 +1,11 @@
-//! One HTTP call at a time: HTTP/1.1 over the home's Unix socket or over TCP, a new connection for each.
+//! One HTTP call at a time: HTTP/1.1 over the home's Unix socket, another one or TCP, a new connection for each.
 //!
 //! Bounded by one deadline from connecting to the last byte, and by [`MAX_ANSWER_BYTES`]. Knows how connections fail
 //! and what to do about each; refuses to know what any route means.
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::failure::Failure;
 use super::text::quoted;
-use crate::home::Home;
+use crate::home::{self, Home};
 
 /// How long a call may take in all, unless the user has said it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -76,10 +76,21 @@ impl fmt::Display for TcpAddress {
     }
 }
 
+/// Where calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To the host of the home.
+    Home,
+    /// To a Unix socket outside of the home: another user's host, on this machine.
+    Socket(PathBuf),
+    /// To this address, possibly of another machine.
+    Tcp(TcpAddress),
+}
+
 #[derive(Clone)]
 pub(super) struct Client {
     home: Home,
-    tcp: Option<TcpAddress>,
+    place: Place,
     /// The value of the Authorization header.
     authorization: Option<HeaderValue>,
     /// As the user has said it.
@@ -106,7 +117,7 @@ impl Answer {
 impl Client {
     pub(super) fn new(
         home: Home,
-        tcp: Option<TcpAddress>,
+        place: Place,
         bearer: Option<String>,
         deadline: Option<Duration>,
     ) -> Result<Self, Failure> {
@@ -119,7 +130,7 @@ impl Client {
                 Some(value)
             }
         };
-        Ok(Self { home, tcp, authorization, deadline })
+        Ok(Self { home, place, authorization, deadline })
     }
 
     /// How long a call may take in all.
@@ -134,15 +145,21 @@ impl Client {
 
     /// Whether calls go over TCP, possibly to another machine.
     pub(super) fn is_remote(&self) -> bool {
-        self.tcp.is_some()
+        matches!(self.place, Place::Tcp(_))
+    }
+
+    /// Whether calls go to the host of the home, whose files are at hand.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.place == Place::Home
     }
 
     /// Whether anything accepts a connection within a second.
     pub(super) async fn is_listened_to(&self) -> bool {
         let attempt = async {
-            match &self.tcp {
-                Some(address) => TcpStream::connect((address.host.as_str(), address.port)).await.is_ok(),
-                None => UnixStream::connect(self.home.socket()).await.is_ok(),
+            match &self.place {
+                Place::Tcp(address) => TcpStream::connect((address.host.as_str(), address.port)).await.is_ok(),
+                Place::Socket(socket) => UnixStream::connect(socket).await.is_ok(),
+                Place::Home => UnixStream::connect(self.home.socket()).await.is_ok(),
             }
         };
         tokio::time::timeout(Duration::from_secs(1), attempt).await.unwrap_or(true)
@@ -186,15 +203,21 @@ impl Client {
     /// One call, whatever its status. `path` is percent-encoded.
     pub(super) async fn exchange(&self, method: Method, path: &str, json: Option<String>) -> Result<Answer, Failure> {
         let work = async {
-            match &self.tcp {
-                Some(address) => {
+            match &self.place {
+                Place::Tcp(address) => {
                     let stream = TcpStream::connect((address.host.as_str(), address.port))
                         .await
                         .map_err(|e| tcp_failure(address, &e))?;
                     stream.set_nodelay(true).map_err(|e| tcp_failure(address, &e))?;
                     self.speak(stream, &address.authority(), method, path, json).await
                 }
-                None => {
+                Place::Socket(socket) => {
+                    // Whoever could put a socket there would be told the bearer.
+                    home::check_socket_folder(socket).map_err(|e| Failure::failed("socket", e.to_string()))?;
+                    let stream = UnixStream::connect(socket).await.map_err(|e| shared_failure(socket, &e))?;
+                    self.speak(stream, "localhost", method, path, json).await
+                }
+                Place::Home => {
                     self.home.check().map_err(|e| Failure::failed("home", e.to_string()))?;
                     let stream = UnixStream::connect(self.home.socket()).await.map_err(|e| self.socket_failure(&e))?;
                     self.speak(stream, "localhost", method, path, json).await
@@ -249,7 +272,11 @@ impl Client {
 
     /// Where calls go, for a sentence.
     fn place(&self) -> String {
-        self.tcp.as_ref().map_or_else(|| self.home.socket().display().to_string(), TcpAddress::to_string)
+        match &self.place {
+            Place::Home => self.home.socket().display().to_string(),
+            Place::Socket(socket) => socket.display().to_string(),
+            Place::Tcp(address) => address.to_string(),
+        }
     }
 
     fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -270,10 +297,10 @@ impl Client {
     }
 
     fn see_log(&self) -> String {
-        if self.is_remote() {
-            "is the host ending? Its log has the cause".to_owned()
-        } else {
+        if self.is_at_home() {
             format!("is the host ending? Its log has the cause: {}", self.home.log().display())
+        } else {
+            "is the host ending? Its log has the cause".to_owned()
         }
     }
 
@@ -291,7 +318,7 @@ impl Client {
                     .next(format!("{} (a new host replaces the socket)", start(home)))
             }
             io::ErrorKind::PermissionDenied => Failure::failed("permission", format!("this user may not open {at}"))
-                .next("run as the user who runs the host, or pass --url and --bearer"),
+                .next("run as the user who runs the host, or pass --socket with its `http.shared-socket`, or --url"),
             // The listener's queue is full.
             io::ErrorKind::WouldBlock => Failure::failed("overloaded", format!("{at} takes no more connections now"))
                 .next("try again in a moment"),
@@ -313,10 +340,11 @@ impl Client {
                 format!("set ${} or pass --bearer; `astrid invite redeem TOKEN` makes one", super::BEARER_VARIABLE),
             )
         } else {
-            (
-                "the host does not take this user for its owner".to_owned(),
-                format!("run as the user who owns {}, or pass --bearer", self.home.root().display()),
-            )
+            let owner = match &self.place {
+                Place::Home => format!("run as the user who owns {}", self.home.root().display()),
+                _ => "log in with a key: `astrid login PRINCIPAL`, then `astrid agent switch PRINCIPAL`".to_owned(),
+            };
+            ("the host does not take this user for its owner".to_owned(), format!("{owner}, or pass --bearer"))
         };
         failure.because(reason).next(next)
     }
@@ -326,6 +354,22 @@ impl Client {
 pub(super) fn start(home: &Path) -> String {
     let home = quoted(&home.to_string_lossy());
     format!("start it with `cargo astrid up --home {home}` or `astrid-daemon --home {home}`")
+}
+
+fn shared_failure(socket: &Path, error: &io::Error) -> Failure {
+    let at = socket.display();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Failure::failed("not_running", format!("no host listens at {at}"))
+                .next("does it run, and is that its `http.shared-socket`? Who runs it knows")
+        }
+        io::ErrorKind::PermissionDenied => Failure::failed("permission", format!("this user may not open {at}"))
+            .next("ask who runs the host: `http.shared-socket-users` and the folder's mode say who may"),
+        io::ErrorKind::WouldBlock => {
+            Failure::failed("overloaded", format!("{at} takes no more connections now")).next("try again in a moment")
+        }
+        _ => Failure::failed("unreachable", format!("{at}: {error}")).next("is it a socket, and a host's?"),
+    }
 }
 
 fn tcp_failure(address: &TcpAddress, error: &io::Error) -> Failure {
@@ -348,7 +392,7 @@ mod tests {
     use crate::cli::testing::{Host, home};
 
     fn client(home: &Home, seconds: u64) -> Client {
-        Client::new(home.clone(), None, None, Some(Duration::from_secs(seconds))).unwrap()
+        Client::new(home.clone(), Place::Home, None, Some(Duration::from_secs(seconds))).unwrap()
     }
 
     fn get(client: &Client) -> Result<Answer, Failure> {
@@ -472,7 +516,8 @@ mod tests {
         let host = Host::answering(401, r#"{"error":"unauthorized"}"#);
         let text = get(&client(&host.home, 5)).unwrap_err().to_text();
         assert!(text.contains("owner") && text.contains("--bearer") && text.contains("[unauthorized]"), "{text}");
-        let with = Client::new(host.home.clone(), None, Some("a.b.c.d".into()), Some(Duration::from_secs(5))).unwrap();
+        let with =
+            Client::new(host.home.clone(), Place::Home, Some("a.b.c.d".into()), Some(Duration::from_secs(5))).unwrap();
         let text = get(&with).unwrap_err().to_text();
         assert!(text.contains("bearer was not accepted"), "{text}");
         assert_eq!(host.requests()[1], "GET /api/x?y=1 Bearer a.b.c.d");

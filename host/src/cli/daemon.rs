@@ -93,9 +93,9 @@ fn hangs(context: &Context<'_>, pid: Option<Pid>) -> Failure {
     Failure::failed("timeout", reason).next(format!("see {}{force}", context.home.log().display()))
 }
 
-/// The process that calls go to, as far as it is known: not that of a `--url`.
+/// The process that calls go to, as far as it is known: only that of the home.
 pub(super) fn called(context: &Context<'_>) -> Option<Pid> {
-    if context.client.is_remote() { None } else { pid(&context.home) }
+    if context.client.is_at_home() { pid(&context.home) } else { None }
 }
 
 /// The process that the home's state file names, if there is a state file and it names one.

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::agent::path;
 use super::failure::{Exit, Failure};
 use super::keystore::{KeyName, Keystore};
-use super::sessions::{self, Session};
+use super::sessions::Session;
 use super::{Context, table, text, time};
 
 #[derive(Subcommand)]
@@ -150,11 +150,13 @@ fn remember(context: &mut Context<'_>, session: LoggedIn, key: &KeyName) -> Resu
     if !context.client.is_remote() {
         let session =
             Session { bearer: session_token, expires_at_epoch: session_expires_at_epoch, key: key.to_string() };
-        sessions::update(&context.home, |remembered| drop(remembered.sessions.insert(principal.clone(), session)))?;
+        let is_current = context.sessions.remember(&principal, session)?;
         if !context.console.json {
             let expires = time::moment(session_expires_at_epoch);
             context.console.print(&text::shown(&format!("{principal} has a session until {expires}")))?;
-            context.console.remark(&format!("`{} agent switch {principal}` speaks with it", context.command));
+            if !is_current {
+                context.console.remark(&format!("`{} agent switch {principal}` speaks with it", context.command));
+            }
         }
     } else if !context.console.json {
         context.console.print(&text::shown(&session_token))?;

@@ -153,8 +153,10 @@ impl Verb {
 
 /// These verbs write to the home itself.
 fn local(context: &Context<'_>) -> Result<(), Failure> {
-    if context.client.is_remote() {
-        return Err(Failure::usage("a distribution is put into a home on this machine; leave --url out"));
+    if !context.client.is_at_home() {
+        return Err(Failure::usage(
+            "a distribution is put into your own home; leave --url, --socket and $ASTRID_SOCKET out",
+        ));
     }
     Ok(())
 }

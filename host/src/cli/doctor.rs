@@ -59,7 +59,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let mut findings =
         vec![check_home(home), check_keys(home), check_trust(home), check_distro(home), check_disk(home)];
     let answer = context.client.exchange(Method::GET, "/healthz", None).await;
-    if !context.client.is_remote() {
+    if context.client.is_at_home() {
         findings.push(check_lock(home, answer.is_ok()));
     }
     match answer {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
 use super::keystore::{KeyName, Keystore};
-use super::sessions::{self, Session};
+use super::sessions::Session;
 use super::{Context, table, text, time};
 
 /// The bytes of BLAKE3 that name a token.
@@ -267,7 +267,7 @@ async fn redeem(
             expires_at_epoch: redeemed.session_expires_at_epoch,
             key: key.to_string(),
         };
-        sessions::update(&context.home, |r| drop(r.sessions.insert(redeemed.principal.clone(), session)))?;
+        context.sessions.remember(&redeemed.principal, session)?;
     }
     if context.console.json && !raw {
         context.console.document(&answer.body)?;

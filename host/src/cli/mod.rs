@@ -1,4 +1,4 @@
-//! The `astrid` command line: each verb is one call of the HTTP surface, over the Unix socket of a home or over TCP.
+//! The `astrid` command line: each verb is one call of the HTTP surface, over the Unix socket of a home, another one or TCP.
 //!
 //! Owns the verbs, how answers and errors look, and the user's own key pairs. Bounded by a deadline for every call and
 //! 64 MiB for every answer. Refuses to know how the host does what it asks for: there is no other way in than the
@@ -38,20 +38,41 @@ mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, value_parser};
 
-use self::client::{Client, TcpAddress};
+use self::client::{Client, Place, TcpAddress};
 use self::console::Console;
 use self::failure::{Exit, Failure};
-use crate::home::Home;
+use self::sessions::Book;
+use crate::home::{self, Home};
 
 /// The environment variable that holds the bearer for `--url` where `--bearer` does not.
 const BEARER_VARIABLE: &str = "ASTRID_BEARER";
+
+/// The environment variable that names the socket to call where neither `--socket` nor `--url` nor `--home` does.
+const SOCKET_VARIABLE: &str = "ASTRID_SOCKET";
+
+/// What the command line takes from the environment, beside the home.
+#[derive(Debug, Clone, Default)]
+struct Variables {
+    bearer: Option<String>,
+    socket: Option<PathBuf>,
+}
+
+impl Variables {
+    /// An empty one counts as unset.
+    fn read() -> Self {
+        Self {
+            bearer: std::env::var(BEARER_VARIABLE).ok().filter(|bearer| !bearer.is_empty()),
+            socket: std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
+        }
+    }
+}
 
 /// Operate an Astrid host
 #[derive(Parser)]
@@ -65,7 +86,7 @@ struct Cli {
 
 #[derive(Args)]
 struct Global {
-    /// The host's home [default: $ASTRID_HOME, else ~/.astrid]
+    /// The host's home, or the user's own with another's host [default: $ASTRID_HOME, else ~/.astrid]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
     /// Print JSON documents of one line; errors too
@@ -77,6 +98,9 @@ struct Global {
     /// Call http://HOST:PORT instead of the home's socket
     #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
     url: Option<TcpAddress>,
+    /// Call another user's host at this Unix socket [default: without --home $ASTRID_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
+    socket: Option<PathBuf>,
     /// Speak as the principal of this bearer [default: with --url $ASTRID_BEARER, else what `agent switch` says]
     #[arg(long, global = true, value_name = "TOKEN")]
     bearer: Option<String>,
@@ -152,8 +176,9 @@ enum Verb {
 struct Context<'a> {
     home: Home,
     client: Client,
+    sessions: Book,
     console: Console<'a>,
-    /// How to call this program again for the same host: `astrid`, with `--home` or `--url` if that was said.
+    /// How to call this program again for the same host: `astrid`, with `--home`, `--socket` or `--url` if that was said.
     command: String,
 }
 
@@ -163,11 +188,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (mut out, mut err, mut input) = (io::stdout(), io::stderr(), io::stdin());
     let terminals = console::Terminals { input: input.is_terminal(), output: out.is_terminal() };
     let console = Console::new(&mut out, &mut err, &mut input, terminals);
-    execute(args, std::env::var(BEARER_VARIABLE).ok(), console).into()
+    execute(args, Variables::read(), console).into()
 }
 
-/// All of [`run`] but the process: the streams and the environment's bearer are the caller's.
-fn execute(args: impl IntoIterator<Item = OsString>, bearer: Option<String>, mut console: Console<'_>) -> Exit {
+/// All of [`run`] but the process: the streams and the environment's variables are the caller's.
+fn execute(args: impl IntoIterator<Item = OsString>, variables: Variables, mut console: Console<'_>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     console.json = args.iter().any(|a| a == "--json");
     let cli = match Cli::try_parse_from(args) {
@@ -187,8 +212,8 @@ fn execute(args: impl IntoIterator<Item = OsString>, bearer: Option<String>, mut
         }
     };
     console.json = cli.global.json;
-    let mut context = match resolve(cli.global, bearer) {
-        Ok((home, client, command)) => Context { home, client, console, command },
+    let mut context = match resolve(cli.global, variables) {
+        Ok((home, client, sessions, command)) => Context { home, client, sessions, console, command },
         Err(failure) => return console.fail(&failure),
     };
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -225,24 +250,41 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
     }
 }
 
-/// The home, the client and the command of a [`Context`].
-fn resolve(global: Global, bearer: Option<String>) -> Result<(Home, Client, String), Failure> {
+/// The home, the client, the sessions and the command of a [`Context`].
+fn resolve(global: Global, variables: Variables) -> Result<(Home, Client, Book, String), Failure> {
     let mut command = "astrid".to_owned();
     if let Some(home) = &global.home {
         command += &format!(" --home {}", text::quoted(&home.to_string_lossy()));
     }
-    if let Some(url) = &global.url {
-        command += &format!(" --url {url}");
+    // A variable that was set for another host must not count where a host was named.
+    let elsewhere = variables.socket.filter(|_| global.home.is_none());
+    let place = match (global.url, global.socket.or(elsewhere)) {
+        (Some(url), _) => Place::Tcp(url),
+        (None, Some(socket)) => Place::Socket(absolute(&socket)?),
+        (None, None) => Place::Home,
+    };
+    match &place {
+        Place::Home => {}
+        Place::Socket(socket) => command += &format!(" --socket {}", text::quoted(&socket.to_string_lossy())),
+        Place::Tcp(url) => command += &format!(" --url {url}"),
     }
     let home = Home::resolve(global.home).map_err(|e| Failure::failed("home", e.to_string()))?;
-    // On the socket the connection says who is calling; a variable that was set for another host must not.
-    let bearer = match (global.bearer, &global.url) {
+    let sessions = Book::of(&home, &place);
+    // On a socket the connection or a session that is remembered says who is calling.
+    let bearer = match (global.bearer, &place) {
         (Some(bearer), _) => Some(bearer),
-        (None, Some(_)) => bearer.filter(|b| !b.is_empty()),
-        (None, None) => sessions::load(&home)?.bearer().map(str::to_owned),
+        (None, Place::Tcp(_)) => variables.bearer,
+        (None, Place::Home | Place::Socket(_)) => sessions.load()?.bearer().map(str::to_owned),
     };
-    let client = Client::new(home.clone(), global.url, bearer, global.timeout.map(Duration::from_secs))?;
-    Ok((home, client, command))
+    let client = Client::new(home.clone(), place, bearer, global.timeout.map(Duration::from_secs))?;
+    Ok((home, client, sessions, command))
+}
+
+fn absolute(socket: &Path) -> Result<PathBuf, Failure> {
+    let named = |why: String| Failure::usage(format!("--socket or ${SOCKET_VARIABLE}: {why}"));
+    let socket = std::path::absolute(socket).map_err(|e| named(format!("{}: {e}", socket.display())))?;
+    home::check_socket_path(&socket).map_err(|e| named(e.to_string()))?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -250,7 +292,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    use super::testing::{astrid, home};
+    use super::testing::{Host, astrid, home};
     use super::*;
 
     #[test]
@@ -273,6 +315,55 @@ mod tests {
     fn the_verbs_fit_together() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_socket_is_called_with_a_session_of_its_own_and_the_homes_is_not_shown_to_it() {
+        let (_dir, home) = home();
+        let host = Host::with(|request| match request {
+            r if r.contains("/auth/challenge") => (200, r#"{"challenge":"sign-me","expires_at_epoch":9}"#.to_owned()),
+            r if r.contains("/auth/login") => {
+                (200, r#"{"principal":"bo","session_token":"a.b","session_expires_at_epoch":9}"#.to_owned())
+            }
+            _ => (401, r#"{"error":"unauthorized"}"#.to_owned()),
+        });
+        let socket = host.home.socket();
+        let socket = socket.to_str().unwrap();
+        let at = |args: &[&str]| astrid(&home, &[&["--socket", socket], args].concat());
+        assert!(at(&["who"]).err.contains("astrid login PRINCIPAL"));
+        assert_eq!(at(&["agent", "current"]).out, "default (if the host runs as this user)\n");
+        astrid(&home, &["keypair", "generate", "default"]);
+        let ran = at(&["login", "bo"]);
+        assert!(ran.out.starts_with("bo has a session until") && ran.err.is_empty(), "{ran:?}");
+        assert!(at(&["agent", "current"]).out.starts_with("bo (until"));
+        at(&["who"]);
+        assert_eq!(host.requests().last().unwrap(), "GET /api/auth/me Bearer a.b");
+        assert!(astrid(&home, &["agent", "current"]).out.starts_with("default"), "the home's own host is another");
+        for (args, exit) in [
+            (&["--socket", socket, "--url", "http://h:1", "who"][..], Exit::Usage),
+            (&["--socket", "/", "who"], Exit::Usage),
+            (&["--socket", &format!("/{}", "s".repeat(107)), "who"], Exit::Usage),
+            (&["--socket", "/nowhere/astrid.sock", "who"], Exit::Failed),
+            (&["--socket", socket, "trust", "list"], Exit::Usage),
+        ] {
+            let ran = astrid(&home, args);
+            assert!(ran.exit == exit && !ran.err.is_empty(), "{args:?}: {ran:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_the_environment_counts_only_where_no_host_was_named() {
+        let (_dir, home) = home();
+        let place = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["astrid"].iter().chain(args).chain(&["who"])).unwrap();
+            let variables = Variables { bearer: None, socket: Some("/run/a/a.sock".into()) };
+            resolve(cli.global, variables).unwrap().3
+        };
+        let root = home.root().to_str().unwrap();
+        assert_eq!(place(&[]), format!("astrid --socket {}", text::quoted("/run/a/a.sock")));
+        assert_eq!(place(&["--home", root]), format!("astrid --home {}", text::quoted(root)));
+        assert_eq!(place(&["--url", "http://h:1"]), "astrid --url http://h:1");
+        assert!(place(&["--home", root, "--socket", "/run/b/b.sock"]).ends_with(&text::quoted("/run/b/b.sock")));
     }
 
     #[test]

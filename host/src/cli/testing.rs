@@ -125,6 +125,7 @@ pub(super) fn astrid_at(home: &Home, args: &[&str], input: &str, terminal: bool)
     let console = Console::new(&mut out, &mut err, &mut input, terminals);
     let root = home.root().to_str().unwrap();
     let args = ["astrid", "--home", root].into_iter().chain(args.iter().copied()).map(Into::into);
-    let exit = super::execute(args, Some("from-the-environment".to_owned()), console);
+    let variables = super::Variables { bearer: Some("from-the-environment".to_owned()), socket: None };
+    let exit = super::execute(args, variables, console);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }

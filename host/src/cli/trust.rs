@@ -39,8 +39,9 @@ pub(super) enum Verb {
 
 impl Verb {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        if context.client.is_remote() {
-            return Err(Failure::usage("trust is a matter of files: run it where the host's home is, without --url"));
+        if !context.client.is_at_home() {
+            let wrong = "trust is a matter of files: run it where the host's home is, without --url, --socket and $ASTRID_SOCKET";
+            return Err(Failure::usage(wrong));
         }
         match self {
             Verb::List => list(context),

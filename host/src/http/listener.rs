@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -18,29 +18,32 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::patient::Patient;
 use super::{Body, Config, Connection, Entered, Exchange, own};
+use crate::home;
 use crate::host::Host;
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// Connections to the Unix socket at once.
+/// Connections to each Unix socket at once.
 const UNIX_CONNECTIONS: usize = 256;
 
 /// Bound sockets, before anything is served.
 pub struct Listeners {
     tcp: TcpListener,
     unix: UnixListener,
+    /// For other users.
+    shared: Option<UnixListener>,
     pub address: SocketAddr,
     pub socket: PathBuf,
 }
 
-/// Binds both. `socket` is replaced: the caller holds the lock of its home.
+/// Binds all of them. `socket` is replaced: the caller holds the lock of its home.
 pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
     let tcp = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
@@ -56,14 +59,42 @@ pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
     }
     let unix = UnixListener::bind(socket).with_context(|| format!("binding {}", socket.display()))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listeners { address: tcp.local_addr()?, tcp, unix, socket: socket.to_owned() })
+    let shared = match config.shared() {
+        None => None,
+        Some(path) => {
+            let at = || format!("http.shared-socket = {}", path.display());
+            Some(bind_shared(path, config.shared_socket_users.mode()).await.with_context(at)?)
+        }
+    };
+    Ok(Listeners { address: tcp.local_addr()?, tcp, unix, shared, socket: socket.to_owned() })
 }
 
-/// Serves both listeners until the host's shutdown begins; connections end after the request that they are in.
+/// Binds a socket in a folder that is no home: nobody's lock protects it, so what is there is replaced only if it is a socket
+/// that nobody listens to.
+async fn bind_shared(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    let (owner, user) = (home::check_socket_folder(path)?, rustix::process::geteuid().as_raw());
+    if owner != user && owner != 0 {
+        bail!("its folder belongs to user {owner}, and this program runs as {user}");
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => bail!("something else has that name, and is left there"),
+        Ok(_) => match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).context("removing the old one")?;
+            }
+            _ => bail!("another program listens to it"),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// Serves all listeners until the host's shutdown begins; connections end after the request that they are in.
 pub async fn serve(host: Arc<Host>, listeners: Listeners) {
     let tcp_room = Arc::new(Semaphore::new(host.config.http.max_connections));
-    // Whatever TCP clients do, the operator gets in.
-    let unix_room = Arc::new(Semaphore::new(UNIX_CONNECTIONS));
     let tcp = async {
         loop {
             let Ok(permit) = tcp_room.clone().acquire_owned().await else { return };
@@ -78,25 +109,39 @@ pub async fn serve(host: Arc<Host>, listeners: Listeners) {
             }
         }
     };
-    let unix = async {
-        loop {
-            let Ok(permit) = unix_room.clone().acquire_owned().await else { return };
-            match listeners.unix.accept().await {
-                Ok((stream, _)) => match stream.peer_cred() {
-                    Ok(peer) => {
-                        let entered = host.connections.enter(None, Some(peer.uid()));
-                        tokio::spawn(connection(host.clone(), stream, entered, permit));
-                    }
-                    Err(error) => tracing::warn!("a Unix peer without credentials was turned away: {error}"),
-                },
-                Err(error) => pause(&error).await,
-            }
+    // Whatever clients of the others do, the operator gets in.
+    let unix = accept_unix(&host, &listeners.unix);
+    let shared = async {
+        match &listeners.shared {
+            Some(listener) => accept_unix(&host, listener).await,
+            None => std::future::pending().await,
         }
     };
     tokio::select! {
         () = host.shutdown.begun() => {}
         () = tcp => {}
         () = unix => {}
+        () = shared => {}
+    }
+    // While it still is ours: once nobody listens, another host may put its own there.
+    let _ = host.config.http.shared().map(std::fs::remove_file);
+}
+
+/// Lets clients of a Unix socket in, as many at once as it has places.
+async fn accept_unix(host: &Arc<Host>, listener: &UnixListener) {
+    let room = Arc::new(Semaphore::new(UNIX_CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => match stream.peer_cred() {
+                Ok(peer) => {
+                    let entered = host.connections.enter(None, Some(peer.uid()));
+                    tokio::spawn(connection(host.clone(), stream, entered, permit));
+                }
+                Err(error) => tracing::warn!("a Unix peer without credentials was turned away: {error}"),
+            },
+            Err(error) => pause(&error).await,
+        }
     }
 }
 

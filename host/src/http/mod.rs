@@ -1,8 +1,8 @@
 //! The listeners, and which capsule serves a path.
 //!
 //! Owns sockets, framing limits, connections and mounts, and answers `/healthz` and `/metrics` itself, so that they
-//! work while every capsule is broken. TCP and the Unix socket serve the same surface. An answer may go on after its
-//! handler ([`relay`]).
+//! work while every capsule is broken. TCP, the Unix socket of the home and the one for other users serve the same surface.
+//! An answer may go on after its handler ([`relay`]).
 //!
 //! Bounded by: connections, relays, header and body sizes, time for headers and bodies, and for
 //! clients to read. A body is counted while it arrives and
@@ -17,6 +17,7 @@ pub mod relay;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::Boxed;
 use crate::authority::Presented;
 use crate::bus::Failure;
+use crate::home;
 use crate::pool::Lane;
 pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
@@ -40,6 +42,11 @@ pub use relay::Relays;
 pub struct Config {
     /// The TCP address; port 0 takes any that is free.
     pub listen: SocketAddr,
+    /// A second Unix socket, for this machine's other users; empty for none. An absolute path of at most
+    /// [`home::MAX_SOCKET_BYTES`], in a folder of the host's user or root's that nobody else may write to.
+    pub shared_socket: PathBuf,
+    /// Which other users may connect to it.
+    pub shared_socket_users: SharedWith,
     /// Time for a request's headers, and for the next request on a connection, in seconds (1 to 3600).
     pub header_timeout_secs: u64,
     /// Time for a request's body, in seconds (1 to 3600).
@@ -52,10 +59,32 @@ pub struct Config {
     pub max_relays: usize,
 }
 
+/// The users who may connect to the shared socket. Whoever they are, their uid gives them no rights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SharedWith {
+    /// The group of the socket: that of its folder if it is setgid, else the host's own.
+    #[default]
+    Group,
+    All,
+}
+
+impl SharedWith {
+    /// The mode of the socket.
+    fn mode(self) -> u32 {
+        match self {
+            SharedWith::Group => 0o660,
+            SharedWith::All => 0o666,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 2787)),
+            shared_socket: PathBuf::new(),
+            shared_socket_users: SharedWith::default(),
             header_timeout_secs: 10,
             body_timeout_secs: 30,
             write_timeout_secs: 60,
@@ -81,7 +110,15 @@ impl Config {
                 return Err(format!("http.{key} = {value} must be 1 to 100000"));
             }
         }
+        if let Some(socket) = self.shared() {
+            home::check_socket_path(socket).map_err(|e| format!("http.shared-socket: {e}"))?;
+        }
         Ok(())
+    }
+
+    /// The socket for other users, if there is to be one.
+    pub fn shared(&self) -> Option<&Path> {
+        Some(self.shared_socket.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -131,22 +168,27 @@ impl Connection {
 
     /// What the connection itself proves.
     pub fn presented(&self) -> Option<Presented> {
-        let uid = self.unix_uid?;
-        Some(Presented::Unix { uid, owner: uid == rustix::process::geteuid().as_raw() })
+        self.unix_uid.map(|uid| Presented::Unix { uid, owner: is_owner(uid) })
     }
 
     /// Whose share this connection's requests count against.
     pub fn lane(&self) -> Lane {
-        match (&*self.principal.lock().expect("no panic under this lock"), self.address) {
-            (Some(principal), _) => Lane::Principal(principal.clone()),
-            (None, Some(address)) => Lane::Address(address),
-            (None, None) => Lane::Host,
+        match (&*self.principal.lock().expect("no panic under this lock"), self.address, self.unix_uid) {
+            (Some(principal), _, _) => Lane::Principal(principal.clone()),
+            (None, Some(address), _) => Lane::Address(address),
+            (None, None, Some(uid)) if !is_owner(uid) => Lane::User(uid),
+            (None, None, _) => Lane::Host,
         }
     }
 
     pub fn set_principal(&self, principal: PrincipalId) {
         *self.principal.lock().expect("no panic under this lock") = Some(principal);
     }
+}
+
+/// Whether it is the user who runs the host.
+fn is_owner(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw()
 }
 
 /// The open connections.
@@ -198,5 +240,34 @@ impl Drop for Entered {
     fn drop(&mut self) {
         self.all.open.lock().expect("no panic under this lock").remove(&self.connection.id);
         metrics::gauge!("astrid_http_connections").decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_users_process_is_not_the_owner_and_has_a_share_of_its_own() {
+        let owner = rustix::process::geteuid().as_raw();
+        let connection = |uid| Connection { id: 0, address: None, unix_uid: Some(uid), principal: Mutex::new(None) };
+        let (own, other) = (connection(owner), connection(owner + 1));
+        assert!(own.presented() == Some(Presented::Unix { uid: owner, owner: true }) && own.lane() == Lane::Host);
+        assert!(other.presented() == Some(Presented::Unix { uid: owner + 1, owner: false }));
+        assert_eq!(other.lane(), Lane::User(owner + 1));
+        other.set_principal(PrincipalId::parse("ada").unwrap());
+        assert_eq!(other.lane(), Lane::Principal(PrincipalId::parse("ada").unwrap()));
+        assert!(other.presented() == Some(Presented::Unix { uid: owner + 1, owner: false }), "a login changes no uid");
+    }
+
+    #[test]
+    fn a_shared_socket_is_an_absolute_path_that_a_socket_can_have() {
+        let check = |path: String| Config { shared_socket: path.into(), ..Config::default() }.check();
+        check(String::new()).unwrap();
+        check("/run/astrid/astrid.sock".into()).unwrap();
+        for bad in ["astrid.sock".to_owned(), format!("/{}", "s".repeat(107)), "/".into()] {
+            let why = check(bad).unwrap_err();
+            assert!(why.starts_with("http.shared-socket: "), "{why}");
+        }
     }
 }

@@ -16,6 +16,8 @@ pub enum Lane {
     Principal(PrincipalId),
     /// A client who has not said who they are.
     Address(IpAddr),
+    /// The same on a Unix socket, where it is another user than the host's own.
+    User(u32),
     /// The host's own doing.
     Host,
 }

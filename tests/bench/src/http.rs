@@ -32,9 +32,9 @@ pub(crate) fn healthz(setup: &Setup, report: &mut Report) -> anyhow::Result<()> 
 fn beside_native(setup: &Setup, report: &mut Report, name: &str, path: &str) -> anyhow::Result<()> {
     let server = Home::new(setup, name)?.start()?;
     let target = server.get(path);
-    let request = std::str::from_utf8(&target.request)?;
+    let request = std::str::from_utf8(target.request())?;
     let response = daemon::ask(TcpStream::connect(target.address)?, request)?;
-    let peer = Peer::start(&target.request, &response)?;
+    let peer = Peer::start(target.request(), &response)?;
     let (ours, native) = in_turns(&target, &peer.target)?;
     report.add_beside(name, ours.rate, "requests/s", NATIVE, native.rate);
     report.add_beside(format!("{name}.cpu"), ours.cpu, "µs/request", NATIVE, native.cpu);

@@ -1,6 +1,6 @@
 //! The load generator: keep-alive connections, each with one request in flight, and what the server used meanwhile.
 //!
-//! Requests are built once and answers are cut at their content-length and not looked into, because the generator shares
+//! Requests are built before the run and answers are cut at their content-length and not looked into, because the generator shares
 //! the machine's cores with the server. An answer that is not the expected status ends the run.
 
 use std::net::SocketAddr;
@@ -28,8 +28,17 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The server's process.
     pub(crate) pid: u32,
-    /// The whole request, head and body.
-    pub(crate) request: Vec<u8>,
+    /// Whole requests, head and body, which are made in turns. At least one.
+    pub(crate) requests: Vec<Vec<u8>>,
+    /// What each is answered with.
+    pub(crate) status: u16,
+}
+
+impl Target {
+    /// The only request, or the first of several.
+    pub(crate) fn request(&self) -> &[u8] {
+        &self.requests[0]
+    }
 }
 
 /// When a run ends.
@@ -70,12 +79,14 @@ struct Run {
 }
 
 impl Run {
-    /// Whether there is another request to make.
-    fn more(&self, began: Instant) -> bool {
-        match self.span {
+    /// The next request, if there is another to make.
+    fn next(&self, began: Instant) -> Option<&[u8]> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let more = match self.span {
             Span::For(span) => began.elapsed() < span,
-            Span::Requests(limit) => self.asked.fetch_add(1, Ordering::Relaxed) < limit,
-        }
+            Span::Requests(limit) => asked < limit,
+        };
+        more.then(|| &*self.target.requests[asked as usize % self.target.requests.len()])
     }
 }
 
@@ -149,14 +160,15 @@ fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<(Runtime, 
 async fn ask(mut stream: TcpStream, run: Arc<Run>, began: Instant) -> anyhow::Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     let mut buffer = Vec::with_capacity(16 * 1024);
-    while run.more(began) {
+    while let Some(request) = run.next(began) {
         let sent = Instant::now();
-        stream.write_all(&run.target.request).await.context("sending a request")?;
+        stream.write_all(request).await.context("sending a request")?;
         buffer.clear();
         loop {
             ensure!(stream.read_buf(&mut buffer).await.context("reading an answer")? > 0, "the server hung up");
             if let Some((status, length)) = answer(&buffer)? {
-                ensure!(status == 200, "an answer was not 200: {}", String::from_utf8_lossy(&buffer));
+                let wanted = run.target.status;
+                ensure!(status == wanted, "an answer was not {wanted}: {}", String::from_utf8_lossy(&buffer));
                 ensure!(buffer.len() <= length, "the server sent more than one answer");
                 if buffer.len() == length {
                     break;

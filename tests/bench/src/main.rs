@@ -16,6 +16,7 @@
 //! | [`fuel`] | what metering costs a guest |
 //! | [`memory`] | what a live instance takes |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
+//! | [`identity`] | reads among 100, 10,000 and 100,000 principals; making a thousand |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
 //! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
@@ -27,6 +28,7 @@ mod calls;
 mod daemon;
 mod fuel;
 mod http;
+mod identity;
 mod invites;
 mod library;
 mod load;
@@ -114,6 +116,7 @@ const BENCHES: [(&str, Bench); 17] = [
     ("memory.live", memory::live),
     ("memory.kept", memory::kept),
     ("invites.durable", invites::bench),
+    ("identity.scale", identity::scale),
 ];
 
 /// The middle one, or the mean of the two in the middle; 0 of none.

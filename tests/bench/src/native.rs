@@ -36,13 +36,18 @@ impl Peer {
             .spawn()
             .context("starting the native peer")?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let target = Target { address: ([127, 0, 0, 1], 0).into(), pid: child.id(), request: request.to_vec() };
+        let target = Target {
+            address: ([127, 0, 0, 1], 0).into(),
+            pid: child.id(),
+            requests: vec![request.to_vec()],
+            status: 200,
+        };
         let mut peer = Self { child, target: Arc::new(target) };
         stdin.context("no standard input")?.write_all(response)?;
         let mut line = String::new();
         BufReader::new(stdout.context("no standard output")?).read_line(&mut line)?;
         let address = line.trim().parse().context("the native peer's address")?;
-        peer.target = Arc::new(Target { address, pid: peer.target.pid, request: request.to_vec() });
+        peer.target = Arc::new(Target { address, pid: peer.target.pid, requests: vec![request.to_vec()], status: 200 });
         Ok(peer)
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let archive = setup.capsule("live");
     let body = json!({ "path": archive, "grants": ["authority:sessions", "http:mount"] });
     let install = server.post("/api/capsules", &body);
-    daemon::ask(TcpStream::connect(install.address)?, std::str::from_utf8(&install.request)?)?;
+    daemon::ask(TcpStream::connect(install.address)?, std::str::from_utf8(install.request())?)?;
 
     // What a first crowd warms up is not what an idle stream takes.
     drop(open(&server, IDLE)?);
@@ -50,7 +50,7 @@ fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream>> {
     let streams = (0..many).map(|_| {
         let mut stream = TcpStream::connect(target.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&target.request)?;
+        stream.write_all(target.request())?;
         until(&mut stream, ": live-one", 1)?;
         Ok(stream)
     });
@@ -62,7 +62,7 @@ fn publish(server: &Server, many: usize) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(target.address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     for _ in 0..many {
-        stream.write_all(&target.request)?;
+        stream.write_all(target.request())?;
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         let status = loop {
