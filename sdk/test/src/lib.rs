@@ -39,6 +39,7 @@ mod keys;
 mod registrar;
 mod relay;
 mod sessions;
+mod state;
 mod store;
 mod stream;
 mod sys;
@@ -57,6 +58,7 @@ pub use bindings::astrid::sys::host::{
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
+pub use bindings::exports::astrid::capsule::state::Snapshot;
 pub use bindings::exports::astrid::http::relay::{Event, Output};
 pub use capsule::{Call, Capsule, Streamed, Usage};
 pub use engine::DEFAULT_TIME;

@@ -123,19 +123,47 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For a thread that makes requests of its own.
+    pub(crate) fn requests(&self) -> Requests {
+        Requests { address: self.address, bearer: self.bearer.clone() }
+    }
+
     pub(crate) fn get(&self, path: &str) -> Arc<Target> {
-        self.target(format!("GET {path} HTTP/1.1\r\n"), "")
+        self.target(self.requests().get(path))
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Arc<Target> {
-        self.target(format!("POST {path} HTTP/1.1\r\ncontent-type: application/json\r\n"), &body.to_string())
+        self.target(self.requests().post(path, body))
     }
 
-    fn target(&self, head: String, body: &str) -> Arc<Target> {
+    fn target(&self, request: Vec<u8>) -> Arc<Target> {
+        Arc::new(Target { address: self.address, pid: self.daemon.pid(), request })
+    }
+}
+
+/// Writes whole requests of the administrator.
+pub(crate) struct Requests {
+    address: SocketAddr,
+    bearer: String,
+}
+
+impl Requests {
+    pub(crate) fn get(&self, path: &str) -> Vec<u8> {
+        self.request(format!("GET {path} HTTP/1.1\r\n"), "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Vec<u8> {
+        self.request(format!("POST {path} HTTP/1.1\r\ncontent-type: application/json\r\n"), &body.to_string())
+    }
+
+    fn request(&self, head: String, body: &str) -> Vec<u8> {
         let (bearer, length) = (&self.bearer, body.len());
         let framing = if body.is_empty() { String::new() } else { format!("content-length: {length}\r\n") };
-        let request = format!("{head}host: {}\r\nauthorization: Bearer {bearer}\r\n{framing}\r\n{body}", self.address);
-        Arc::new(Target { address: self.address, pid: self.daemon.pid(), request: request.into_bytes() })
+        format!("{head}host: {}\r\nauthorization: Bearer {bearer}\r\n{framing}\r\n{body}", self.address).into_bytes()
     }
 }
 
