@@ -189,13 +189,14 @@ impl Supervised {
         }
         loop {
             let started = Instant::now();
-            let (desk, mut stopped, given) = (self.desk.clone(), self.stopped.clone(), state.take());
+            let (desk, mut stopped) = (self.desk.clone(), self.stopped.clone());
+            let (given, first) = (state.is_some(), state.take());
             let ended = tokio::select! {
-                why = self.live(given.as_ref()) => why,
+                why = self.live(first) => why,
                 () = drained(&desk, &mut stopped) => None,
             };
             let Some(why) = ended.filter(|_| !stopping(&self.stopped)) else { return self.gone() };
-            if given.is_some() && !insists && *self.tell.borrow() == Phase::Starting {
+            if given && !insists && *self.tell.borrow() == Phase::Starting {
                 self.begins_without(why);
                 continue;
             }
@@ -226,7 +227,7 @@ impl Supervised {
     }
 
     /// One instance and what it does. The answer is why another is to be made; none if another loop has its place.
-    async fn live(&mut self, state: Option<&Snapshot>) -> Option<String> {
+    async fn live(&mut self, state: Option<Snapshot>) -> Option<String> {
         // Only missing while the host goes down.
         let Some(host) = self.generation.host.upgrade() else { return Some("the host stops".into()) };
         let mut run = match Run::begin(&host, &self.generation, &self.desk).await {
@@ -234,7 +235,7 @@ impl Supervised {
             Err(why) => return Some(why),
         };
         if let Some(state) = state
-            && let Err(why) = run.import(state).await
+            && let Err(why) = run.import(&state).await
         {
             return Some(why);
         }
