@@ -550,7 +550,7 @@ async fn what_waits_when_a_run_loop_hands_over_is_read_once_by_whoever_goes_on_a
     };
     let old = bus.subscribe(of(1), &["n.*".into()], &manifest).unwrap();
     live(1);
-    let publish = async |what: &[u8]| bus.publish(sender("alice"), out("n.a", what)).await;
+    let publish = async |what: &'static [u8]| bus.publish(sender("alice"), out("n.a", what)).await;
     assert_eq!(publish(b"first").await, Ok(1));
     old.stop();
     assert_eq!(read(&old).await, Err(Failure::Closed), "whatever waits");

@@ -52,7 +52,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let crowd = Crowd::start(&server.get(ASKED), BROKEN + WRONG.len())?;
     // Compiling is done once for a version, whatever takes its place later.
     crowd.enter(WARMING);
-    gateways.iter().chain(&identities).try_for_each(|version| install(&server, version).map(drop))?;
+    gateways.iter().chain(&identities).try_for_each(|version| install(&server, version))?;
     let (mut gateway, mut identity) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         crowd.enter(QUIET);
