@@ -7,7 +7,7 @@
 //! `astrid_capsule::check`.
 
 use astrid_capsule::check::{
-    AUTHENTICATOR, BUS_HANDLER, BUS_INTERCEPTOR, HTTP_HANDLER, LIFECYCLE, Surface, WASI_HTTP_HANDLER,
+    AUTHENTICATOR, BUS_HANDLER, BUS_INTERCEPTOR, HTTP_HANDLER, LIFECYCLE, STATE, Surface, WASI_HTTP_HANDLER,
 };
 use astrid_capsule::manifest::{Manifest, grant};
 
@@ -48,7 +48,7 @@ const TOGETHER: [(&str, [&str; 4]); 2] = [
 ];
 
 /// Exports that mean something to a host beside those that a manifest speaks of.
-const OTHER_EXPORTS: [&str; 3] = [LIFECYCLE, "astrid:http/relay", "astrid:capsule/run-loop"];
+const OTHER_EXPORTS: [&str; 4] = [LIFECYCLE, "astrid:http/relay", "astrid:capsule/run-loop", STATE];
 
 /// A rule's name, and what to look at.
 pub(crate) type Warning = (&'static str, String);

@@ -91,6 +91,8 @@ pub const AUTHENTICATOR: &str = "astrid:authority/authenticator";
 pub const LIFECYCLE: &str = "astrid:capsule/lifecycle";
 /// Runs for as long as a version is live, where `isolation` is `run`.
 pub const RUN_LOOP: &str = "astrid:capsule/run-loop";
+/// What a run loop carries over to the next version, where it is exported.
+pub const STATE: &str = "astrid:capsule/state";
 
 /// A component's imports and exports by name, as they stand in it: `package/interface@version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -198,8 +200,9 @@ pub fn check(manifest: &Manifest, component: &[u8]) -> Result<Surface, Vec<Probl
     if manifest.component.isolation == Isolation::Principal && surface.needs_concurrency() {
         problems.push(Problem::Leftovers);
     }
-    if surface.exports(RUN_LOOP) && manifest.component.isolation != Isolation::Run {
-        problems.push(Problem::Isolation(RUN_LOOP.into()));
+    if manifest.component.isolation != Isolation::Run {
+        let loops = [RUN_LOOP, STATE].into_iter().filter(|interface| surface.exports(interface));
+        problems.extend(loops.map(|interface| Problem::Isolation(interface.into())));
     }
     if problems.len() > MAX_PROBLEMS {
         problems.truncate(MAX_PROBLEMS - 1);

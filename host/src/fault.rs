@@ -15,6 +15,8 @@ pub enum Point {
     Kept,
     /// The installation hook has run.
     Hooked,
+    /// The live run loop has stopped and given its state, and the new one does not have it yet. Only where both have one.
+    HandedOver,
     /// The new generation has started and passed its probes.
     Probed,
     /// The record is committed.
@@ -26,11 +28,12 @@ pub enum Point {
 }
 
 impl Point {
-    pub const ALL: [Point; 8] = [
+    pub const ALL: [Point; 9] = [
         Point::Checked,
         Point::Compiled,
         Point::Kept,
         Point::Hooked,
+        Point::HandedOver,
         Point::Probed,
         Point::Committed,
         Point::Flipped,
@@ -44,6 +47,7 @@ impl Point {
             Point::Compiled => "compiled",
             Point::Kept => "kept",
             Point::Hooked => "hooked",
+            Point::HandedOver => "handed-over",
             Point::Probed => "probed",
             Point::Committed => "committed",
             Point::Flipped => "flipped",

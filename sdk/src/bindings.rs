@@ -74,6 +74,7 @@ export_world!(front_end, "astrid:capsule/front-end", "export_front_end");
 export_world!(authenticator, "astrid:capsule/authenticator", "export_authenticator");
 export_world!(relay, "astrid:capsule/relay", "export_relay");
 export_world!(runner, "astrid:capsule/runner", "export_runner");
+export_world!(carrier, "astrid:capsule/carrier", "export_carrier");
 export_world!(installer, "astrid:capsule/installer", "export_installer");
 export_world!(healthy, "astrid:capsule/healthy", "export_healthy");
 export_world!(starter, "astrid:capsule/starter", "export_starter");

@@ -290,6 +290,58 @@ macro_rules! run_loop {
     };
 }
 
+/// Exports `astrid:capsule/state`, beside [`run_loop!`](crate::run_loop): a function of nothing to
+/// `Result<`[`run::Snapshot`](crate::run::Snapshot)`, String>`, called when `run` has returned for another version, and one of
+/// such a snapshot to `Result<(), String>`, called in that version before its first `run`. What they carry lies in statics,
+/// which `run` must not reset: it may be called again in the same instance.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use astrid_sdk::prelude::*;
+/// use astrid_sdk::run::Snapshot;
+///
+/// static SEEN: AtomicU64 = AtomicU64::new(0);
+///
+/// fn export() -> Result<Snapshot, String> {
+///     Snapshot::json(1, &SEEN.load(Ordering::Relaxed))
+/// }
+///
+/// fn import(snapshot: Snapshot) -> Result<(), String> {
+///     match snapshot.schema {
+///         1 => SEEN.store(snapshot.read()?, Ordering::Relaxed),
+///         other => return Err(format!("a state of schema {other} is none of mine")),
+///     }
+///     Ok(())
+/// }
+///
+/// state! { export, import }
+/// ```
+#[macro_export]
+macro_rules! state {
+    ($export:path, $import:path) => {
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::carrier::exports::astrid::capsule::state::Guest for Component {
+                fn export_state() -> ::std::result::Result<$crate::run::Snapshot, ::std::string::String> {
+                    $export()
+                }
+
+                fn import_state(snapshot: $crate::run::Snapshot) -> ::std::result::Result<(), ::std::string::String> {
+                    $import(snapshot)
+                }
+            }
+
+            #[cfg(target_family = "wasm")]
+    $crate::bindings::carrier::export_carrier!(Component with_types_in $crate::bindings::carrier);
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn() -> ::std::result::Result<$crate::run::Snapshot, ::std::string::String> =
+                <Component as $crate::bindings::carrier::exports::astrid::capsule::state::Guest>::export_state;
+        };
+    };
+}
+
 #[doc(hidden)]
 pub fn unknown_handler(name: &str) -> crate::bus::Answer {
     Err(crate::bus::Refusal::not_found(format!("this capsule has no handler `{name}`")))

@@ -84,5 +84,6 @@ pub mod prelude {
     pub use crate::kv::{self, Bucket, Scope, Transaction};
     pub use crate::{
         authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, run, run_loop, starter,
+        state,
     };
 }

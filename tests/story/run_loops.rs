@@ -1,10 +1,12 @@
 //! Capsules that work without being asked: supervised, replaced without a loss, and paid for by whose messages they are.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
+use astrid_host::fault::Point;
 use astrid_tests::DEADLINE;
-use astrid_tests::daemon::Daemon;
+use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::Request;
 use astrid_tests::pack;
 use serde_json::{Value, json};
@@ -257,4 +259,200 @@ async fn there_are_only_so_many_run_loops_and_the_next_is_refused_by_name() {
     let why = daemon.astrid(&arguments).refusal(1).to_owned();
     assert!(why.contains("pam4") && why.contains("run loops") && why.contains("runtime.instances"), "{why}");
     assert_well(&daemon).await;
+}
+
+/// The tally in another mode, as version 0.1.`patch`.
+fn tally(home: &Home, patch: u64, mode: &str) -> PathBuf {
+    let archive = pack::read("tally");
+    let mut manifest = archive.manifest;
+    manifest.package.version.patch = patch;
+    let component = match mode {
+        "serves" => archive.component,
+        // As if it had no state.
+        "stateless" => pack::patched(&archive.component, "astrid:capsule/state@0.1.0", "astrid:capsule/stale@0.1.0"),
+        mode => pack::patched(&archive.component, "tally serves", &format!("tally {mode}")),
+    };
+    pack::write(home.beside(), &format!("tally-{patch}-{mode}"), &manifest, &component)
+}
+
+/// Lets one message come to the tally.
+async fn come(daemon: &Daemon, number: u64) {
+    assert_eq!(daemon.unix(bus("tally.v1.send", &json!({ "number": number }))).await.expect(200), json!(1));
+}
+
+/// What was counted once the owner's last number is this one: each number and the count that it made.
+async fn counted(daemon: &Daemon, number: u64) -> Vec<(u64, u64)> {
+    let entries = |body: &Value| serde_json::from_value::<Vec<(u64, u64)>>(body.clone()).unwrap_or_default();
+    let is_last = |body: &Value| entries(body).last().is_some_and(|(last, _)| *last == number);
+    let kept = bus("tally.v1.kept", &json!({}));
+    entries(&until(daemon, kept, |answer| answer.status == 200 && is_last(&answer.json())).await.json())
+}
+
+/// The last steps of its history, oldest first: what, to which version, why.
+async fn steps(daemon: &Daemon) -> Vec<(String, String, String)> {
+    let shown = daemon.unix(Request::get("/api/capsules/tally/history")).await.expect(200);
+    let text = |step: &Value, field: &str| step[field].as_str().unwrap_or_default().to_owned();
+    let steps = shown["steps"].as_array().unwrap().iter();
+    steps.map(|step| (text(step, "what"), text(step, "version"), text(step, "why"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_in_memory_goes_on_across_twenty_swaps_in_order_and_nothing_is_lost_or_doubled() {
+    let daemon = Daemon::start();
+    install(&daemon, &tally(daemon.home(), 0, "serves"));
+    let swaps = {
+        let (home, next) = (daemon.home().clone(), tally(daemon.home(), 1, "serves"));
+        thread::spawn(move || {
+            for n in 0..20 {
+                let next = next.to_str().unwrap();
+                match n % 4 {
+                    0 => home.astrid(&["capsule", "install", next]),
+                    2 => home.astrid(&["capsule", "rollback", "tally"]),
+                    _ => home.astrid(&["capsule", "swap", "tally"]),
+                }
+                .out();
+            }
+        })
+    };
+    let mut number = 0;
+    while !swaps.is_finished() {
+        number += 1;
+        come(&daemon, number).await;
+    }
+    tokio::task::block_in_place(|| swaps.join().unwrap());
+    assert!(number >= 20, "{number} messages for 20 swaps");
+    come(&daemon, number + 1).await;
+    let expected: Vec<(u64, u64)> = (1..=number + 1).map(|n| (n, n)).collect();
+    assert_eq!(counted(&daemon, number + 1).await, expected);
+    let steps = steps(&daemon).await;
+    assert_eq!((steps.len(), steps.iter().filter(|(what, ..)| what == "state-lost").count()), (21, 0), "{steps:?}");
+    assert_eq!(sum(&metrics(&daemon).await, "astrid_run_loop_restarts_total", &[]), 0.0);
+    let started = Instant::now();
+    while in_use(&daemon).await > 1.0 {
+        assert!(started.elapsed() < DEADLINE, "an instance is left");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_take_the_state_is_refused_and_the_one_before_counts_on() {
+    let daemon = Daemon::start();
+    install(&daemon, &tally(daemon.home(), 0, "serves"));
+    come(&daemon, 1).await;
+    let expected = |to: u64| (1..=to).map(|n| (n, n)).collect::<Vec<_>>();
+    for (n, (mode, reason)) in
+        [("spurns", "no schema 1 here"), ("chokes", "import-state died"), ("sleeps", "was not ready")]
+            .into_iter()
+            .enumerate()
+    {
+        let next = tally(daemon.home(), 1, mode);
+        let said = daemon.astrid(&["capsule", "install", next.to_str().unwrap()]).refusal(1).to_owned();
+        assert!(said.contains(reason) && said.contains("did not get ready"), "{mode}: {said}");
+        let number = n as u64 + 2;
+        come(&daemon, number).await;
+        assert_eq!(counted(&daemon, number).await, expected(number), "{mode}");
+        assert_eq!((state(&daemon, "tally").await.as_str(), in_use(&daemon).await), ("live", 1.0), "{mode}");
+    }
+    assert_eq!(sum(&metrics(&daemon).await, "astrid_run_loop_restarts_total", &[]), 0.0);
+    assert_eq!(steps(&daemon).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_state_that_is_not_to_be_had_holds_a_swap_up_and_one_that_is_dead_does_not() {
+    for (mode, reason) in [("denies", "it is mine"), ("bloats", "16777217 bytes"), ("stalls", "did not return")] {
+        let daemon = Daemon::start();
+        install(&daemon, &tally(daemon.home(), 0, mode));
+        come(&daemon, 1).await;
+        let next = tally(daemon.home(), 1, "serves");
+        let said = daemon.astrid(&["capsule", "install", next.to_str().unwrap()]).refusal(1).to_owned();
+        assert!(said.contains(reason) && said.contains("does not give its state"), "{mode}: {said}");
+        come(&daemon, 2).await;
+        assert_eq!(counted(&daemon, 2).await, [(1, 1), (2, 2)], "{mode}");
+    }
+    let daemon = Daemon::start();
+    install(&daemon, &tally(daemon.home(), 0, "breaks"));
+    come(&daemon, 1).await;
+    counted(&daemon, 1).await;
+    install(&daemon, &tally(daemon.home(), 1, "serves"));
+    come(&daemon, 2).await;
+    assert_eq!(counted(&daemon, 2).await, [(1, 1), (2, 1)]);
+    let (what, version, why) = steps(&daemon).await.pop().unwrap();
+    assert_eq!((what.as_str(), version.as_str()), ("state-lost", "0.1.1"));
+    assert!(why.contains("export-state died"), "{why}");
+    // Nor does a version that has no use for it.
+    install(&daemon, &tally(daemon.home(), 2, "stateless"));
+    come(&daemon, 3).await;
+    assert_eq!(counted(&daemon, 3).await.last(), Some(&(3, 1)));
+    let (what, version, why) = steps(&daemon).await.pop().unwrap();
+    assert_eq!((what.as_str(), version.as_str(), why.as_str()), ("state-lost", "0.1.2", "this version takes none"));
+}
+
+#[tokio::test]
+async fn a_version_that_is_gone_back_to_counts_on_and_begins_anew_where_it_does_not_take_the_state() {
+    let daemon = Daemon::start();
+    install(&daemon, &tally(daemon.home(), 0, "serves"));
+    come(&daemon, 1).await;
+    install(&daemon, &tally(daemon.home(), 1, "errors"));
+    come(&daemon, 2).await;
+    assert_eq!(counted(&daemon, 2).await, [(1, 1), (2, 2)]);
+    // By itself.
+    let attempt = bus("tally.v1.try", &json!({}));
+    until(&daemon, attempt, |answer| answer.status == 200).await;
+    come(&daemon, 3).await;
+    assert_eq!(counted(&daemon, 3).await.last(), Some(&(3, 3)));
+    let started = Instant::now();
+    while steps(&daemon).await.len() < 3 {
+        assert!(started.elapsed() < DEADLINE, "it is not recorded");
+    }
+    assert_eq!(steps(&daemon).await[2].0, "rolled-back");
+
+    // By an operator, to one that spurns what it gets, and to one that gets nothing.
+    for (patch, mode, other, reason) in
+        [(2, "spurns", "serves", "no schema 1 here"), (4, "serves", "stalls", "did not return")]
+    {
+        daemon.astrid(&["capsule", "remove", "tally", "--purge"]).out();
+        install(&daemon, &tally(daemon.home(), patch, mode));
+        come(&daemon, 1).await;
+        install(&daemon, &tally(daemon.home(), patch + 1, other));
+        come(&daemon, 2).await;
+        assert_eq!(counted(&daemon, 2).await, [(1, 1), (2, 2)], "{mode}");
+        daemon.astrid(&["capsule", "rollback", "tally"]).out();
+        come(&daemon, 3).await;
+        assert_eq!(counted(&daemon, 3).await, [(1, 1), (2, 2), (3, 1)], "{mode}");
+        let (what, version, why) = steps(&daemon).await.pop().unwrap();
+        assert_eq!((what.as_str(), version), ("state-lost", format!("0.1.{patch}")), "{mode}");
+        assert!(why.contains(reason), "{mode}: {why}");
+        assert!(daemon.stderr().contains("began without the state of the one before"), "it is logged");
+    }
+}
+
+#[tokio::test]
+async fn killed_anywhere_in_a_change_of_a_loop_with_a_state_the_old_or_the_new_version_is_whole() {
+    let home = Home::new();
+    let daemon = home.start();
+    install(&daemon, &tally(&home, 0, "serves"));
+    assert_eq!(daemon.stop().code, Some(0));
+    let next = tally(&home, 1, "serves");
+    let mut number = 0;
+    for point in [Point::HandedOver, Point::Probed, Point::Committed, Point::Flipped, Point::Retired] {
+        let daemon = home.start_with(&["--fault", &format!("tally:{}", point.name())]);
+        number += 1;
+        come(&daemon, number).await;
+        counted(&daemon, number).await;
+        // It may have answered before it died.
+        let _ = daemon.astrid(&["capsule", "install", next.to_str().unwrap()]);
+        let ended = daemon.wait();
+        assert_eq!(ended.code, None, "{point:?}: {ended:?}");
+        let daemon = home.start();
+        number += 1;
+        come(&daemon, number).await;
+        // Memory begins anew with the host.
+        assert_eq!(counted(&daemon, number).await.last(), Some(&(number, 1)), "{point:?}");
+        let done = matches!(point, Point::Committed | Point::Flipped | Point::Retired);
+        let row = daemon.unix(Request::get("/api/capsules/tally")).await.expect(200);
+        assert_eq!(row["version"], if done { "0.1.1" } else { "0.1.0" }, "{point:?}");
+        if done {
+            daemon.astrid(&["capsule", "rollback", "tally"]).out();
+        }
+        assert_eq!(daemon.stop().code, Some(0), "{point:?}");
+    }
 }

@@ -292,7 +292,7 @@ pub struct History {
 #[derive(Debug, Serialize)]
 pub struct Step {
     pub time_ms: u64,
-    /// `installed`, `upgraded`, `swapped`, `rolled-back` or `removed`.
+    /// `installed`, `upgraded`, `swapped`, `rolled-back`, `removed` or `state-lost`.
     pub what: String,
     pub version: String,
     pub hash: String,

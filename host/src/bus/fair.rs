@@ -116,6 +116,11 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         }
     }
 
+    /// Another budget for the first class. What waits beyond it goes when something is pushed.
+    pub fn set_budget(&mut self, budget: usize) {
+        self.classes[0].budget = budget;
+    }
+
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes

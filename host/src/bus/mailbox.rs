@@ -58,18 +58,33 @@ pub enum Mail<K, T> {
     Gap(K, u64),
 }
 
+/// Beyond which letters have to go.
+fn bound(delivery: Delivery, budget: usize) -> usize {
+    if delivery == Delivery::Lossless { usize::MAX } else { budget }
+}
+
 impl<K: Clone + Eq + std::hash::Hash + Ord, T, W> Mailbox<K, T, W> {
     pub fn new(delivery: Delivery, budget: usize) -> Self {
-        let bound = if delivery == Delivery::Lossless { usize::MAX } else { budget };
         Self {
             delivery,
             budget,
-            queue: FairQueue::new(bound),
+            queue: FairQueue::new(bound(delivery, budget)),
             lost: BTreeMap::new(),
             waiters: BTreeMap::new(),
             serial: 0,
             stalled: false,
             next: None,
+        }
+    }
+
+    /// Another delivery and budget, from the next letter on. Whoever waits for room comes back, unless it goes on being lossless.
+    pub fn change(&mut self, delivery: Delivery, budget: usize) -> Vec<W> {
+        (self.delivery, self.budget) = (delivery, budget);
+        self.queue.set_budget(bound(delivery, budget));
+        if delivery == Delivery::Lossless {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.waiters).into_values().collect()
         }
     }
 
@@ -299,6 +314,21 @@ mod tests {
             assert_eq!(mailbox.take().0, letter(1, value));
         }
         assert!(mailbox.is_empty() && mailbox.bytes() == 0);
+    }
+
+    #[test]
+    fn a_change_keeps_what_waits_and_lets_go_whoever_waits_for_what_is_no_longer_lossless() {
+        let mut mailbox = Box::new(Delivery::Lossless, 100);
+        post(&mut mailbox, 1, 80, 10);
+        assert_eq!(post(&mut mailbox, 1, 80, 11), Posted::Full);
+        assert!(mailbox.change(Delivery::Lossless, 120).is_empty());
+        assert_eq!(mailbox.change(Delivery::Lossy, 160), [11]);
+        assert_eq!(post(&mut mailbox, 1, 80, 12), Posted::Refused(12));
+        assert_eq!((mailbox.take().0, mailbox.take().0), (letter(1, 10), letter(1, 11)));
+        assert_eq!(mailbox.take().0, Some(Mail::Gap(1, 1)));
+        assert!(mailbox.change(Delivery::Lossless, 50).is_empty());
+        post(&mut mailbox, 1, 80, 13);
+        assert_eq!(post(&mut mailbox, 1, 80, 14), Posted::Full);
     }
 
     #[test]

@@ -465,6 +465,13 @@ impl Bus {
         self.subscriptions.open(reader, bindings, self.config.queue_bytes)
     }
 
+    /// As [`Self::subscribe`], in the place of another: what waits there, and what still reaches that one, is read here. Its
+    /// reader is held until it [goes on](Subscription::go_on).
+    pub fn subscribe_beside(&self, other: &Open, reader: Reader, manifest: &[Subscribe]) -> Result<Open, Failure> {
+        let bindings = self.bindings(&reader, &other.topics(), manifest)?;
+        self.subscriptions.open_beside(other, reader, bindings, self.config.queue_bytes)
+    }
+
     /// The manifest's bindings of these topics.
     pub fn bindings(
         &self,

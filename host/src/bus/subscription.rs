@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
@@ -48,6 +48,14 @@ pub enum Reader {
 pub struct Subscription {
     reader: Reader,
     bindings: Vec<Subscribe>,
+    delivery: Delivery,
+    budget: usize,
+    pile: Arc<Pile>,
+    turn: Mutex<Turn>,
+}
+
+/// What waits: of one subscription, or of two while a run loop hands over to the next version's.
+struct Pile {
     queue: Mutex<Queue>,
     arrived: Notify,
     /// Bytes that wait in all of the principal's subscriptions.
@@ -57,8 +65,20 @@ pub struct Subscription {
 struct Queue {
     mailbox: Mailbox<PrincipalId, Arc<Message>, oneshot::Sender<()>>,
     ended: bool,
+    /// Open subscriptions that it is the queue of.
+    open: usize,
     /// Principals whose messages wait for their rate, and until when.
     aside: BTreeMap<PrincipalId, Instant>,
+}
+
+/// Whether a subscription's reader gets what is in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Reading,
+    /// Not yet: it waits as if nothing was there.
+    Held,
+    /// No more: it is told that it has ended, whatever waits.
+    Stopped,
 }
 
 /// What a run loop is given, with what judging it gave; or, where nothing can be given now, when to look again.
@@ -86,13 +106,13 @@ impl Subscription {
         let size = message.size();
         let topic = message.topic.clone();
         let (waiter, room) = oneshot::channel();
-        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let mut queue = self.queue();
         if queue.ended {
             return Offered::Ended;
         }
         let before = queue.mailbox.bytes();
         let held = match &self.reader {
-            Reader::Principal(_) => self.account.load(Ordering::Relaxed),
+            Reader::Principal(_) => self.pile.account.load(Ordering::Relaxed),
             // Nobody loses what is lossless because somebody else sends much.
             Reader::Loop { .. } => queue.mailbox.held(&message.principal),
         };
@@ -104,7 +124,7 @@ impl Subscription {
         };
         self.settle(before, queue.mailbox.bytes());
         drop(queue);
-        self.arrived.notify_one();
+        self.pile.arrived.notify_one();
         match posted {
             Posted::Taken => Offered::Taken,
             Posted::Full => Offered::Full(room),
@@ -119,21 +139,49 @@ impl Subscription {
         }
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.pile.queue.lock().expect("no panic under this lock")
+    }
+
     /// Nobody waits for it any more until its reader takes something.
     pub(super) fn stall(&self) {
         let topics = self.bindings.iter().map(|b| b.topic.as_str()).collect::<Vec<_>>().join(", ");
         tracing::warn!(topics, "a lossless subscription has taken nothing for {STALL:?}: it loses what has no room");
-        self.queue.lock().expect("no panic under this lock").mailbox.stall();
+        self.queue().mailbox.stall();
     }
 
     fn settle(&self, before: usize, after: usize) {
         // Wraps around for a difference below zero, and back.
-        self.account.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        self.pile.account.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn turn(&self) -> Turn {
+        *self.turn.lock().expect("no panic under this lock")
+    }
+
+    fn set_turn(&self, turn: Turn) {
+        *self.turn.lock().expect("no panic under this lock") = turn;
+        self.pile.arrived.notify_one();
+    }
+
+    /// Its reader is told that it has ended, at once; what waits, and what arrives, stays for whoever reads next.
+    pub fn stop(&self) {
+        self.set_turn(Turn::Stopped);
+    }
+
+    /// Its reader gets what waits, from now on. Where it was opened in the place of another, the queue now has its own
+    /// delivery and budget.
+    pub fn go_on(&self) {
+        if self.turn() == Turn::Held {
+            // Dropped waiters wait no more.
+            drop(self.queue().mailbox.change(self.delivery, self.budget));
+        }
+        self.set_turn(Turn::Reading);
     }
 
     /// What is there now. Closed: it has ended, and everything was taken.
     pub fn take(&self) -> Result<Option<Mail<PrincipalId, Arc<Message>>>, Failure> {
-        let mut queue = self.queue.lock().expect("no panic under this lock");
+        let mut queue = self.queue();
         let before = queue.mailbox.bytes();
         // Dropped waiters wait no more.
         let (mail, _go_on) = queue.mailbox.take();
@@ -151,7 +199,7 @@ impl Subscription {
     /// Waits for what comes next. One reader at a time.
     pub async fn next(&self) -> Result<Mail<PrincipalId, Arc<Message>>, Failure> {
         loop {
-            let arrived = self.arrived.notified();
+            let arrived = self.pile.arrived.notified();
             if let Some(mail) = self.take()? {
                 return Ok(mail);
             }
@@ -166,7 +214,7 @@ impl Subscription {
         judge: impl Fn(&Message) -> Result<C, Wait>,
     ) -> Result<(Mail<PrincipalId, Arc<Message>>, Option<C>), Failure> {
         loop {
-            let arrived = self.arrived.notified();
+            let arrived = self.pile.arrived.notified();
             match self.take_paid(&judge)? {
                 Judged::Given(mail, paid) => return Ok((mail, paid)),
                 Judged::Nothing(None) => arrived.await,
@@ -178,9 +226,14 @@ impl Subscription {
     }
 
     fn take_paid<C>(&self, judge: &impl Fn(&Message) -> Result<C, Wait>) -> Result<Judged<C>, Failure> {
+        match self.turn() {
+            Turn::Reading => {}
+            Turn::Held => return Ok(Judged::Nothing(None)),
+            Turn::Stopped => return Err(Failure::Closed),
+        }
         let now = Instant::now();
-        let mut queue = self.queue.lock().expect("no panic under this lock");
-        let Queue { mailbox, ended, aside } = &mut *queue;
+        let mut queue = self.queue();
+        let Queue { mailbox, ended, aside, .. } = &mut *queue;
         aside.retain(|whose, until| {
             let waits = *until > now;
             if !waits {
@@ -213,15 +266,21 @@ impl Subscription {
         Ok(judged)
     }
 
-    /// Messages that wait.
+    /// Messages that wait, and that nobody else reads.
     pub fn waiting(&self) -> usize {
-        self.queue.lock().expect("no panic under this lock").mailbox.len()
+        let queue = self.queue();
+        if queue.open > 1 { 0 } else { queue.mailbox.len() }
     }
 
-    /// Takes nothing more; what waits can still be read.
+    /// Takes nothing more; what waits can still be read. One whose queue is another's as well only stops.
     pub fn end(&self) {
-        self.queue.lock().expect("no panic under this lock").ended = true;
-        self.arrived.notify_one();
+        let mut queue = self.queue();
+        if queue.open > 1 {
+            drop(queue);
+            return self.stop();
+        }
+        queue.ended = true;
+        self.pile.arrived.notify_one();
     }
 
     /// Whether this is another generation's of the same capsule.
@@ -238,14 +297,18 @@ impl Subscription {
         &self.reader
     }
 
+    /// The topics that it was opened for.
+    pub fn topics(&self) -> Vec<String> {
+        self.bindings.iter().map(|binding| binding.topic.to_string()).collect()
+    }
+
     /// Whether it was opened for exactly these topics.
     pub fn is_of(&self, bindings: &[Subscribe]) -> bool {
-        let topics = |bindings: &[Subscribe]| bindings.iter().map(|b| b.topic.clone()).collect::<Vec<_>>();
-        topics(&self.bindings) == topics(bindings)
+        self.bindings.iter().map(|binding| &binding.topic).eq(bindings.iter().map(|binding| &binding.topic))
     }
 }
 
-impl Drop for Subscription {
+impl Drop for Pile {
     fn drop(&mut self) {
         if let Ok(queue) = self.queue.get_mut() {
             self.account.fetch_sub(queue.mailbox.bytes(), Ordering::Relaxed);
@@ -269,10 +332,14 @@ impl std::ops::Deref for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.subscription.end();
-        // Whoever waits for room holds the subscription, so its end would not let them go.
-        let waiters = self.subscription.queue.lock().expect("no panic under this lock").mailbox.stall();
-        drop(waiters);
+        let mut queue = self.subscription.queue();
+        queue.open -= 1;
+        if queue.open == 0 {
+            queue.ended = true;
+            // Whoever waits for room holds the subscription, so its end would not let them go.
+            drop(queue.mailbox.stall());
+        }
+        drop(queue);
         self.all.remove(&self.subscription);
     }
 }
@@ -309,6 +376,28 @@ impl Subscriptions {
         bindings: Vec<Subscribe>,
         queue_bytes: usize,
     ) -> Result<Open, Failure> {
+        self.open_with(reader, bindings, queue_bytes, None)
+    }
+
+    /// As [`Self::open`], with the queue of another, which then has two: what reaches either of them waits there once. Its
+    /// reader is held until it [goes on](Subscription::go_on).
+    pub(super) fn open_beside(
+        self: &Arc<Self>,
+        other: &Open,
+        reader: Reader,
+        bindings: Vec<Subscribe>,
+        queue_bytes: usize,
+    ) -> Result<Open, Failure> {
+        self.open_with(reader, bindings, queue_bytes, Some(other.pile.clone()))
+    }
+
+    fn open_with(
+        self: &Arc<Self>,
+        reader: Reader,
+        bindings: Vec<Subscribe>,
+        queue_bytes: usize,
+        pile: Option<Arc<Pile>>,
+    ) -> Result<Open, Failure> {
         let delivery = bindings.first().and_then(|b| b.delivery).unwrap_or(Delivery::Lossy);
         let budget = bindings.iter().filter_map(|b| b.queue_bytes).max().unwrap_or(queue_bytes);
         let mut tables = self.tables.write().expect("no panic under this lock");
@@ -323,8 +412,14 @@ impl Subscriptions {
                 own.account.clone()
             }
         };
-        let queue = Mutex::new(Queue { mailbox: Mailbox::new(delivery, budget), ended: false, aside: BTreeMap::new() });
-        let subscription = Arc::new(Subscription { reader, bindings, queue, arrived: Notify::new(), account });
+        let turn = Mutex::new(if pile.is_some() { Turn::Held } else { Turn::Reading });
+        let pile = pile.unwrap_or_else(|| {
+            let mailbox = Mailbox::new(delivery, budget);
+            let queue = Mutex::new(Queue { mailbox, ended: false, open: 0, aside: BTreeMap::new() });
+            Arc::new(Pile { queue, arrived: Notify::new(), account })
+        });
+        pile.queue.lock().expect("no panic under this lock").open += 1;
+        let subscription = Arc::new(Subscription { reader, bindings, delivery, budget, pile, turn });
         tables.all.insert(Arc::as_ptr(&subscription) as usize, Arc::downgrade(&subscription));
         for (n, binding) in subscription.bindings.iter().enumerate() {
             let entry = (subscription.clone(), n);
@@ -391,8 +486,12 @@ impl Subscriptions {
     /// Messages and bytes that wait, and for how many principals, one that waits twice counted twice.
     pub(super) fn waiting(&self) -> (usize, usize, usize) {
         let tables = self.tables.read().expect("no panic under this lock");
-        tables.all.values().filter_map(Weak::upgrade).fold((0, 0, 0), |sum, subscription| {
-            let mailbox = &subscription.queue.lock().expect("no panic under this lock").mailbox;
+        let open: Vec<Arc<Subscription>> = tables.all.values().filter_map(Weak::upgrade).collect();
+        // Two that have one queue count once.
+        let piles: HashMap<usize, &Arc<Pile>> =
+            open.iter().map(|one| (Arc::as_ptr(&one.pile) as usize, &one.pile)).collect();
+        piles.into_values().fold((0, 0, 0), |sum, pile| {
+            let mailbox = &pile.queue.lock().expect("no panic under this lock").mailbox;
             (sum.0 + mailbox.len(), sum.1 + mailbox.bytes(), sum.2 + mailbox.active())
         })
     }

@@ -535,6 +535,52 @@ async fn a_run_loops_messages_move_to_the_next_generation_and_none_is_lost_or_do
 }
 
 #[tokio::test]
+async fn what_waits_when_a_run_loop_hands_over_is_read_once_by_whoever_goes_on_and_the_next_ones_rules_hold_from_then_on()
+ {
+    let (bus, ..) = held(&[]);
+    let manifest = [topic_of(Delivery::Lossless)];
+    let of = |generation| Reader::Loop { capsule: "loops".into(), generation };
+    let live = |generation| bus.set_routes([], [], [("loops".into(), generation)]);
+    let free = |_: &Message| Ok::<_, crate::meter::ledger::Wait>(());
+    let waits = async |open: &Open| tokio::time::timeout(Duration::from_millis(1), open.next_paid(free)).await.is_err();
+    let read = async |open: &Open| match open.next_paid(free).await {
+        Ok((Mail::Letter(_, message), _)) => Ok(String::from_utf8_lossy(&message.payload).into_owned()),
+        Ok(_) => Ok("gap".into()),
+        Err(failure) => Err(failure),
+    };
+    let old = bus.subscribe(of(1), &["n.*".into()], &manifest).unwrap();
+    live(1);
+    let publish = async |what: &'static [u8]| bus.publish(sender("alice"), out("n.a", what)).await;
+    assert_eq!(publish(b"first").await, Ok(1));
+    old.stop();
+    assert_eq!(read(&old).await, Err(Failure::Closed), "whatever waits");
+    // One that is not taken after all leaves everything to the other.
+    drop(bus.subscribe_beside(&old, of(2), &manifest).unwrap());
+    old.go_on();
+    assert_eq!(read(&old).await.unwrap(), "first");
+
+    old.stop();
+    assert_eq!(publish(b"second").await, Ok(1));
+    let guarded = [Subscribe { requires: vec![Capability::parse("x:y").unwrap()], ..topic_of(Delivery::Lossless) }];
+    let new = bus.subscribe_beside(&old, of(3), &guarded).unwrap();
+    assert_eq!(publish(b"third").await, Ok(1), "to the one that is live");
+    assert!(waits(&new).await, "its version is not live");
+    assert_eq!(bus.queued().1, 1, "two with one queue count once");
+    live(3);
+    new.go_on();
+    assert_eq!(publish(b"forbidden").await, Ok(0));
+    old.end();
+    assert_eq!(old.waiting(), 0, "another reads it");
+    drop(old);
+    for what in ["second", "third"] {
+        assert_eq!(read(&new).await.unwrap(), what);
+    }
+    assert!(waits(&new).await);
+    new.end();
+    assert_eq!(read(&new).await, Err(Failure::Closed));
+}
+
+#[tokio::test]
 async fn a_principals_subscriptions_hold_so_much_together_and_what_exceeds_it_is_told() {
     let (bus, ..) = held(&[]);
     let manifest = [Subscribe { queue_bytes: Some(64 << 20), ..topic_of(Delivery::Lossless) }];

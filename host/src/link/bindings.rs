@@ -50,6 +50,7 @@ export_world!(front_end, "astrid:capsule/front-end");
 export_world!(authenticator, "astrid:capsule/authenticator");
 export_world!(relay, "astrid:capsule/relay");
 export_world!(runner, "astrid:capsule/runner");
+export_world!(carrier, "astrid:capsule/carrier");
 export_world!(installer, "astrid:capsule/installer");
 export_world!(healthy, "astrid:capsule/healthy");
 export_world!(starter, "astrid:capsule/starter");

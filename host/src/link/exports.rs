@@ -5,6 +5,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyIndices;
 
 use super::Call;
 use super::bindings::authenticator::AuthenticatorIndices;
+use super::bindings::carrier::CarrierIndices;
 use super::bindings::front_end::FrontEndIndices;
 use super::bindings::handler::HandlerIndices;
 use super::bindings::healthy::HealthyIndices;
@@ -24,6 +25,7 @@ pub struct Exports {
     pub authenticator: Option<AuthenticatorIndices>,
     pub relay: Option<RelayIndices>,
     pub runner: Option<RunnerIndices>,
+    pub carrier: Option<CarrierIndices>,
     pub installer: Option<InstallerIndices>,
     pub healthy: Option<HealthyIndices>,
     pub starter: Option<StarterIndices>,
@@ -39,6 +41,7 @@ impl Exports {
             authenticator: AuthenticatorIndices::new(&pre).ok(),
             relay: RelayIndices::new(&pre).ok(),
             runner: RunnerIndices::new(&pre).ok(),
+            carrier: CarrierIndices::new(&pre).ok(),
             installer: InstallerIndices::new(&pre).ok(),
             healthy: HealthyIndices::new(&pre).ok(),
             starter: StarterIndices::new(&pre).ok(),

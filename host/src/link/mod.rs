@@ -132,6 +132,11 @@ impl Call {
         self.turn.inbound.shift.as_mut()
     }
 
+    /// Whom to tell when it says that it is ready.
+    pub fn awaits(&mut self, ready: tokio::sync::oneshot::Sender<()>) {
+        self.turn.inbound.ready = Some(ready);
+    }
+
     /// A run loop has no end, but each of its calls has: as many milliseconds as the manifest gives one.
     pub fn renew(&mut self) {
         self.turn.sender.deadline = tokio::time::Instant::now() + self.timeout;

@@ -3,8 +3,8 @@
 //!
 //! The order: read and check; what is asked must be granted, now or by the version before; compile and link; the
 //! installation hook; `start`; health and probes, the new manifest's and those of the version before that it still
-//! serves; a shadow of live calls, if asked for; one commit of everything that lasts; routes and mounts change at once;
-//! the old generation finishes its calls and stands by while the new one is on probation.
+//! serves; a shadow of live calls, if asked for; a run loop that is ready ([`handover`](super::handover)); one commit of
+//! everything that lasts; routes and mounts change at once; the old generation finishes its calls and stands by while the new one is on probation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,9 +15,11 @@ use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_capsule::{Capability, Topic, check};
 
+use super::handover::Successor;
 use super::record::{self, Record, Step};
 use super::rehearsal::{Compared, MAX_SHADOWED, SHADOW_PATIENCE, Shadow};
 use super::{Change, Generation, InstallError, Loader, Runner, State, artefact, read_archive, runner};
+use crate::Boxed;
 use crate::fault::{self, Point};
 use crate::host::Host;
 use crate::store::Commit;
@@ -169,7 +171,7 @@ impl Loader {
             Some(old) if options.shadow > 0 => Some(self.compare(old, &generation, options.shadow, change).await?),
             _ => None,
         };
-        let runner = ready(runner(&generation)).await.map_err(failed)?;
+        let successor = self.succeed(host, &generation, true).await.map_err(failed)?;
         fault::reach(&id, Point::Probed);
 
         let what = if previous.is_some() { "upgraded" } else { "installed" };
@@ -185,7 +187,7 @@ impl Loader {
 
         let manifest = generation.manifest.clone();
         let previous_version = previous.map(|record| record.version);
-        self.replace(host, &id, record.clone(), (generation, runner), true);
+        self.replace(host, &id, record.clone(), (generation, successor), true).await;
         Ok(Installed {
             env_needs_prompt: host.env.needs_prompt(&id, &manifest.env),
             unhandled: self.unhandled(host, &manifest),
@@ -287,16 +289,22 @@ impl Loader {
     }
 
     /// Makes the generation the live one; the one before finishes its calls.
-    fn replace(
+    async fn replace(
         &self,
         host: &Arc<Host>,
         id: &str,
         record: Record,
-        live: (Arc<Generation>, Option<Runner>),
+        (generation, mut successor): (Arc<Generation>, Successor),
         on_probation: bool,
     ) {
-        let mut standby = self.standby.lock().expect("no panic under this lock");
-        self.replace_among(host, id, record, live, on_probation, &mut standby);
+        {
+            let live = (generation, successor.runner.take());
+            let mut standby = self.standby.lock().expect("no panic under this lock");
+            self.replace_among(host, id, record.clone(), live, on_probation, &mut standby);
+        }
+        if let Some(why) = successor.is_live() {
+            self.note_loss(host, id, &record, &why).await;
+        }
     }
 
     fn replace_among(
@@ -312,7 +320,11 @@ impl Loader {
         if on_probation && before.is_some() {
             live.0.watch.try_out(host.config.loader.rule());
         }
+        let desk = live.1.as_ref().map(Runner::desk);
         let old = self.flip(host, id.to_owned(), record, Some(live));
+        if let Some(desk) = desk {
+            desk.go_on();
+        }
         fault::reach(id, Point::Flipped);
         standby.remove(id);
         let Some((old, before)) = old.zip(before) else { return };
@@ -362,25 +374,24 @@ impl Loader {
         let standby = self.standby.lock().expect("no panic under this lock").remove(id);
         // Whoever wishes to go back wants another version, not another generation of this one.
         let standby = standby.filter(|(record, _)| why.is_some() || *record != current);
-        let (record, (generation, runner)) = match standby {
-            // Still warm, and known to work; its run loop has ended and begins anew.
+        let (record, generation) = match standby {
+            // Still warm, and known to work.
             Some((record, generation)) => {
                 generation.recall();
-                let runner = runner(&generation);
-                (record, (generation, runner))
+                (record, generation)
             }
             None => {
                 let before = record::before(&host.store, id).map_err(|error| failed(format!("{error:#}")))?;
                 let before = before
                     .ok_or_else(|| InstallError::NotFound(format!("{id}: there is no version before to go back to")))?;
-                let live = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
-                (before, live)
+                let generation = self.revive(host, &before).await.map_err(|error| failed(format!("{error:#}")))?;
+                (before, generation)
             }
         };
-        let runner = ready(runner).await.map_err(failed)?;
+        let successor = self.succeed(host, &generation, false).await.map_err(failed)?;
         self.record_return(host, id, &current, &record, why).await?;
         fault::reach(id, Point::Committed);
-        self.replace(host, id, record.clone(), (generation, runner), false);
+        self.replace(host, id, record.clone(), (generation, successor), false).await;
         Ok((record.version, current.version))
     }
 
@@ -417,8 +428,8 @@ impl Loader {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             let loader = &host.loader;
-            let stood_by = loader.stand_in(&host, &id, serial);
-            let _one = loader.changing.lock().await;
+            let (stood_by, began) = loader.stand_in(&host, &id, serial).unzip();
+            let one = loader.changing.lock().await;
             // Somebody may have been faster.
             let wanted = stood_by.as_ref().map_or(serial, |(_, serial)| *serial);
             let live = loader.installed(&id).and_then(|(_, generation)| generation);
@@ -440,27 +451,42 @@ impl Loader {
                     "{EXHAUSTED}, which is not recorded: {error}"
                 );
             }
+            drop(one);
+            let (Some((record, _)), Some(began)) = (stood_by, began) else { return };
+            if let Some(why) = began.await {
+                let _one = loader.changing.lock().await;
+                loader.note_loss(&host, &id, &record, &why).await;
+            }
         });
     }
 
     /// Makes the generation that stands by the live one again, if the live one is still the one with this serial. Returns its
-    /// record and serial.
-    fn stand_in(&self, host: &Arc<Host>, id: &str, serial: u64) -> Option<(Record, u64)> {
+    /// record and serial, and what tells in time whether its run loop has begun without the state of the other.
+    fn stand_in(
+        &self,
+        host: &Arc<Host>,
+        id: &str,
+        serial: u64,
+    ) -> Option<((Record, u64), Boxed<'static, Option<String>>)> {
         let mut standby = self.standby.lock().expect("no panic under this lock");
         let (_, live) = self.installed(id)?;
         live.filter(|live| live.serial == serial)?;
         let (record, generation) = standby.remove(id)?;
         let stood_by = (record.clone(), generation.serial);
         generation.recall();
-        let runner = runner(&generation);
+        let runner = self.succeed_at_once(host, &generation);
+        let began: Boxed<'static, Option<String>> = match &runner {
+            Some(runner) => Box::pin(runner.outcome()),
+            None => Box::pin(std::future::ready(None)),
+        };
         self.replace_among(host, id, record, (generation, runner), false, &mut standby);
-        Some(stood_by)
+        Some((stood_by, began))
     }
 
     /// At the start of the host: what is installed does not start, so the version before takes its place, if it does.
     pub(super) async fn fall_back(&self, host: &Arc<Host>, id: &str, broken: &Record, why: &str) -> bool {
         let Ok(Some(before)) = record::before(&host.store, id) else { return false };
-        let Ok(live) = self.revive(host, &before).await else { return false };
+        let Ok(generation) = self.revive(host, &before).await else { return false };
         let mut commit = Commit::default();
         record::put(&mut commit, id, &before, Some(broken));
         let why = format!("version {} did not start: {why}", broken.version);
@@ -470,7 +496,8 @@ impl Loader {
         }
         counted(id);
         tracing::error!(id, to = before.version, "rolled back: {why}");
-        self.flip(host, id.to_owned(), before, Some(live));
+        let runner = runner(&generation);
+        self.flip(host, id.to_owned(), before, Some((generation, runner)));
         true
     }
 
@@ -480,18 +507,18 @@ impl Loader {
         self.settle(id, &mut change).await?;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         let (record, _) = self.installed(id).ok_or_else(|| unknown(id))?;
-        let (generation, runner) = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
+        let generation = self.revive(host, &record).await.map_err(|error| failed(format!("{error:#}")))?;
         generation.check_health().await.map_err(failed)?;
         for probe in &generation.manifest.probe {
             generation.probe(probe).await.map_err(failed)?;
         }
-        let runner = ready(runner).await.map_err(failed)?;
+        let successor = self.succeed(host, &generation, true).await.map_err(failed)?;
         let mut commit = Commit::default();
         let step = Step::now("swapped", &record, None);
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
         let version = record.version.clone();
-        self.replace(host, id, record, (generation, runner), true);
+        self.replace(host, id, record, (generation, successor), true).await;
         tracing::info!(id, version, "swapped");
         Ok(version)
     }
@@ -590,18 +617,6 @@ impl Loader {
 
 fn unknown(id: &str) -> InstallError {
     InstallError::NotFound(format!("no capsule `{id}` is installed"))
-}
-
-/// Waits until a run loop is ready; one that is not is ended.
-async fn ready(runner: Option<Runner>) -> Result<Option<Runner>, String> {
-    let Some(runner) = runner else { return Ok(None) };
-    match runner.ready().await {
-        Ok(()) => Ok(Some(runner)),
-        Err(why) => {
-            runner.kill().await;
-            Err(format!("its run loop did not get ready: {why}"))
-        }
-    }
 }
 
 /// What is installed, whether it runs or, in safe mode, not.

@@ -12,6 +12,7 @@ mod artefact;
 mod calls;
 mod distribution;
 mod generation;
+mod handover;
 mod install;
 pub mod probation;
 mod record;
@@ -215,7 +216,10 @@ impl Loader {
                 continue;
             }
             match self.revive(host, &record).await {
-                Ok((generation, runner)) => drop(self.flip(host, id, record, Some((generation, runner)))),
+                Ok(generation) => {
+                    let runner = runner(&generation);
+                    self.flip(host, id, record, Some((generation, runner)));
+                }
                 Err(error) => {
                     tracing::error!(id, "a capsule could not be started: {error:#}");
                     if !self.fall_back(host, &id, &record, &format!("{error:#}")).await {
@@ -244,13 +248,14 @@ impl Loader {
         let names = distributed.iter().map(|(id, _)| id.clone()).collect();
         self.as_distributed.set(names).map_err(|_| anyhow::anyhow!("a host boots once"))?;
         for (id, record) in distributed {
-            let live = self.revive(host, &record).await.with_context(|| format!("starting {id}"))?;
-            self.flip(host, id, record, Some(live));
+            let generation = self.revive(host, &record).await.with_context(|| format!("starting {id}"))?;
+            let runner = runner(&generation);
+            self.flip(host, id, record, Some((generation, runner)));
         }
         Ok(())
     }
 
-    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<(Arc<Generation>, Option<Runner>)> {
+    async fn revive(&self, host: &Arc<Host>, record: &Record) -> anyhow::Result<Arc<Generation>> {
         self.room_for_loop(host, &Manifest::parse(&record.manifest)?).map_err(anyhow::Error::msg)?;
         let (host, record) = (host.clone(), record.clone());
         let blocking = host.blocking.clone();
@@ -264,8 +269,7 @@ impl Loader {
         };
         let generation = blocking.run(load).await??;
         generation.start().await.map_err(anyhow::Error::msg)?;
-        let runner = runner(&generation);
-        Ok((generation, runner))
+        Ok(generation)
     }
 
     /// Makes this generation, or none, what there is of this capsule, and routes and mounts follow at once. Returns the

@@ -47,7 +47,7 @@ impl Record {
 pub struct Step {
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// `installed`, `upgraded`, `swapped`, `rolled-back` or `removed`.
+    /// `installed`, `upgraded`, `swapped`, `rolled-back`, `removed` or `state-lost`.
     pub what: String,
     /// The version that is live afterwards, or was, and the hash of its component.
     pub version: String,

@@ -1,7 +1,7 @@
-//! One run of a run loop: an instance that stays, and who pays for what it does.
+//! A run loop in its instance: the calls that it is made for, and who pays for what it does.
 //!
-//! Owns the [`Desk`], which outlives a run: the loop's subscriptions, and until when its message must be done with; and
-//! the [`Shift`], which its store holds. From the receipt of a message to the next `next` the message's principal pays:
+//! Owns the [`Desk`], which outlives an instance: the loop's subscriptions, and until when its message must be done with; the
+//! [`Run`], which is the instance; and the [`Shift`], which its store holds. From the receipt of a message to the next `next` the message's principal pays:
 //! fuel from its rate, reserved before and settled after, memory growth within its quota, and no longer than a call of
 //! its own could take. Otherwise the capsule itself does.
 //! Bounded by: the manifest's memory; its fuel from one `next` to the following one; [`MAX_SUBSCRIPTIONS`].
@@ -13,16 +13,19 @@ use std::time::Duration;
 use astrid_capsule::manifest::Subscribe;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+use wasmtime::component::Instance;
 use wasmtime::{CallHook, CallHookHandler, Store, StoreContextMut};
 
-use super::generation::{Generation, explain};
+use super::generation::{Generation, Key, Resident, explain};
+use super::handover::{Exported, MAX_STATE_BYTES, Snapshot, Unexported};
 use super::{Inbound, supervisor};
 use crate::bus::subscription::{Open, Reader};
 use crate::bus::{Bus, Failure, Message};
+use crate::host::Host;
 use crate::link::{Call, Turn};
 use crate::meter::ledger::{Used, Wait};
 use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, Limiter};
-use crate::pool::{Lane, Rank};
+use crate::pool::{Lane, Permit, Rank, Seat};
 
 /// Subscriptions of one run loop at once.
 const MAX_SUBSCRIPTIONS: usize = 64;
@@ -38,6 +41,8 @@ pub(super) struct Desk {
 struct Kept {
     all: Vec<One>,
     ended: bool,
+    /// Its readers are told that it has ended, although it takes what arrives.
+    stopped: bool,
 }
 
 struct One {
@@ -69,6 +74,9 @@ impl Desk {
             return Err(Failure::Overloaded { retry_ms: 1000 });
         }
         let open = Arc::new(bus.subscribe(reader, topics, &by.manifest.subscribe)?);
+        if kept.stopped {
+            open.stop();
+        }
         kept.all.push(One { open: open.clone(), taken: true });
         Ok(open)
     }
@@ -105,7 +113,34 @@ impl Desk {
         kept.all.iter().for_each(|one| one.open.end());
     }
 
-    /// Messages that wait.
+    /// Whoever reads is told that it has ended. What waits stays, and what arrives is taken.
+    pub(super) fn stop(&self) {
+        let mut kept = self.kept.lock().expect("no panic under this lock");
+        kept.stopped = true;
+        kept.all.iter().for_each(|one| one.open.stop());
+    }
+
+    /// Whoever reads gets what waits: it was stopped, or its version was not live yet.
+    pub(super) fn go_on(&self) {
+        let mut kept = self.kept.lock().expect("no panic under this lock");
+        kept.stopped = false;
+        kept.all.iter().for_each(|one| one.open.go_on());
+    }
+
+    /// The desk of a loop that follows: what waits here, and what still arrives, is there as well, as far as the version
+    /// subscribes to the same topics. It gives nothing before it [goes on](Self::go_on).
+    pub(super) fn inherit(&self, bus: &Bus, heir: &Generation) -> Self {
+        let kept = self.kept.lock().expect("no panic under this lock");
+        let beside = |one: &One| {
+            let reader = Reader::Loop { capsule: heir.id.clone(), generation: heir.serial };
+            let open = bus.subscribe_beside(&one.open, reader, &heir.manifest.subscribe).ok()?;
+            Some(One { open: Arc::new(open), taken: false })
+        };
+        let all = kept.all.iter().filter_map(beside).collect();
+        Self { kept: Mutex::new(Kept { all, ..Kept::default() }), ..Self::default() }
+    }
+
+    /// Messages that wait, and that no other loop reads.
     pub(super) fn waiting(&self) -> usize {
         self.kept.lock().expect("no panic under this lock").all.iter().map(|one| one.open.waiting()).sum()
     }
@@ -209,11 +244,17 @@ impl Shift {
         self.since = Instant::now();
     }
 
-    /// The run is over, with so much fuel left.
-    fn close(&mut self, left: u64, peak_memory_bytes: usize) {
-        if !self.refuel {
+    /// It had so much fuel left, and gets all of it.
+    fn fill(&mut self, left: u64) {
+        if !std::mem::take(&mut self.refuel) {
             self.spent += self.generation.bounds.fuel - left;
         }
+        self.left = self.generation.bounds.fuel;
+    }
+
+    /// It is gone, with so much fuel left.
+    fn close(&mut self, left: u64, peak_memory_bytes: usize) {
+        self.fill(left);
         self.message = false;
         self.settle(peak_memory_bytes);
     }
@@ -264,60 +305,143 @@ impl Drop for Running {
     }
 }
 
+/// A run loop in its instance.
+pub(super) struct Run<'h> {
+    running: Running,
+    instance: Instance,
+    generation: Arc<Generation>,
+    desk: Arc<Desk>,
+    // An instance of the pool like any call's, and given back behind it.
+    _seat: Seat<'h, Key, Resident>,
+    _room: Permit<'h>,
+}
+
+impl<'h> Run<'h> {
+    /// Makes the instance. The error says why there is none.
+    pub(super) async fn begin(
+        host: &'h Arc<Host>,
+        generation: &Arc<Generation>,
+        desk: &Arc<Desk>,
+    ) -> Result<Self, String> {
+        let deadline = Instant::now() + supervisor::READY;
+        // Not settled: what it uses is no reason to let the host's own calls wait.
+        let Ok(room) = host.pool.admit(Lane::Host, Rank::First, usize::MAX, deadline).await else {
+            return Err("there was no instance for it".into());
+        };
+        desk.begin();
+        let Ok(shift) = Shift::new(generation, desk) else { return Err("the host stops".into()) };
+        let inbound = Inbound { shift: Some(shift), ..Inbound::default() };
+        let bounds = &generation.bounds;
+        let sender = generation.nobody(Instant::now() + bounds.timeout);
+        let (seat, _) = host.warm.begin(None);
+        let turn = Turn::new(sender, inbound);
+        let mut store = Store::new(&generation.engine, Call::new(host.clone(), generation.clone(), turn, bounds));
+        store.limiter(|call| call.limiter());
+        store.call_hook_async(Beat(Breath::new(std::time::Instant::now())));
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
+        let fueled = store.set_fuel(bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
+        let mut running = Running(store);
+        fueled.map_err(|error| error.to_string())?;
+        let made = tokio::time::timeout_at(deadline, generation.exports.pre.instantiate_async(&mut running.0)).await;
+        let instance = match made {
+            Ok(Ok(instance)) => instance,
+            Ok(Err(error)) => {
+                generation.figures.trapped.increment(1);
+                return Err(explain(&mut running.0, bounds, &error));
+            }
+            Err(_) => return Err("its instance was not made in time".into()),
+        };
+        let (generation, desk) = (generation.clone(), desk.clone());
+        Ok(Self { running, instance, generation, desk, _seat: seat, _room: room })
+    }
+
+    /// Calls `run`, to its end. The error says how it ended otherwise than by returning what it should.
+    pub(super) async fn work(&mut self, ready: oneshot::Sender<()>) -> Result<(), String> {
+        let Some(export) = self.generation.exports.runner.clone() else { return Err("it exports no run loop".into()) };
+        self.fill()?;
+        let store = &mut self.running.0;
+        store.data_mut().awaits(ready);
+        let desk = self.desk.clone();
+        let run = async {
+            let export = export.load(&mut *store, &self.instance)?;
+            export.astrid_capsule_run_loop().call_run(store).await
+        };
+        let outcome = tokio::select! {
+            outcome = run => outcome,
+            () = desk.overdue() => {
+                self.generation.figures.timeout.increment(1);
+                return Err("it worked on one message for longer than that message's principal may take".into());
+            }
+        };
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(format!("it returned an error: {}", crate::log::clean(&why))),
+            Err(error) => Err(self.died(&error)),
+        }
+    }
+
+    /// Asks for its state, once `run` has returned.
+    pub(super) async fn export(&mut self) -> Exported {
+        let Some(export) = self.generation.exports.carrier.clone() else {
+            return Err(Unexported::Kept("it exports none".into()));
+        };
+        self.fill().map_err(Unexported::Dead)?;
+        let store = &mut self.running.0;
+        let asked = async {
+            let export = export.load(&mut *store, &self.instance)?;
+            export.astrid_capsule_state().call_export_state(store).await
+        };
+        match tokio::time::timeout(self.generation.bounds.timeout, asked).await {
+            Ok(Ok(Ok(state))) if state.bytes.len() <= MAX_STATE_BYTES => Ok(state),
+            Ok(Ok(Ok(state))) => {
+                let bytes = state.bytes.len();
+                Err(Unexported::Kept(format!("{bytes} bytes are more than {MAX_STATE_BYTES}")))
+            }
+            Ok(Ok(Err(why))) => Err(Unexported::Kept(format!("it says: {}", crate::log::clean(&why)))),
+            Ok(Err(error)) => Err(Unexported::Dead(format!("export-state died: {}", self.died(&error)))),
+            Err(_) => Err(Unexported::Dead(format!("export-state took {:?}", self.generation.bounds.timeout))),
+        }
+    }
+
+    /// Gives it the state of the loop before, ahead of its first `run`.
+    pub(super) async fn import(&mut self, state: &Snapshot) -> Result<(), String> {
+        let Some(export) = self.generation.exports.carrier.clone() else { return Err("it takes none".into()) };
+        self.fill()?;
+        let store = &mut self.running.0;
+        let given = async {
+            let export = export.load(&mut *store, &self.instance)?;
+            export.astrid_capsule_state().call_import_state(store, state).await
+        };
+        match tokio::time::timeout(self.generation.bounds.timeout, given).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(why))) => Err(format!("import-state refused: {}", crate::log::clean(&why))),
+            Ok(Err(error)) => Err(format!("import-state died: {}", self.died(&error))),
+            Err(_) => Err(format!("import-state took {:?}", self.generation.bounds.timeout)),
+        }
+    }
+
+    /// Whatever it is called for begins with all of its fuel and time.
+    fn fill(&mut self) -> Result<(), String> {
+        let store = &mut self.running.0;
+        let left = store.get_fuel().map_err(|error| error.to_string())?;
+        store.data_mut().renew();
+        if let Some(shift) = store.data_mut().shift() {
+            shift.fill(left);
+        }
+        store.set_fuel(self.generation.bounds.fuel).map_err(|error| error.to_string())
+    }
+
+    fn died(&mut self, error: &wasmtime::Error) -> String {
+        self.generation.figures.trapped.increment(1);
+        explain(&mut self.running.0, &self.generation.bounds, error)
+    }
+}
+
 impl Generation {
     /// What a lane pays a call of this capsule from.
     fn charge(&self, lane: &Lane) -> Result<Charge, Wait> {
         let host = self.host.upgrade().ok_or(Wait(Duration::from_secs(1)))?;
         host.meter.begin(lane, &self.tally, self.bounds)
-    }
-
-    /// Runs the loop once, to its end; the answer is how it ended.
-    pub(super) async fn run(self: &Arc<Self>, desk: &Arc<Desk>, ready: oneshot::Sender<()>) -> String {
-        // Only missing while the host goes down.
-        let Some(host) = self.host.upgrade() else { return "the host stops".into() };
-        let Some(export) = self.exports.runner.clone() else { return "it exports no run loop".into() };
-        let deadline = Instant::now() + supervisor::READY;
-        // Not settled: what it uses is no reason to let the host's own calls wait.
-        let Ok(_room) = host.pool.admit(Lane::Host, Rank::First, usize::MAX, deadline).await else {
-            return "there was no instance for it".into();
-        };
-        desk.begin();
-        let Ok(shift) = Shift::new(self, desk) else { return "the host stops".into() };
-        let inbound = Inbound { ready: Some(ready), shift: Some(shift), ..Inbound::default() };
-        let sender = self.nobody(Instant::now() + self.bounds.timeout);
-        // It holds an instance of the pool like any call.
-        let (_seat, _) = host.warm.begin(None);
-        let turn = Turn::new(sender, inbound);
-        let mut store = Store::new(&self.engine, Call::new(host.clone(), self.clone(), turn, &self.bounds));
-        store.limiter(|call| call.limiter());
-        store.call_hook_async(Beat(Breath::new(std::time::Instant::now())));
-        store.set_hostcall_fuel(HOST_CALL_BYTES);
-        let fueled = store.set_fuel(self.bounds.fuel).and_then(|()| store.fuel_async_yield_interval(Some(FUEL_SLICE)));
-        let mut running = Running(store);
-        if let Err(error) = fueled {
-            return error.to_string();
-        }
-        let run = async {
-            let instance = self.exports.pre.instantiate_async(&mut running.0).await?;
-            let export = export.load(&mut running.0, &instance)?;
-            export.astrid_capsule_run_loop().call_run(&mut running.0).await
-        };
-        let outcome = tokio::select! {
-            outcome = run => Some(outcome),
-            () = desk.overdue() => None,
-        };
-        match outcome {
-            Some(Ok(Ok(()))) => "it returned".into(),
-            Some(Ok(Err(why))) => format!("it returned an error: {}", crate::log::clean(&why)),
-            Some(Err(error)) => {
-                self.figures.trapped.increment(1);
-                explain(&mut running.0, &self.bounds, &error)
-            }
-            None => {
-                self.figures.timeout.increment(1);
-                "it worked on one message for longer than that message's principal may take".into()
-            }
-        }
     }
 
     /// A part of a run is paid for.

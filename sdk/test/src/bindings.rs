@@ -12,6 +12,7 @@ wasmtime::component::bindgen!({
             export astrid:http/handler@0.1.0;
             export astrid:http/relay@0.1.0;
             export astrid:capsule/run-loop@0.1.0;
+            export astrid:capsule/state@0.1.0;
             export astrid:authority/authenticator@0.1.0;
             export astrid:capsule/lifecycle@0.1.0;
             export astrid:capsule/installation@0.1.0;

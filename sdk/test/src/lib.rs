@@ -40,6 +40,7 @@ mod registrar;
 mod relay;
 mod run_loop;
 mod sessions;
+mod state;
 mod store;
 mod stream;
 mod sys;
@@ -58,6 +59,7 @@ pub use bindings::astrid::sys::host::{
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
+pub use bindings::exports::astrid::capsule::state::Snapshot;
 pub use bindings::exports::astrid::http::relay::{Event, Output};
 pub use capsule::{Call, Capsule, Streamed, Usage};
 pub use engine::DEFAULT_TIME;

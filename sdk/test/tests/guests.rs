@@ -6,7 +6,7 @@ use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
 use astrid_sdk_test::{
     CallError, Capsule, DEFAULT_TIME, Event, Failure, OpenError, Owner, Presented, Ran, RefusalCode, Request, Slot,
-    Verdict,
+    Snapshot, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -528,4 +528,23 @@ fn health_and_probes_are_asked_in_a_rehearsal() {
     let why = fickle("oops", json!([{ "path": "/fickle" }])).probe().unwrap().unwrap_err();
     assert!(why.contains("answered with 500, not 200"), "{why}");
     assert!(matches!(echo().check_health(), Err(CallError::NoExport("astrid:capsule/health"))));
+}
+
+#[test]
+fn what_a_run_loop_carries_over_is_where_the_next_one_goes_on() {
+    let mut tally = guest("tally");
+    tally.on_request("tally.v1.keep", |_| Ok(b"{}".to_vec()));
+    let come = |tally: &mut Capsule, number: u64| tally.arrive("tally.v1.come", "alice", json!({ "number": number }));
+    come(&mut tally, 1);
+    come(&mut tally, 2);
+    let state = tally.hand_over(None).unwrap().unwrap();
+    assert_eq!((state.schema, &*state.bytes), (1, &b"2"[..]));
+    come(&mut tally, 3);
+    assert_eq!(tally.hand_over(Some(&state)).unwrap().unwrap().bytes, b"3");
+    let kept: Vec<Value> =
+        tally.requested().iter().map(|message| serde_json::from_slice(&message.payload).unwrap()).collect();
+    assert_eq!(kept, [json!([1, 1]), json!([2, 2]), json!([3, 3])]);
+    let strange = Snapshot { schema: 9, bytes: Vec::new() };
+    assert_eq!(tally.hand_over(Some(&strange)).unwrap().unwrap_err(), "no schema 9 here");
+    assert!(matches!(guest("pump").hand_over(None), Err(CallError::NoExport("astrid:capsule/state"))));
 }

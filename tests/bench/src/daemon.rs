@@ -123,34 +123,56 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// For a thread that makes requests of its own.
+    pub(crate) fn requests(&self) -> Requests {
+        Requests { address: self.address, bearer: self.bearer.clone() }
+    }
+
     pub(crate) fn get(&self, path: &str) -> Arc<Target> {
-        self.target(vec![self.request(&format!("GET {path} HTTP/1.1\r\n"), "")], 200)
+        self.target(vec![self.requests().get(path)], 200)
     }
 
     /// One path after the other.
     pub(crate) fn get_each(&self, paths: impl IntoIterator<Item = String>) -> Arc<Target> {
-        let request = |path| self.request(&format!("GET {path} HTTP/1.1\r\n"), "");
-        self.target(paths.into_iter().map(request).collect(), 200)
+        let requests = self.requests();
+        self.target(paths.into_iter().map(|path| requests.get(&path)).collect(), 200)
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Arc<Target> {
-        self.target(vec![self.posting(path, body)], 200)
+        self.target(vec![self.requests().post(path, body)], 200)
     }
 
     /// One body after the other, each answered with a 201.
     pub(crate) fn create_each(&self, path: &str, bodies: impl IntoIterator<Item = Value>) -> Arc<Target> {
-        self.target(bodies.into_iter().map(|body| self.posting(path, &body)).collect(), 201)
-    }
-
-    fn posting(&self, path: &str, body: &Value) -> Vec<u8> {
-        self.request(&format!("POST {path} HTTP/1.1\r\ncontent-type: application/json\r\n"), &body.to_string())
+        let requests = self.requests();
+        self.target(bodies.into_iter().map(|body| requests.post(path, &body)).collect(), 201)
     }
 
     fn target(&self, requests: Vec<Vec<u8>>, status: u16) -> Arc<Target> {
         Arc::new(Target { address: self.address, pid: self.daemon.pid(), requests, status })
     }
+}
 
-    fn request(&self, head: &str, body: &str) -> Vec<u8> {
+/// Writes whole requests of the administrator.
+pub(crate) struct Requests {
+    address: SocketAddr,
+    bearer: String,
+}
+
+impl Requests {
+    pub(crate) fn get(&self, path: &str) -> Vec<u8> {
+        self.request(format!("GET {path} HTTP/1.1\r\n"), "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Vec<u8> {
+        self.request(format!("POST {path} HTTP/1.1\r\ncontent-type: application/json\r\n"), &body.to_string())
+    }
+
+    fn request(&self, head: String, body: &str) -> Vec<u8> {
         let (bearer, length) = (&self.bearer, body.len());
         let framing = if body.is_empty() { String::new() } else { format!("content-length: {length}\r\n") };
         format!("{head}host: {}\r\nauthorization: Bearer {bearer}\r\n{framing}\r\n{body}", self.address).into_bytes()

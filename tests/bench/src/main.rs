@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`http`] | reads through gateway and identity, and the same after many requests |
 //! | [`relay`] | answers that go on: idle ones, and events through a hundred |
+//! | [`swap`] | versions that change under load, and versions that go wrong |
 //! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`strict`] | calls whose payload and answer are held to types |
 //! | [`bus`] | deliveries of the bus alone, its fairness, and what idle principals and other routes cost |
@@ -19,13 +20,15 @@
 //! | [`identity`] | reads among 100, 10,000 and 100,000 principals; making a thousand |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
-//! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
+//! [`load`] makes requests and counts, [`crowd`] does so through failures, [`events`] follows streams, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
 //! host without sockets, and wasmtime without the host; [`native`] is the native HTTP peer, [`report`] holds the results.
 
 mod boot;
 mod bus;
 mod calls;
+mod crowd;
 mod daemon;
+mod events;
 mod fuel;
 mod http;
 mod identity;
@@ -37,6 +40,7 @@ mod native;
 mod relay;
 mod report;
 mod strict;
+mod swap;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -105,6 +109,7 @@ const BENCHES: [(&str, Bench); 17] = [
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
     ("http.relay", relay::bench),
+    ("swap", swap::bench),
     ("calls.fresh", calls::fresh),
     ("calls.warm", calls::warm),
     ("bus.strict", strict::bench),

@@ -36,7 +36,10 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let began = Instant::now();
     thread::scope(|scope| {
         let reading: Vec<_> = streams.iter_mut().map(|stream| scope.spawn(|| count(stream, PUBLICATIONS))).collect();
-        publish(&server, PUBLICATIONS)?;
+        let target = server.post("/api/bus/publish/live.v1.said", &json!(1));
+        let mut publisher = TcpStream::connect(target.address)?;
+        publisher.set_read_timeout(Some(PATIENCE))?;
+        (0..PUBLICATIONS).try_for_each(|_| publish(&mut publisher, target.request()))?;
         reading.into_iter().try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader died"))?)
     })?;
     report.add("http.relay", (STREAMS * PUBLICATIONS) as f64 / began.elapsed().as_secs_f64(), "events/s");
@@ -45,7 +48,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// Streams past what their handler itself answered.
-fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream>> {
+pub(crate) fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream>> {
     let target = server.get("/live/said");
     let streams = (0..many).map(|_| {
         let mut stream = TcpStream::connect(target.address)?;
@@ -57,25 +60,21 @@ fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream>> {
     streams.collect()
 }
 
-fn publish(server: &Server, many: usize) -> anyhow::Result<()> {
-    let target = server.post("/api/bus/publish/live.v1.said", &json!(1));
-    let mut stream = TcpStream::connect(target.address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    for _ in 0..many {
-        stream.write_all(target.request())?;
-        let mut bytes = Vec::new();
-        let mut buffer = [0; 4096];
-        let status = loop {
-            match load::answer(&bytes)? {
-                Some((status, length)) if bytes.len() >= length => break status,
-                _ => {}
-            }
-            let read = stream.read(&mut buffer)?;
-            ensure!(read > 0, "the server hung up");
-            bytes.extend_from_slice(&buffer[..read]);
-        };
-        ensure!(status == 202, "a publication was answered {status}");
-    }
+/// One publication on this connection.
+pub(crate) fn publish(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(request)?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    let status = loop {
+        match load::answer(&bytes)? {
+            Some((status, length)) if bytes.len() >= length => break status,
+            _ => {}
+        }
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "the server hung up");
+        bytes.extend_from_slice(&buffer[..read]);
+    };
+    ensure!(status == 202, "a publication was answered {status}");
     Ok(())
 }
 
