@@ -378,6 +378,10 @@ pub mod grant {
     pub const REGISTRAR: &str = "authority:registrar";
     /// Import `astrid:sys/host`.
     pub const HOST: &str = "sys:host";
+    /// Import `astrid:journal/facts`: read everybody's facts.
+    pub const JOURNAL_READ: &str = "journal:read";
+    /// Import `astrid:journal/retention`: delete old entries of the log of facts.
+    pub const JOURNAL_PRUNE: &str = "journal:prune";
     /// `bus:send:<topic>`, dots written as colons: send to topics that are not the capsule's own. Not written in `asks`:
     /// every `[[publish]]` of such a topic asks for it ([`Manifest::asked`](super::Manifest::asked)).
     pub const SEND: &str = "bus:send";
@@ -406,7 +410,7 @@ pub mod grant {
     }
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
+    pub const FIXED: [&str; 8] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, JOURNAL_READ, JOURNAL_PRUNE, MOUNT, RUN];
 }
 
 impl Manifest {

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
 use crate::http::{self, Connections, Mounts, Relays};
+use crate::journal::Journal;
 use crate::keys::Keys;
 use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
@@ -32,7 +33,8 @@ pub struct Host {
     pub log: Arc<Log>,
     pub metrics: PrometheusHandle,
     pub store: Arc<Store>,
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
+    pub journal: Arc<Journal>,
     pub env: Env,
     pub authority: Arc<Authority>,
     pub bus: Arc<Bus>,
@@ -97,7 +99,8 @@ impl Host {
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
         let metrics = observe::install();
         let store = Arc::new(Store::open(&home.store(), &config.store)?);
-        let keys = Keys::open(&home.keys().join("host.key"))?;
+        let keys = Arc::new(Keys::open(&home.keys().join("host.key"))?);
+        let journal = Arc::new(Journal::open(&home.audit(), &config.audit, &keys).context("opening the log of facts")?);
         let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
         let pool =
             Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
@@ -114,6 +117,7 @@ impl Host {
             env: Env::new(store.clone(), &keys),
             store,
             keys,
+            journal,
             authority,
             warm: Warm::new(pool.probe().instances),
             pool,
@@ -161,6 +165,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     // They hold the host, and nobody else would let go of them.
     host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
+    host.journal.close();
     tracing::info!("stopped");
     Ok(())
 }

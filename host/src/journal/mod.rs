@@ -13,6 +13,7 @@
 
 mod fact;
 pub mod note;
+mod prune;
 mod queue;
 mod read;
 mod recover;
@@ -34,11 +35,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 use zeroize::Zeroizing;
 
 pub use fact::{Decision, Fact, MAX_FACT, Outcome};
 use note::{Key, Kind};
+pub use prune::By;
 use queue::{Answer, Job, Queue};
 pub use read::{MAX_PAGE, Page, ReadError};
 pub use summary::Filter;
@@ -104,6 +106,8 @@ pub struct Journal {
     run: u32,
     serial: AtomicU64,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Entries are deleted by one at a time.
+    pruning: tokio::sync::Mutex<()>,
     figures: Figures,
 }
 
@@ -123,6 +127,10 @@ struct Shared {
     /// Facts lost since the last `journal.lost`.
     lost: AtomicU64,
     live: broadcast::Sender<Arc<Recorded>>,
+    /// How many facts can be read.
+    grown: watch::Sender<u64>,
+    /// The first index whose entry is kept.
+    first: AtomicU64,
 }
 
 /// What can be read without the disk.
@@ -161,6 +169,8 @@ impl Journal {
             failing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             live: broadcast::Sender::new(LIVE_FACTS),
+            grown: watch::Sender::new(0),
+            first: AtomicU64::new(0),
         });
         let outcome = |outcome| counter!(FACTS, "outcome" => outcome);
         let journal = Self {
@@ -171,6 +181,7 @@ impl Journal {
             run: u32::from_be_bytes(run),
             serial: AtomicU64::new(1),
             writer: Mutex::default(),
+            pruning: tokio::sync::Mutex::default(),
             figures: Figures { lost: outcome("lost"), refused: outcome("refused") },
         };
         journal.shared.set_fault(None);
@@ -188,6 +199,7 @@ impl Journal {
 
     fn begin(&self, found: recover::Recovered, keys: &Arc<Keys>) -> anyhow::Result<()> {
         let (unclean, open) = (found.unclean, found.open.clone());
+        self.shared.first.store(found.first, Ordering::Release);
         let (signing, key) = (keys.clone(), self.key.clone());
         let sign = Box::new(move |text: &[u8]| signing.sign(PURPOSE, text));
         let writer = writer::Writer::new(self.shared.clone(), found, key, sign);
@@ -264,6 +276,14 @@ impl Journal {
         self.shared.live.subscribe()
     }
 
+    /// Waits until there are more than `beyond` facts, at most until then. The answer is how many there are.
+    pub async fn wait(&self, beyond: u64, until: tokio::time::Instant) -> u64 {
+        let mut grown = self.shared.grown.subscribe();
+        // In time or not, what counts is how many there are.
+        let _ = tokio::time::timeout_at(until, grown.wait_for(|size| *size > beyond)).await;
+        self.size()
+    }
+
     /// Facts that wait for the writer.
     pub fn waiting(&self) -> usize {
         self.shared.queue.len()
@@ -317,6 +337,10 @@ fn checkpoint_path(folder: &Path) -> PathBuf {
 
 fn tail_path(folder: &Path) -> PathBuf {
     folder.join("tail")
+}
+
+fn pruned_path(folder: &Path) -> PathBuf {
+    folder.join("pruned")
 }
 
 /// The file that has a bundle's summary, and where in it.

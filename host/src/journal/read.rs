@@ -61,6 +61,11 @@ impl Journal {
         self.view(|view| view.checkpoint.clone())
     }
 
+    /// How many facts the last checkpoint covers.
+    pub(super) fn signed(&self) -> u64 {
+        self.view(|view| view.signed)
+    }
+
     /// The facts before index `before` (none: all) that fit, newest first.
     pub fn page(&self, filter: &Filter, before: Option<u64>, limit: usize) -> Result<Page, ReadError> {
         let (size, last) = self.view(|view| (view.size, view.last.clone()));
@@ -71,7 +76,7 @@ impl Journal {
         }
         at = at.min(whole);
         let (mut summaries, mut read, mut seen) = (Summaries::default(), 0, 0);
-        while at > 0 {
+        while at > self.first() {
             let bundle = (at - 1) / WIDTH;
             if read == PAGE_BUNDLES || seen == PAGE_SUMMARIES {
                 page.page.next = Some(at);
@@ -80,7 +85,11 @@ impl Journal {
             seen += 1;
             if summaries.of(self, bundle).is_none_or(|summary| summary.may_fit(filter)) {
                 read += 1;
-                let bytes = self.tiles.bundle(bundle, WIDTH)?;
+                let bytes = match self.tiles.bundle(bundle, WIDTH) {
+                    // It was pruned meanwhile.
+                    Err(_) if bundle * WIDTH < self.first() => break,
+                    read => read?,
+                };
                 let entries = entries(&bytes, bundle)?;
                 let first = bundle * WIDTH;
                 let numbered = entries[..(at - first) as usize].iter().enumerate().rev();
@@ -97,7 +106,7 @@ impl Journal {
     pub fn entries(&self, first: u64, limit: usize) -> Result<Page, ReadError> {
         let (size, last) = self.view(|view| (view.size, view.last.clone()));
         let filter = Filter::default();
-        let (mut page, mut at) = (Collector::new(&filter, limit), first.min(size));
+        let (mut page, mut at) = (Collector::new(&filter, limit), first.max(self.first()).min(size));
         let whole = size - last.len() as u64;
         while at < whole {
             let bundle = at / WIDTH;

@@ -12,7 +12,7 @@ use super::note::{self, Checkpoint};
 use super::summary::Summary;
 use super::tail::{Header, Tail};
 use super::tiles::{self, Edge, Full, Kind, WIDTH};
-use super::{Open, Recorded, checkpoint_path, summary_place, tail_path, tree};
+use super::{Open, Recorded, checkpoint_path, pruned_path, summary_place, tail_path, tree};
 
 /// All that the writer needs to go on.
 pub(super) struct Recovered {
@@ -28,6 +28,8 @@ pub(super) struct Recovered {
     pub(super) checkpoint: Option<(String, u64)>,
     /// Facts were recorded before, and the last of them is not that the host stopped.
     pub(super) unclean: bool,
+    /// The first index whose entry is kept.
+    pub(super) first: u64,
     /// What must be on disk.
     pub(super) files: Vec<Unsaved>,
 }
@@ -78,10 +80,11 @@ pub(super) fn recover(folder: &Path, key: &note::Key) -> Result<Recovered, Strin
         }
         Err(error) => return Err(failed(&tail_path, error)),
     };
+    let pruned = super::prune::read(folder).map_err(|error| failed(&pruned_path(folder), error))?;
     if found.torn > 0 {
         tracing::warn!(bytes = found.torn, "the end of the log of facts was being written when the host died");
     }
-    replay(folder, found, checkpoint)
+    Ok(Recovered { first: pruned.first, ..replay(folder, found, checkpoint)? })
 }
 
 /// The checkpoint, if this host has signed it; under whatever name that its log had then.
@@ -138,7 +141,18 @@ fn replay(
     {
         return Err(format!("audit/tail: the log ends after {} facts, and {size} were signed", edge.size()));
     }
-    Ok(Recovered { folder: folder.to_owned(), edge, tail: found.tail, last, summary, open, checkpoint, unclean, files })
+    Ok(Recovered {
+        folder: folder.to_owned(),
+        edge,
+        tail: found.tail,
+        last,
+        summary,
+        open,
+        checkpoint,
+        unclean,
+        first: 0,
+        files,
+    })
 }
 
 /// A bundle of these.

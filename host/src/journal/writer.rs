@@ -46,6 +46,8 @@ pub(super) struct Writer {
     tail: Tail,
     /// The last bundle, while it is not whole.
     last: Vec<Arc<Recorded>>,
+    /// What nobody has been shown yet.
+    fresh: Vec<Arc<Recorded>>,
     summary: Summary,
     open: Open,
     /// Whole tiles and bundles that are not in their files yet.
@@ -74,6 +76,7 @@ impl Writer {
             edge: found.edge,
             tail: found.tail,
             last: found.last.into_iter().map(Arc::new).collect(),
+            fresh: Vec::new(),
             summary: found.summary,
             open: found.open,
             unsaved: found.files,
@@ -185,8 +188,7 @@ impl Writer {
             note_open(&mut self.open, &job.id, &job.head.action, job.head.outcome);
             self.summary.add(&job.head);
             let recorded = Arc::new(Recorded { index, bytes: job.bytes.into() });
-            // Nobody may be listening.
-            let _ = self.shared.live.send(recorded.clone());
+            self.fresh.push(recorded.clone());
             self.last.push(recorded);
             if self.last.len() as u64 == WIDTH {
                 let mut bundle = Vec::new();
@@ -220,12 +222,19 @@ impl Writer {
     }
 
     /// Lets readers see what is there.
-    fn show(&self) {
+    fn show(&mut self) {
         let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
         view.size = self.edge.size();
         view.signed = self.published;
         view.last.clone_from(&self.last);
         view.checkpoint = self.checkpoint.clone();
+        drop(view);
+        for recorded in self.fresh.drain(..) {
+            // Nobody may be listening.
+            let _ = self.shared.live.send(recorded);
+        }
+        let now = self.edge.size();
+        self.shared.grown.send_if_modified(|size| mem::replace(size, now) != now);
     }
 
     /// Signs how long the log is now, and what its root is.

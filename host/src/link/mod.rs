@@ -12,6 +12,7 @@ pub mod bus;
 mod env;
 pub mod exports;
 pub mod http;
+mod journal;
 mod keys;
 mod output;
 pub mod store;
