@@ -136,9 +136,29 @@ pub struct Subscribe {
     /// side.
     #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
     pub ordered: bool,
+    /// How sure it must be that requests are recorded.
+    #[serde(default, skip_serializing_if = "Audit::is_default")]
+    pub audit: Audit,
     /// The types of what the handler or subscription gets, and of what the handler answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wit: Option<Wit>,
+}
+
+/// How sure it must be that requests of a binding are recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audit {
+    /// Within a second, where it requires a capability.
+    #[default]
+    Normal,
+    /// Durably, before the handler is asked and before its answer goes back; where that can't be, the request is refused.
+    Strict,
+}
+
+impl Audit {
+    fn is_default(&self) -> bool {
+        *self == Self::Normal
+    }
 }
 
 impl Subscribe {
@@ -163,6 +183,7 @@ impl Subscribe {
             public: false,
             queue_bytes: None,
             ordered: true,
+            audit: Audit::Normal,
             wit: None,
         }
     }
@@ -539,6 +560,9 @@ impl Manifest {
                 }
                 (None, Some(_)) if binding.wit.as_ref().is_some_and(|wit| wit.answer.is_some()) => {
                     return fail(format!("{at}: wit.answer is for handlers; a subscription answers nothing"));
+                }
+                (None, Some(_)) if binding.audit == Audit::Strict => {
+                    return fail(format!("{at}: audit = \"strict\" is for handlers; a subscription answers nothing"));
                 }
                 (None, Some(_)) if !binding.ordered => {
                     return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// The longest fact, in bytes. Fields are cut so that none is longer.
 pub const MAX_FACT: usize = 24 << 10;
 const MAX_ID: usize = 128;
+/// A topic, and the word before it.
+const MAX_ACTION: usize = 264;
 const MAX_NAME: usize = 256;
 const MAX_TEXT: usize = 1024;
 
@@ -132,7 +134,7 @@ impl Fact {
     /// Its bytes, at most [`MAX_FACT`]. Fields that are too long are cut first, with a mark.
     pub fn seal(&mut self) -> Vec<u8> {
         cut(&mut self.id, MAX_ID);
-        cut(&mut self.action, MAX_ID);
+        cut(&mut self.action, MAX_ACTION);
         let fields = [
             (&mut self.principal, MAX_ID),
             (&mut self.session, MAX_ID),

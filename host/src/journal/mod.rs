@@ -96,6 +96,25 @@ pub struct Recorded {
     pub bytes: Box<[u8]>,
 }
 
+tokio::task_local! {
+    static WISH: Wish;
+}
+
+/// At whose wish something is done that the host does itself.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    pub principal: String,
+    /// The id of the request from outside.
+    pub cause: Option<String>,
+}
+
+impl Wish {
+    /// Facts of what is done by `work` say whose wish it was.
+    pub fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        WISH.scope(self, work)
+    }
+}
+
 /// The log of one host. Dropping it closes it.
 pub struct Journal {
     shared: Arc<Shared>,
@@ -218,9 +237,14 @@ impl Journal {
         Ok(())
     }
 
-    /// A fact of this moment that says no more than what happened, and that it went well.
+    /// A fact of this moment that says no more than what happened, at whose wish if that is known, and that it went well.
     pub fn fact(&self, action: &str) -> Fact {
-        Fact::new(format!("{:08x}-{:x}", self.run, self.serial.fetch_add(1, Ordering::Relaxed)), now(), action)
+        let id = format!("{:08x}-{:x}", self.run, self.serial.fetch_add(1, Ordering::Relaxed));
+        let fact = Fact::new(id, now(), action);
+        match WISH.try_with(Clone::clone) {
+            Ok(Wish { principal, cause }) => Fact { principal: Some(principal), cause, ..fact },
+            Err(_) => fact,
+        }
     }
 
     /// A payload's hash as facts have it: BLAKE3 under a key of this host, in hex. Nobody else can tell from it what the

@@ -10,6 +10,7 @@
 
 mod artefact;
 mod distribution;
+mod facts;
 mod generation;
 mod install;
 pub mod probation;
@@ -276,6 +277,7 @@ impl Loader {
         record: Record,
         generation: Option<(Arc<Generation>, Option<Runner>)>,
     ) -> Option<Arc<Generation>> {
+        facts::loaded(host, &id, &record, generation.is_some());
         let mut capsules = self.capsules.write().expect("no panic under this lock");
         let state = generation.map_or(State::Failed, |(generation, runner)| live(host, generation, runner));
         let before = capsules.insert(id, (record, state));
