@@ -14,6 +14,9 @@ use super::tail::{Header, Tail};
 use super::tiles::{self, Edge, Full, Kind, WIDTH};
 use super::{Open, Recorded, checkpoint_path, pruned_path, summary_place, tail_path, tree};
 
+/// Calls of which it is remembered that they have begun: more than ever run at once.
+const MAX_OPEN: usize = 65_536;
+
 /// All that the writer needs to go on.
 pub(super) struct Recovered {
     pub(super) folder: PathBuf,
@@ -165,6 +168,9 @@ pub(super) fn bundle(entries: &[Recorded]) -> Vec<u8> {
 /// Remembers what began until it has ended.
 pub(super) fn note_open(open: &mut Open, id: &str, action: &str, outcome: Outcome) {
     if outcome == Outcome::Began {
+        if open.len() >= MAX_OPEN {
+            return;
+        }
         open.insert(id.to_owned(), action.to_owned());
     } else if !open.is_empty() {
         open.remove(id);

@@ -159,6 +159,9 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// What is wrong with a log, and what made it so.
+type Damage = (&'static str, fn(&Path));
+
 /// What was done to a log, the file that must be named, and the entry.
 type Deed = (&'static str, fn(&Path), &'static str, Option<u64>);
 
@@ -393,11 +396,9 @@ fn while_the_disk_refuses_durable_facts_are_refused_and_the_others_wait_and_then
     let size = journal.size();
     // Nothing can be renamed over a folder that holds something.
     let (checkpoint, aside) = (place.audit().join("checkpoint"), place.audit().join("aside"));
-    while !checkpoint.exists() {
-        std::thread::yield_now();
+    while fs::create_dir_all(checkpoint.join("in-the-way")).is_err() {
+        let _ = fs::rename(&checkpoint, &aside);
     }
-    fs::rename(&checkpoint, &aside).unwrap();
-    fs::create_dir_all(checkpoint.join("in-the-way")).unwrap();
     journal.append(journal.fact("test.waits"));
     while journal.fault().is_none() {
         std::thread::yield_now();
@@ -433,7 +434,7 @@ fn a_log_that_contradicts_its_checkpoint_is_left_as_it_is_and_nothing_is_recorde
     let journal = place.open();
     record(&journal, 400);
     drop(journal);
-    let damages: [(&str, fn(&Path)); 4] = [
+    let damages: [Damage; 4] = [
         ("was cut off", |folder| {
             let tail = tail_path(folder);
             let bytes = fs::read(&tail).unwrap();

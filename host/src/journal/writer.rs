@@ -118,12 +118,12 @@ impl Writer {
                     if !failing {
                         tracing::error!(fault, "facts can't be recorded; they wait, and durable ones are refused");
                     }
-                    for job in &mut batch {
-                        if let Some(answer) = job.answer.take() {
-                            let _ = answer.send(Err(Unavailable::Failing(fault.clone())));
-                        }
+                    self.shared.set_fault(Some(fault.clone()));
+                    // Who came before that was known must not wait for the disk either.
+                    let waiting = batch.iter_mut().filter_map(|job| job.answer.take());
+                    for answer in waiting.chain(self.shared.queue.take_answers()) {
+                        let _ = answer.send(Err(Unavailable::Failing(fault.clone())));
                     }
-                    self.shared.set_fault(Some(fault));
                     if closed {
                         return;
                     }
@@ -273,7 +273,9 @@ impl Writer {
         let [before, last] = mem::replace(&mut self.partials, [Vec::new(), partials]);
         let [kept, current] = &mut self.partials;
         for path in before.into_iter().filter(|path| !last.contains(path) && !current.contains(path)) {
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(&path);
+            // And its folder, once it is empty: the tile may be whole by now.
+            let _ = path.parent().map(fs::remove_dir);
         }
         *kept = last;
         Ok(())
