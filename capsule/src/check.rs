@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 12] = [
+const OFFERED: [&str; 14] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -27,6 +27,8 @@ const OFFERED: [&str; 12] = [
     "astrid:capsule/supervision",
     "astrid:env/env",
     "astrid:http/types",
+    "astrid:journal/facts",
+    "astrid:journal/retention",
     "astrid:keys/keys",
     "astrid:store/kv",
     "astrid:sys/host",
@@ -254,6 +256,8 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
         ("imports", "astrid:authority/sessions", grant::SESSIONS),
         ("imports", "astrid:authority/registrar", grant::REGISTRAR),
         ("imports", "astrid:sys/host", grant::HOST),
+        ("imports", "astrid:journal/facts", grant::JOURNAL_READ),
+        ("imports", "astrid:journal/retention", grant::JOURNAL_PRUNE),
         ("exports", AUTHENTICATOR, grant::AUTHENTICATOR),
         ("exports", RUN_LOOP, grant::RUN),
     ];

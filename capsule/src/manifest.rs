@@ -137,9 +137,29 @@ pub struct Subscribe {
     /// side.
     #[serde(default = "Subscribe::is_ordered_by_default", skip_serializing_if = "Subscribe::is_in_order")]
     pub ordered: bool,
+    /// How sure it must be that requests are recorded.
+    #[serde(default, skip_serializing_if = "Audit::is_default")]
+    pub audit: Audit,
     /// The types of what the handler or subscription gets, and of what the handler answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wit: Option<Wit>,
+}
+
+/// How sure it must be that requests of a binding are recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audit {
+    /// Within a second, where it requires a capability.
+    #[default]
+    Normal,
+    /// Durably, before the handler is asked and before its answer goes back; where that can't be, the request is refused.
+    Strict,
+}
+
+impl Audit {
+    fn is_default(&self) -> bool {
+        *self == Self::Normal
+    }
 }
 
 impl Subscribe {
@@ -164,6 +184,7 @@ impl Subscribe {
             public: false,
             queue_bytes: None,
             ordered: true,
+            audit: Audit::Normal,
             wit: None,
         }
     }
@@ -305,6 +326,10 @@ pub mod grant {
     pub const REGISTRAR: &str = "authority:registrar";
     /// Import `astrid:sys/host`.
     pub const HOST: &str = "sys:host";
+    /// Import `astrid:journal/facts`: read everybody's facts.
+    pub const JOURNAL_READ: &str = "journal:read";
+    /// Import `astrid:journal/retention`: delete old entries of the log of facts.
+    pub const JOURNAL_PRUNE: &str = "journal:prune";
     /// `bus:send:<topic>`, dots written as colons: send to topics that are not the capsule's own. Not written in `asks`:
     /// every `[[publish]]` of such a topic asks for it ([`Manifest::asked`](super::Manifest::asked)).
     pub const SEND: &str = "bus:send";
@@ -333,7 +358,7 @@ pub mod grant {
     }
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 6] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, MOUNT, RUN];
+    pub const FIXED: [&str; 8] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, JOURNAL_READ, JOURNAL_PRUNE, MOUNT, RUN];
 }
 
 impl Manifest {
@@ -462,6 +487,9 @@ impl Manifest {
                 }
                 (None, Some(_)) if binding.wit.as_ref().is_some_and(|wit| wit.answer.is_some()) => {
                     return fail(format!("{at}: wit.answer is for handlers; a subscription answers nothing"));
+                }
+                (None, Some(_)) if binding.audit == Audit::Strict => {
+                    return fail(format!("{at}: audit = \"strict\" is for handlers; a subscription answers nothing"));
                 }
                 (None, Some(_)) if !binding.ordered => {
                     return fail(format!("{at}: ordered = false is for handlers; a subscription keeps the order"));

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::runtime::{self, Machine};
-use crate::{bus, http, loader, log, store, trust};
+use crate::{bus, http, journal, loader, log, store, trust};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
+    pub audit: journal::Config,
     pub bus: bus::Config,
     pub http: http::Config,
     pub loader: loader::Config,
@@ -108,6 +109,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.audit.check()?;
         self.bus.check()?;
         self.http.check()?;
         self.loader.check()?;
@@ -252,7 +254,12 @@ mod tests {
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "config.toml"),
             ("[runtime]\ninstnaces = 1\n", vec![], vec![], "`runtime.instnaces`; did you mean `instances`?"),
             ("[runtmie]\ninstances = 1\n", vec![], vec![], "`runtmie`; did you mean `runtime`?"),
-            ("[pool]\ninstances = 1\n", vec![], vec![], "known are bus, http, loader, log, runtime, store, trust"),
+            (
+                "[pool]\ninstances = 1\n",
+                vec![],
+                vec![],
+                "known are audit, bus, http, loader, log, runtime, store, trust",
+            ),
             ("[trust]\nlocal = \"maybe\"\n", vec![], vec![], "`require`, `warn`, `off`"),
             ("[trust]\nlocals = \"off\"\n", vec![], vec![], "did you mean `local`?"),
             ("runtime = 3\n", vec![], vec![], "config.toml"),

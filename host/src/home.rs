@@ -17,7 +17,7 @@ pub const MAX_SOCKET_BYTES: usize = 107;
 pub const VARIABLE: &str = "ASTRID_HOME";
 
 /// The folders of a home, all made by [`Home::create`].
-const FOLDERS: [&str; 8] = ["etc", "etc/trust", "run", "bin", "cache", "keys", "log", "distro"];
+const FOLDERS: [&str; 9] = ["etc", "etc/trust", "run", "bin", "cache", "keys", "log", "audit", "distro"];
 
 /// A folder that can't be a home, or part of one: which, why, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,11 @@ impl Home {
     /// The log file.
     pub fn log(&self) -> PathBuf {
         self.root.join("log/astrid.log")
+    }
+
+    /// The log of facts.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
     }
 
     /// The folder of key files.

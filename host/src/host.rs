@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
 use crate::http::{self, Connections, Mounts, Relays};
+use crate::journal::{Fact, Journal};
 use crate::keys::Keys;
 use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
@@ -32,7 +33,8 @@ pub struct Host {
     pub log: Arc<Log>,
     pub metrics: PrometheusHandle,
     pub store: Arc<Store>,
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
+    pub journal: Arc<Journal>,
     pub env: Env,
     pub authority: Arc<Authority>,
     pub bus: Arc<Bus>,
@@ -97,12 +99,14 @@ impl Host {
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
         let metrics = observe::install();
         let store = Arc::new(Store::open(&home.store(), &config.store)?);
-        let keys = Keys::open(&home.keys().join("host.key"))?;
-        let authority = Arc::new(Authority::load(&store).context("reading who holds what")?);
+        let keys = Arc::new(Keys::open(&home.keys().join("host.key"))?);
+        let journal = Arc::new(Journal::open(&home.audit(), &config.audit, &keys).context("opening the log of facts")?);
+        let authority = Authority::load(&store).context("reading who holds what")?.recording(journal.clone());
+        let authority = Arc::new(authority);
         let pool =
             Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
-            bus: Arc::new(Bus::new(config.bus.clone(), authority.clone())),
+            bus: Arc::new(Bus::new(config.bus.clone(), authority.clone()).recording(journal.clone())),
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),
@@ -114,6 +118,7 @@ impl Host {
             env: Env::new(store.clone(), &keys),
             store,
             keys,
+            journal,
             authority,
             warm: Warm::new(pool.probe().instances),
             pool,
@@ -154,6 +159,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
+    record_configuration(&host);
     let distro = options.distro.unwrap_or_else(|| host.home.distro());
     runtime.block_on(serve(host.clone(), distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
@@ -161,8 +167,20 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     // They hold the host, and nobody else would let go of them.
     host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
+    host.journal.close();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// With what configuration the host runs: a digest of every key, and those that somebody has set.
+fn record_configuration(host: &Host) {
+    let settings = host.config.settings();
+    let all: String = settings.iter().map(|s| format!("{}={}\n", s.key, s.value)).collect();
+    let set = settings.iter().filter(|s| !["default", "derived"].contains(&s.source));
+    let set: Vec<String> = set.map(|s| format!("{}={} ({})", s.key, s.value, s.source)).collect();
+    let detail = Some(set.join(", ")).filter(|set| !set.is_empty());
+    let hash = Some(blake3::hash(all.as_bytes()).to_hex().to_string());
+    host.journal.append(Fact { hash, detail, ..host.journal.fact("config.load") });
 }
 
 async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {

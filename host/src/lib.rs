@@ -11,6 +11,7 @@
 //! | [`meter`] | what one call may use and used |
 //! | [`authority`] | is this capability held? authentication and its memory |
 //! | [`store`], [`buckets`] | durable bytes; what a capsule sees of them |
+//! | [`journal`] | facts: the append-only Merkle log, its checkpoints |
 //! | [`keys`] | signing keys that no guest sees |
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
@@ -47,6 +48,7 @@ pub mod files;
 pub mod home;
 pub mod host;
 pub mod http;
+pub mod journal;
 pub mod keys;
 pub mod link;
 pub mod loader;

@@ -71,6 +71,7 @@ pub mod env;
 pub mod export;
 pub mod host;
 pub mod http;
+pub mod journal;
 pub mod keys;
 pub mod kv;
 pub mod log;

@@ -17,17 +17,33 @@ use astrid_capsule::{Capability, PrincipalId};
 
 use tokio::sync::watch;
 
+use crate::journal::{Fact, Journal, Outcome};
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
 use sessions::Remembered;
 pub use sessions::{Authenticator, Behalf, Identified, Presented, Rejection, Through};
 pub use standing::{Change, Decision, Directory, Standing};
 
+/// Whether a principal may reach a binding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Why not.
+    pub refused: Option<String>,
+    /// The capabilities that were needed; the one that is missing, if it is refused.
+    pub requires: String,
+    /// The rules that decided, in the same order.
+    pub rule: String,
+}
+
+/// How much of a credential's keyed hash stands for it in facts, in hex digits.
+const SESSION_DIGITS: usize = 16;
+
 pub struct Authority {
     directory: RwLock<Directory>,
     remembered: Mutex<Remembered>,
     authenticator: RwLock<Option<Arc<dyn Authenticator>>>,
     changed: watch::Sender<()>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Default for Authority {
@@ -44,7 +60,13 @@ impl Authority {
             remembered: Mutex::new(Remembered::default()),
             authenticator: RwLock::new(None),
             changed: watch::Sender::new(()),
+            journal: None,
         }
+    }
+
+    /// From now on, who is taken for whom is a fact.
+    pub fn recording(self, journal: Arc<Journal>) -> Self {
+        Self { journal: Some(journal), ..self }
     }
 
     /// Knows everybody whom the store knows. Cost grows with the number of principals; done once, at boot.
@@ -111,20 +133,36 @@ impl Authority {
         principal: &PrincipalId,
         target: Option<&PrincipalId>,
     ) -> Result<(), String> {
+        self.judge(binding, principal, target).refused.map_or(Ok(()), Err)
+    }
+
+    /// [`Self::admit`], and by what that was decided.
+    pub fn judge(&self, binding: &Subscribe, principal: &PrincipalId, target: Option<&PrincipalId>) -> Admission {
+        let mut admission = Admission::default();
         if binding.public {
-            return Ok(());
+            return admission;
         }
         let directory = self.directory.read().expect("no panic under this lock");
         if !directory.is_enabled(principal) {
-            return Err(format!("`{principal}` is not a known and enabled principal"));
+            admission.refused = Some(format!("`{principal}` is not a known and enabled principal"));
+            return admission;
         }
         for required in &binding.requires {
-            if !directory.decide(principal, required, target).allowed {
+            let Decision { allowed, rule } = directory.decide(principal, required, target);
+            if !allowed {
                 let own = if target == Some(principal) { " (or its self: form)" } else { "" };
-                return Err(format!("`{required}`{own} is needed for {}", binding.topic));
+                let refused = Some(format!("`{required}`{own} is needed for {}", binding.topic));
+                return Admission { refused, requires: required.to_string(), rule: rule.to_string() };
+            }
+            for (list, text) in
+                [(&mut admission.requires, required.to_string()), (&mut admission.rule, rule.to_string())]
+            {
+                let between = if list.is_empty() { "" } else { ", " };
+                list.push_str(between);
+                list.push_str(&text);
             }
         }
-        Ok(())
+        admission
     }
 
     /// Keeps those routes whose binding the principal may reach: [`Self::admit`] for many at once.
@@ -175,9 +213,28 @@ impl Authority {
             None => Err(Rejection::Unavailable),
             Some(authenticator) => self.ask(authenticator, presented, key, now).await,
         };
+        self.record(&key, &outcome);
         let label = outcome.as_ref().map_or_else(|rejection| rejection.kind(), |_| "accepted");
         metrics::counter!("astrid_authentications_total", "outcome" => label).increment(1);
         outcome
+    }
+
+    /// What is remembered was recorded when it was asked.
+    fn record(&self, credential: &[u8; 32], outcome: &Result<Identified, Rejection>) {
+        let Some(journal) = &self.journal else { return };
+        let session = Some(journal.digest(credential)[..SESSION_DIGITS].to_owned());
+        let fact = Fact { session, ..journal.fact("session.begin") };
+        journal.append(match outcome {
+            Ok(identified) => Fact {
+                principal: Some(identified.principal.to_string()),
+                detail: Some(format!("until {}", identified.expires_at)),
+                ..fact
+            },
+            Err(rejection) => {
+                let outcome = if *rejection == Rejection::Rejected { Outcome::Refused } else { Outcome::Failed };
+                Fact { outcome, reason: Some(rejection.kind().to_owned()), ..fact }
+            }
+        });
     }
 
     async fn ask(

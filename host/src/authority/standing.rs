@@ -2,6 +2,7 @@
 //! change is stored.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use astrid_capsule::manifest::{Declaration, Scope};
 use astrid_capsule::{Capability, PrincipalId};
@@ -59,6 +60,19 @@ pub enum Rule {
     Granted(Capability),
     Group(String, Capability),
     Nothing,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::UnknownPrincipal => write!(f, "unknown principal"),
+            Rule::Disabled => write!(f, "disabled"),
+            Rule::Revoked(revoke) => write!(f, "revoked {revoke}"),
+            Rule::Granted(grant) => write!(f, "granted {grant}"),
+            Rule::Group(group, grant) => write!(f, "group {group}: {grant}"),
+            Rule::Nothing => write!(f, "nothing grants it"),
+        }
+    }
 }
 
 #[derive(Debug, Default)]

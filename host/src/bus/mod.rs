@@ -14,6 +14,7 @@ pub mod fair;
 pub mod inbox;
 pub mod intercept;
 pub mod mailbox;
+mod record;
 pub mod routes;
 pub mod storm;
 pub mod stream;
@@ -36,9 +37,11 @@ use astrid_capsule::{Pattern, PrincipalId, Topic};
 
 use crate::Boxed;
 use crate::authority::Authority;
+use crate::journal::Journal;
 use inbox::Inbox;
 pub use inbox::Route;
-use intercept::{Interception, Interceptions};
+use intercept::{Chain, Interception, Interceptions};
+use record::Recording;
 use routes::Index;
 use storm::Storms;
 use stream::{Answer, Writer};
@@ -224,6 +227,8 @@ pub struct Bus {
     /// How long a publisher waits for a subscription that takes nothing.
     stall: Duration,
     figures: Figures,
+    /// Where what becomes of requests is recorded.
+    journal: Option<Arc<Journal>>,
 }
 
 /// Handles of the series that move with every message, looked up once.
@@ -257,7 +262,13 @@ impl Bus {
                 published: events("publish"),
                 delivered: events("delivered"),
             },
+            journal: None,
         }
+    }
+
+    /// From now on, what becomes of a request that needs a right is a fact.
+    pub fn recording(self, journal: Arc<Journal>) -> Self {
+        Self { journal: Some(journal), ..self }
     }
 
     pub fn config(&self) -> &Config {
@@ -350,9 +361,28 @@ impl Bus {
         self.check_depth(&message)?;
         let table = self.table();
         let route = table.routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
-        self.authority.admit(route.binding(), &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
+        let admission = self.authority.judge(route.binding(), &message.principal, message.target.as_ref());
+        let recording = Recording::of(self.journal.as_ref(), &message, route.binding(), &admission);
         let chain = table.interceptions.of(&message.topic, &message.sender);
         drop(table);
+        let asking = async {
+            if let Some(refused) = admission.refused {
+                return Err(Failure::Denied(refused));
+            }
+            if let Some(recording) = &recording {
+                recording.begin().await?;
+            }
+            self.ask_route(message, route, chain).await
+        };
+        let answer = asking.await;
+        match recording {
+            Some(recording) => recording.end(answer).await,
+            None => answer,
+        }
+    }
+
+    /// What is admitted, through its interceptors to its handler.
+    async fn ask_route(&self, mut message: Message, route: Arc<Route>, chain: Chain) -> Result<Bytes, Failure> {
         if let Some(typed) = route.typed() {
             typed.check_payload(&message.topic, &message.payload)?;
         }

@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn what_installs_is_waited_for_longer_unless_the_user_says_how_long() {
         let (_dir, home) = home();
-        let unsaid = Client::new(home.clone(), None, None, None).unwrap();
+        let unsaid = Client::new(home.clone(), Place::Home, None, None).unwrap();
         assert_eq!((unsaid.deadline(), unsaid.patient().deadline()), (DEADLINE, PATIENCE));
         assert_eq!(client(&home, 5).patient().deadline(), Duration::from_secs(5));
         // Longer than the components on the way have would be of no use.

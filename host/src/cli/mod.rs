@@ -7,6 +7,7 @@
 //! Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 mod agent;
+mod audit;
 mod bus;
 mod caps;
 mod capsule;
@@ -165,6 +166,9 @@ enum Verb {
     /// Set, list and delete what capsules are told: their environment, secrets included
     #[command(subcommand, visible_alias = "secret")]
     Env(env::Verb),
+    /// Check and prove the log of facts from its files; no host is needed
+    #[command(subcommand)]
+    Audit(Box<audit::Verb>),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),
@@ -245,6 +249,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Trust(verb) => verb.run(context),
         Verb::Quota(verb) => verb.run(context).await,
         Verb::Env(verb) => verb.run(context).await,
+        Verb::Audit(verb) => verb.run(context),
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }

@@ -33,9 +33,10 @@ fn health(host: &Host) -> Response<Body> {
     let capsules = host.loader.list();
     let failed: Vec<_> = capsules.iter().filter(|c| c.state != "live").map(|c| c.id.clone()).collect();
     let probe = host.pool.probe();
+    let fault = host.journal.fault();
     let (status, word) = if host.shutdown.has_begun() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-    } else if failed.is_empty() && probe.warnings.is_empty() {
+    } else if failed.is_empty() && probe.warnings.is_empty() && fault.is_none() {
         (StatusCode::OK, "ok")
     } else {
         (StatusCode::OK, "degraded")
@@ -46,6 +47,7 @@ fn health(host: &Host) -> Response<Body> {
         "uptime_secs": host.started.elapsed().as_secs(),
         "capsules": { "live": capsules.len() - failed.len(), "failed": failed },
         "pool": { "instances": probe.instances, "in_use": host.pool.in_use(), "warnings": probe.warnings },
+        "audit": { "facts": host.journal.size(), "fault": fault },
     });
     reply(status, "application/json", body.to_string())
 }

@@ -4,7 +4,7 @@
 /// Imports, and the export of message handlers.
 pub mod handler {
     wasmtime::component::bindgen!({
-        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
         world: "astrid:capsule/handler",
         imports: { default: async | trappable },
         exports: { default: async },
@@ -23,7 +23,7 @@ macro_rules! export_world {
     ($name:ident, $world:literal) => {
         pub mod $name {
             wasmtime::component::bindgen!({
-                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
                 world: $world,
                 imports: { default: async | trappable },
                 exports: { default: async },
@@ -34,6 +34,8 @@ macro_rules! export_world {
                     "astrid:keys/keys": super::handler::astrid::keys::keys,
                     "astrid:env/env": super::handler::astrid::env::env,
                     "astrid:capsule/supervision": super::handler::astrid::capsule::supervision,
+                    "astrid:journal/facts": super::handler::astrid::journal::facts,
+                    "astrid:journal/retention": super::handler::astrid::journal::retention,
                     "astrid:sys/log": super::handler::astrid::sys::log,
                     "astrid:sys/host": super::handler::astrid::sys::host,
                     "astrid:authority/held": super::handler::astrid::authority::held,

@@ -8,6 +8,7 @@ use super::Call;
 use super::bindings::handler::astrid::env::env;
 use super::bindings::handler::astrid::sys::host::EnvError;
 use crate::env::{Error, Place};
+use crate::journal::{Fact, Outcome};
 
 impl From<Error> for env::Error {
     fn from(error: Error) -> Self {
@@ -26,6 +27,17 @@ impl From<Error> for EnvError {
             Error::Invalid(why) => Self::Invalid(why),
             Error::Unavailable => Self::Unavailable,
         }
+    }
+}
+
+fn outcome(error: &EnvError) -> Outcome {
+    if matches!(error, EnvError::Unavailable) { Outcome::Failed } else { Outcome::Refused }
+}
+
+fn why(error: &EnvError) -> String {
+    match error {
+        EnvError::NotFound(why) | EnvError::Invalid(why) => why.clone(),
+        EnvError::Unavailable => "unavailable".to_owned(),
     }
 }
 
@@ -50,7 +62,14 @@ fn to_wit((name, field, is_set): (&str, &Field, bool)) -> env::Field {
 impl env::Host for Call {
     async fn get(&mut self, name: String) -> wasmtime::Result<Result<Option<String>, env::Error>> {
         let place = Place { capsule: &self.generation.id, principal: &self.turn.sender.principal };
-        Ok(self.host.env.get(place, &self.generation.manifest.env, &name).map_err(Into::into))
+        let value = self.host.env.get(place, &self.generation.manifest.env, &name);
+        let field = self.generation.manifest.env.get(&name);
+        if field.is_some_and(|field| field.kind == Kind::Secret) {
+            let outcome = if value.is_ok() { Outcome::Ok } else { Outcome::Failed };
+            let reason = value.is_err().then(|| "it can't be read".to_owned());
+            self.record(Fact { target: Some(name), outcome, reason, ..self.fact("env.read") });
+        }
+        Ok(value.map_err(Into::into))
     }
 
     async fn list(&mut self) -> wasmtime::Result<Result<Vec<env::Field>, env::Error>> {
@@ -87,17 +106,29 @@ impl Call {
     ) -> impl Future<Output = Result<(), EnvError>> + Send + use<> {
         let (host, known, rehearsal) =
             (self.host.clone(), self.env_of(&capsule, principal), self.turn.sender.rehearsal);
+        let fact = self.fact(if value.is_some() { "env.set" } else { "env.clear" });
+        let fact = Fact { target: Some(principal.to_owned()), detail: Some(format!("{capsule}: {field}")), ..fact };
         async move {
-            let (fields, principal) = known?;
-            if rehearsal {
-                return Ok(());
+            let write = async {
+                let (fields, principal) = known?;
+                if rehearsal {
+                    return Ok(());
+                }
+                let place = Place { capsule: &capsule, principal: &principal };
+                match value {
+                    Some(value) => host.env.set(place, &fields, &field, &value).await?,
+                    None => host.env.clear(place, &fields, &field).await?,
+                }
+                Ok(())
+            };
+            let done = write.await;
+            if !rehearsal {
+                host.journal.append(match &done {
+                    Ok(()) => fact,
+                    Err(error) => Fact { outcome: outcome(error), reason: Some(why(error)), ..fact },
+                });
             }
-            let place = Place { capsule: &capsule, principal: &principal };
-            match value {
-                Some(value) => host.env.set(place, &fields, &field, &value).await?,
-                None => host.env.clear(place, &fields, &field).await?,
-            }
-            Ok(())
+            done
         }
     }
 }

@@ -4,6 +4,7 @@ use astrid_capsule::manifest::grant;
 
 use super::Call;
 use super::bindings::handler::astrid::keys::keys;
+use crate::journal::{Fact, Outcome};
 
 impl Call {
     fn allowed(&self, purpose: &str) -> Result<(), keys::Error> {
@@ -19,7 +20,14 @@ impl Call {
 
 impl keys::Host for Call {
     async fn sign(&mut self, purpose: String, bytes: Vec<u8>) -> wasmtime::Result<Result<Vec<u8>, keys::Error>> {
-        Ok(self.allowed(&purpose).map(|()| self.host.keys.sign(&purpose, &bytes).to_vec()))
+        let allowed = self.allowed(&purpose);
+        let payload = Some(self.host.journal.digest(&bytes));
+        let fact = Fact { target: Some(crate::log::clean(&purpose)), payload, ..self.fact("keys.sign") };
+        self.record(match &allowed {
+            Ok(()) => fact,
+            Err(keys::Error::Denied(why)) => Fact { outcome: Outcome::Refused, reason: Some(why.clone()), ..fact },
+        });
+        Ok(allowed.map(|()| self.host.keys.sign(&purpose, &bytes).to_vec()))
     }
 
     async fn verify(

@@ -12,6 +12,7 @@ pub mod bus;
 mod env;
 pub mod exports;
 pub mod http;
+mod journal;
 mod keys;
 mod output;
 pub mod store;
@@ -32,6 +33,7 @@ use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
 
 use crate::bus::Sender;
 use crate::host::Host;
+use crate::journal::Fact;
 use crate::loader::{Generation, Inbound, Shift};
 use crate::pool::Concurrency;
 use authority::Session;
@@ -66,11 +68,23 @@ impl Turn {
         &self.sender.principal
     }
 
+    /// For whom, and because of what.
+    pub fn doing(&self) -> Doing {
+        Doing { principal: self.sender.principal.clone(), cause: self.sender.cause.clone() }
+    }
+
     /// Ends by then, if it does not end before. Returns when it ends.
     pub fn end_by(&mut self, latest: Instant) -> Instant {
         self.sender.deadline = self.sender.deadline.min(latest);
         self.sender.deadline
     }
+}
+
+/// Of a call that runs, for whoever must say later what became of it.
+pub struct Doing {
+    pub principal: PrincipalId,
+    /// The id of the request from outside.
+    pub cause: Option<Arc<str>>,
 }
 
 /// What a store holds: the instance's own, and the call that it serves now.
@@ -170,6 +184,25 @@ impl Call {
         };
         self.turn.let_down |= failed;
         answer
+    }
+
+    /// A fact of what this call does.
+    pub(crate) fn fact(&self, action: &str) -> Fact {
+        let sender = &self.turn.sender;
+        Fact {
+            principal: Some(sender.principal.to_string()),
+            capsule: Some(self.generation.id.to_string()),
+            hash: Some(self.generation.hash.clone()),
+            cause: sender.cause.as_ref().map(ToString::to_string),
+            ..self.host.journal.fact(action)
+        }
+    }
+
+    /// Records what this call has done outside of itself, unless it is a rehearsal.
+    pub(crate) fn record(&self, fact: Fact) {
+        if !self.turn.sender.rehearsal {
+            self.host.journal.append(fact);
+        }
     }
 
     /// The time that the call spent in host functions that waited.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use astrid_capsule::PrincipalId;
 
-use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{host, log};
+use super::{Call, Doing};
 use crate::host::Host;
+use crate::journal::Wish;
 use crate::loader::{self, Applied, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
@@ -37,7 +38,10 @@ impl Call {
         F: Future<Output = Result<T, InstallError>> + Send + 'static,
     {
         let rehearsal = self.turn.sender.rehearsal;
-        let changing: Option<Boxed<'static, _>> = (!rehearsal).then(|| Box::pin(change(self.host.clone())) as _);
+        let Doing { principal, cause } = self.turn.doing();
+        let wish = Wish { principal: principal.to_string(), cause: cause.map(|cause| cause.to_string()) };
+        let changing: Option<Boxed<'static, _>> =
+            (!rehearsal).then(|| Box::pin(wish.within(change(self.host.clone()))) as _);
         let waited = self.turn.waited.clone();
         Box::pin(async move {
             let Some(changing) = changing else {

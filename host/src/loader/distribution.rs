@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use astrid_capsule::distro::Entry;
 
-use super::{Change, InstallError, Loader, Record, artefact, install, record};
+use super::{Change, InstallError, Loader, Record, artefact, facts, install, record};
 use crate::distro::{Folder, Packed, Variables, check_values};
 use crate::host::Host;
 use crate::trust;
@@ -93,7 +93,13 @@ impl Loader {
                 Ok(Packed { archive, found }) => {
                     let grants = grants.iter().map(|grant| grant.as_str().to_owned()).collect();
                     let options = install::Options { grants, ..install::Options::default() };
-                    match self.put(host, archive, &options, Some((&name, &found.archive)), change).await {
+                    let done = self.put(host, archive, &options, Some((&name, &found.archive)), change).await;
+                    let about = match &done {
+                        Ok(done) => install::about(&done.version, done.previous_version.as_deref(), &done.grants),
+                        Err(_) => format!("version {}, from the distribution", found.version),
+                    };
+                    facts::changed(host, "capsule.install", &name, &about, &done);
+                    match done {
                         Ok(done) if done.previous_version.is_some() => ("upgraded", None),
                         Ok(_) => ("installed", None),
                         Err(error) => ("failed", Some(error.to_string())),

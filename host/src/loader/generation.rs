@@ -25,8 +25,9 @@ use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Sender};
 use crate::host::Host;
 use crate::http::{Connection, Mounted};
+use crate::journal::{Fact, Outcome};
 use crate::link::exports::Exports;
-use crate::link::{self, Call, Turn};
+use crate::link::{self, Call, Doing, Turn};
 use crate::meter::ledger::Used;
 use crate::meter::{Bounds, Breath, Charge, FUEL_SLICE, HOST_CALL_BYTES, MAX_HANDLES, Tally};
 use crate::pool::{Concurrency, Lane, Permit, Rank, Seat, Why};
@@ -280,6 +281,7 @@ impl Generation {
             return Err(Failure::Overloaded { retry_ms: RETRY_MS });
         };
         turn.begins();
+        let doing = turn.doing();
         // It may have waited long: what it finds must be of the standing that holds now.
         let key = key.filter(|key| self.unfit(&host, key).is_none());
         let (seat, found) = host.warm.begin(key);
@@ -325,14 +327,31 @@ impl Generation {
                 let why = running.resident.as_mut().map(|resident| explain(&mut resident.store, &bounds, &error));
                 let why = why.unwrap_or_default();
                 tracing::error!(capsule = &*self.id, "a call died: {why}");
+                self.died(&host, doing, why);
                 Err(Failure::Trapped)
             }
             Err(_) => {
                 self.figures.timeout.increment(1);
                 tracing::warn!(capsule = &*self.id, after = ?started.elapsed(), "a call was ended at its deadline");
+                self.died(&host, doing, format!("ended at its deadline after {:?}", started.elapsed()));
                 Err(Failure::Timeout)
             }
         }
+    }
+}
+
+impl Generation {
+    /// A call was ended by the host: it trapped, went over a limit, or had no time left.
+    fn died(&self, host: &Host, doing: Doing, why: String) {
+        host.journal.append(Fact {
+            principal: Some(doing.principal.to_string()),
+            capsule: Some(self.id.to_string()),
+            hash: Some(self.hash.clone()),
+            cause: doing.cause.as_ref().map(ToString::to_string),
+            outcome: Outcome::Failed,
+            reason: Some(why),
+            ..host.journal.fact("capsule.call")
+        });
     }
 }
 

@@ -18,7 +18,7 @@ use astrid_capsule::{Capability, Topic, check};
 use super::handover::Successor;
 use super::record::{self, Record, Step};
 use super::rehearsal::{Compared, MAX_SHADOWED, SHADOW_PATIENCE, Shadow};
-use super::{Change, Generation, InstallError, Loader, Runner, State, artefact, read_archive, runner};
+use super::{Change, Generation, InstallError, Loader, Runner, State, artefact, facts, read_archive, runner};
 use crate::Boxed;
 use crate::fault::{self, Point};
 use crate::host::Host;
@@ -99,6 +99,11 @@ impl Loader {
             ),
             Err(error) => tracing::warn!(path = %path.display(), "not installed: {error}"),
         }
+        let (id, about) = match &done {
+            Ok(done) => (done.id.as_str(), about(&done.version, done.previous_version.as_deref(), &done.grants)),
+            Err(_) => ("", path.display().to_string()),
+        };
+        facts::changed(host, "capsule.install", id, &about, &done);
         done
     }
 
@@ -365,7 +370,11 @@ impl Loader {
         if !warm {
             self.settle(id, &mut change).await?;
         }
-        self.go_back(host, id, None).await
+        let done = self.go_back(host, id, None).await;
+        if done.is_err() {
+            facts::changed(host, "capsule.rollback", id, "", &done);
+        }
+        done
     }
 
     async fn go_back(&self, host: &Arc<Host>, id: &str, why: Option<&str>) -> Result<(String, String), InstallError> {
@@ -413,6 +422,7 @@ impl Loader {
         record::step(&host.store, &mut commit, id, &step).map_err(|error| failed(format!("{error:#}")))?;
         host.store.commit(commit).await.map_err(|error| failed(error.to_string()))?;
         counted(id);
+        facts::rolled_back(host, id, current, record, why);
         match why {
             Some(why) => tracing::error!(id, from = current.version, to = record.version, "rolled back: {why}"),
             None => tracing::info!(id, from = current.version, to = record.version, "rolled back"),
@@ -495,6 +505,7 @@ impl Loader {
             return false;
         }
         counted(id);
+        facts::rolled_back(host, id, broken, &before, Some(&why));
         tracing::error!(id, to = before.version, "rolled back: {why}");
         let runner = runner(&generation);
         self.flip(host, id.to_owned(), before, Some((generation, runner)));
@@ -503,6 +514,12 @@ impl Loader {
 
     /// The installed version again, as a new generation.
     pub async fn swap(&self, host: &Arc<Host>, id: &str) -> Result<String, InstallError> {
+        let done = self.make_anew(host, id).await;
+        facts::changed(host, "capsule.swap", id, "", &done);
+        done
+    }
+
+    async fn make_anew(&self, host: &Arc<Host>, id: &str) -> Result<String, InstallError> {
         let mut change: Change<'_> = Some(self.changing.lock().await);
         self.settle(id, &mut change).await?;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
@@ -525,6 +542,12 @@ impl Loader {
 
     /// Uninstalls a capsule; with `purge` everything that it has stored goes as well.
     pub async fn remove(&self, host: &Arc<Host>, id: &str, purge: bool) -> Result<(), InstallError> {
+        let done = self.take_away(host, id, purge).await;
+        facts::changed(host, "capsule.remove", id, if purge { "with all that it stored" } else { "" }, &done);
+        done
+    }
+
+    async fn take_away(&self, host: &Arc<Host>, id: &str, purge: bool) -> Result<(), InstallError> {
         let _one = self.changing.lock().await;
         let failed = |why: String| InstallError::Failed(format!("{id}: {why}"));
         // What the distribution promised and could not bring has no record.
@@ -613,6 +636,12 @@ impl Loader {
         let plain = manifest.publish.iter().filter_map(|sent| Topic::parse(sent.topic.as_str()).ok());
         plain.filter(|topic| !host.bus.handles(topic)).map(|topic| topic.to_string()).collect()
     }
+}
+
+/// What an installation is about, in a line.
+pub(super) fn about(version: &str, before: Option<&str>, grants: &[String]) -> String {
+    let before = before.map(|before| format!(" after {before}")).unwrap_or_default();
+    format!("version {version}{before}, grants {}", grants.join(" "))
 }
 
 fn unknown(id: &str) -> InstallError {

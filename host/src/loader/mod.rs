@@ -11,6 +11,7 @@
 mod artefact;
 mod calls;
 mod distribution;
+mod facts;
 mod generation;
 mod handover;
 mod install;
@@ -281,6 +282,7 @@ impl Loader {
         record: Record,
         generation: Option<(Arc<Generation>, Option<Runner>)>,
     ) -> Option<Arc<Generation>> {
+        facts::loaded(host, &id, &record, generation.is_some());
         let mut capsules = self.capsules.write().expect("no panic under this lock");
         let state = generation.map_or(State::Failed, |(generation, runner)| live(host, generation, runner));
         let before = capsules.insert(id, (record, state));

@@ -2,7 +2,7 @@
 #![allow(unreachable_pub, reason = "generated; only what the tests of capsules need is exported again")]
 
 wasmtime::component::bindgen!({
-    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/env", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
+    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/env", "../../wit/journal", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
     inline: "
         package astrid:sdk-test;
         world everything {

@@ -18,6 +18,7 @@ use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiVie
 use crate::bindings::Everything;
 use crate::bus::Bus;
 use crate::env::Values;
+use crate::journal::FakeJournal;
 use crate::registrar::Registrar;
 use crate::sessions::Sessions;
 use crate::store::MemoryStore;
@@ -49,6 +50,7 @@ pub(crate) struct Fakes {
     pub(crate) env: Values,
     pub(crate) registrar: Registrar,
     pub(crate) host: FakeHost,
+    pub(crate) journal: FakeJournal,
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
     pub(crate) logs: Vec<Logged>,

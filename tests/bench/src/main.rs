@@ -18,11 +18,13 @@
 //! | [`memory`] | what a live instance takes |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`identity`] | reads among 100, 10,000 and 100,000 principals; making a thousand |
+//! | [`audit`] | facts recorded, read and checked |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
 //! [`load`] makes requests and counts, [`crowd`] does so through failures, [`events`] follows streams, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
 //! host without sockets, and wasmtime without the host; [`native`] is the native HTTP peer, [`report`] holds the results.
 
+mod audit;
 mod boot;
 mod bus;
 mod calls;
@@ -102,7 +104,10 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 17] = [
+const BENCHES: [(&str, Bench); 22] = [
+    ("audit.facts", audit::facts),
+    ("audit.query", audit::query),
+    ("audit.verify", audit::check),
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),

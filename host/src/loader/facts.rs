@@ -1,0 +1,42 @@
+//! What is loaded and changed, as facts: whose code runs is what an audit asks first.
+
+use super::{InstallError, Record};
+use crate::host::Host;
+use crate::journal::{Fact, Outcome};
+
+/// A change of a capsule, made or not. `version` is what it is about.
+pub(super) fn changed<T>(host: &Host, action: &str, id: &str, about: &str, done: &Result<T, InstallError>) {
+    let fact = host.journal.fact(action);
+    let (target, detail) = (Some(id.to_owned()), Some(about.to_owned()).filter(|about| !about.is_empty()));
+    host.journal.append(match done {
+        Ok(_) => Fact { target, detail, ..fact },
+        Err(error) => {
+            let outcome = if matches!(error, InstallError::Failed(_)) { Outcome::Failed } else { Outcome::Refused };
+            Fact { target, detail, outcome, reason: Some(error.to_string()), ..fact }
+        }
+    });
+}
+
+/// A version has become the live one, or none could.
+pub(super) fn loaded(host: &Host, id: &str, record: &Record, live: bool) {
+    let outcome = if live { Outcome::Ok } else { Outcome::Failed };
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    host.journal.append(Fact {
+        capsule: Some(id.to_owned()),
+        hash: some(&record.hash),
+        detail: some(&record.version).map(|version| format!("version {version}, grants {}", record.grants.join(" "))),
+        outcome,
+        ..host.journal.fact("capsule.load")
+    });
+}
+
+/// The version before is the live one again; `why` where it was nobody's wish.
+pub(super) fn rolled_back(host: &Host, id: &str, from: &Record, to: &Record, why: Option<&str>) {
+    host.journal.append(Fact {
+        target: Some(id.to_owned()),
+        hash: Some(to.hash.clone()),
+        detail: Some(format!("from {} to {}", from.version, to.version)),
+        reason: why.map(str::to_owned),
+        ..host.journal.fact("capsule.rollback")
+    });
+}
