@@ -4,6 +4,7 @@
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`consent`]: devices with less than their principal, and what capsules ask their principals' consent for
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`field`]: faults that hosts of plugins had in the field
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
@@ -28,6 +29,7 @@
 //! `cargo astrid test story` builds the programs and the capsules first.
 
 mod capsules;
+mod consent;
 mod console;
 mod distributions;
 mod durability;

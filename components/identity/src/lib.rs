@@ -10,12 +10,14 @@
 //! - [`quotas`]: what a principal may use
 //! - [`policy`]: what the distribution says of invites and of how many principals there are
 //! - [`bearer`]: signing bearers and telling whose a credential is
-//! - [`sessions`], [`signing`]: renewing and ending them, and the keys that sign
+//! - [`sessions`], [`signing`]: what stands behind a bearer, renewing and ending it, and the keys that sign
 //! - [`devices`], [`login`]: the keys of a principal, how it gets another, and sessions for whoever has one
+//! - [`approvals`]: what capsules ask a principal's consent for, and its answers
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
 //!   never sees it
 
+pub mod approvals;
 pub mod bearer;
 pub mod caps;
 pub mod devices;
@@ -36,6 +38,8 @@ pub mod sessions;
 pub mod signing;
 #[cfg(test)]
 mod testing;
+
+use std::time::Duration;
 
 use astrid_sdk::authority::{Identified, Presented};
 use astrid_sdk::bus::RefusalCode;
@@ -74,6 +78,10 @@ handlers! {
     "session-refresh" => session_refresh,
     "session-end" => session_end,
     "session-rotate" => session_rotate,
+    "approval-request" => approval_request,
+    "approval-answer" => approval_answer,
+    "approval-list" => approval_list,
+    "approval-withdraw" => approval_withdraw,
     "quota-get" => quota_get,
     "quota-set" => quota_set,
 }
@@ -202,6 +210,25 @@ fn session_rotate(message: Message) -> Answer {
     untargeted(&message).and_then(|()| noted(&message, sessions::rotate(&Imports, &message.payload)))
 }
 
+fn approval_request(message: Message) -> Answer {
+    untargeted(&message)?;
+    let remaining = Duration::from_millis(message.remaining_ms.into());
+    let outcome = approvals::request(&Imports, &message.principal, &message.sender, &message.payload, remaining);
+    noted(&message, outcome)
+}
+
+fn approval_answer(message: Message) -> Answer {
+    noted(&message, approvals::answer(&Imports, about(&message), &message.sender, &message.payload))
+}
+
+fn approval_list(message: Message) -> Answer {
+    answer(approvals::list(&Imports, about(&message), &message.payload))
+}
+
+fn approval_withdraw(message: Message) -> Answer {
+    noted(&message, approvals::withdraw(&Imports, about(&message), &message.payload))
+}
+
 fn quota_get(message: Message) -> Answer {
     answer(quotas::get(&Imports, about(&message), &message.payload))
 }
@@ -220,7 +247,12 @@ fn authenticate(presented: Presented) -> Option<Identified> {
         Presented::Unix(peer) => Ok(bearer::unix_peer(&Imports, peer.owner)),
     };
     match identified {
-        Ok(identified) => identified.map(|who| Identified { principal: who.principal, expires_at: who.expires_at }),
+        Ok(identified) => identified.map(|who| Identified {
+            principal: who.principal,
+            expires_at: who.expires_at,
+            ceiling: who.ceiling,
+            session: Some(who.session),
+        }),
         // None would say that the credential is bad. A trap says that it could not be judged.
         Err(refusal) => panic!("{}", refusal.reason()),
     }

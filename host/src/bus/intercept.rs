@@ -167,6 +167,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::authority::Mandate;
 
     const LIMIT: usize = 16;
 
@@ -205,6 +206,7 @@ mod tests {
                 id: 1,
                 topic: Topic::parse(topic).unwrap(),
                 principal: PrincipalId::anonymous(),
+                mandate: Mandate::default(),
                 sender: sender.into(),
                 target: None,
                 payload: Bytes::from_static(b"x"),

@@ -35,7 +35,7 @@ use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Pattern, PrincipalId, Topic};
 
 use crate::Boxed;
-use crate::authority::Authority;
+use crate::authority::{Authority, Mandate};
 use inbox::Inbox;
 pub use inbox::Route;
 use intercept::{Interception, Interceptions};
@@ -88,6 +88,8 @@ pub struct Message {
     pub id: u64,
     pub topic: Topic,
     pub principal: PrincipalId,
+    /// Within which the principal's rights count.
+    pub mandate: Mandate,
     /// The capsule that sent it.
     pub sender: Arc<str>,
     pub target: Option<PrincipalId>,
@@ -197,6 +199,8 @@ pub struct Outgoing {
 #[derive(Debug, Clone)]
 pub struct Sender {
     pub principal: PrincipalId,
+    /// Within which the principal's rights count.
+    pub mandate: Mandate,
     pub capsule: Arc<str>,
     pub deadline: Instant,
     pub depth: u8,
@@ -350,7 +354,8 @@ impl Bus {
         self.check_depth(&message)?;
         let table = self.table();
         let route = table.routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
-        self.authority.admit(route.binding(), &message.principal, message.target.as_ref()).map_err(Failure::Denied)?;
+        let Message { principal, mandate, target, .. } = &message;
+        self.authority.admit(route.binding(), principal, mandate, target.as_ref()).map_err(Failure::Denied)?;
         let chain = table.interceptions.of(&message.topic, &message.sender);
         drop(table);
         if let Some(typed) = route.typed() {
@@ -386,7 +391,8 @@ impl Bus {
         }
         let table = self.table();
         let mut routes = table.routes.matches(&message.topic);
-        self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
+        let Message { principal, mandate, target, .. } = &message;
+        self.authority.retain_admitted(&mut routes, |r| r.binding(), principal, mandate, target.as_ref());
         let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
@@ -488,8 +494,8 @@ impl Bus {
             if bindings.first().is_some_and(|other| other.delivery != binding.delivery) {
                 return Err(Failure::Invalid(format!("{topic} has another delivery than {}", bindings[0].topic)));
             }
-            if let Reader::Principal(id) = reader {
-                self.authority.admit(binding, id, Some(id)).map_err(Failure::Denied)?;
+            if let Reader::Principal(id, mandate) = reader {
+                self.authority.admit(binding, id, mandate, Some(id)).map_err(Failure::Denied)?;
             }
             bindings.push(binding.clone());
         }
@@ -528,6 +534,7 @@ impl Bus {
             id: self.ids.fetch_add(1, Ordering::Relaxed),
             topic,
             principal: sender.principal,
+            mandate: sender.mandate,
             sender: sender.capsule,
             target,
             payload: outgoing.payload,

@@ -3,7 +3,7 @@
 use super::intercept::{Interceptor, Verdict};
 use super::mailbox::Mail;
 use super::*;
-use crate::authority::{Change, Standing};
+use crate::authority::{Change, Mandate, Standing};
 use astrid_capsule::Capability;
 use astrid_capsule::manifest::{Delivery, Fail, Intercept};
 use tokio::sync::{Semaphore, mpsc};
@@ -33,6 +33,7 @@ fn binding(topic: &str, handler: &str, requires: &[&str], public: bool) -> Subsc
 pub(super) fn sender(principal: &str) -> Sender {
     Sender {
         principal: PrincipalId::parse(principal).unwrap(),
+        mandate: Mandate::default(),
         capsule: "test".into(),
         deadline: Instant::now() + Duration::from_secs(5),
         depth: 0,
@@ -367,7 +368,7 @@ fn topic_of(delivery: Delivery) -> Subscribe {
 }
 
 fn reader(who: &str) -> Reader {
-    Reader::Principal(PrincipalId::parse(who).unwrap())
+    Reader::Principal(PrincipalId::parse(who).unwrap(), Mandate::default())
 }
 
 /// What a reader gets next, in a word: the payload, or whose loss and how much.

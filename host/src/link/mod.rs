@@ -30,6 +30,7 @@ use wasmtime_wasi_http::{
 
 use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
 
+use crate::authority::Mandate;
 use crate::bus::Sender;
 use crate::host::Host;
 use crate::loader::{Generation, Inbound, Shift};
@@ -64,6 +65,10 @@ impl Turn {
 
     pub fn principal(&self) -> &PrincipalId {
         &self.sender.principal
+    }
+
+    pub fn mandate(&self) -> &Mandate {
+        &self.sender.mandate
     }
 
     /// Ends by then, if it does not end before. Returns when it ends.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use super::generation::{Generation, Inbound};
+use crate::authority::Mandate;
 use crate::buckets::{Transaction, counted};
 use crate::bus::{Failure, Message, RefusalCode, Responder};
 use crate::host::Host;
@@ -114,6 +115,7 @@ impl Generation {
             id: 0,
             topic,
             principal: PrincipalId::anonymous(),
+            mandate: Mandate::default(),
             sender: "host".into(),
             target: None,
             payload: payload.into(),

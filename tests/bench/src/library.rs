@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
+use astrid_host::authority::Mandate;
 use astrid_host::bus::{Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
@@ -35,6 +36,7 @@ pub(crate) async fn host(setup: &Setup, home: &str, capsule: &Path, set: &[Strin
 pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, payload: Bytes) -> anyhow::Result<Bytes> {
     let sender = Sender {
         principal: principal.clone(),
+        mandate: Mandate::default(),
         capsule: "bench".into(),
         deadline: tokio::time::Instant::now() + daemon::PATIENCE,
         depth: 0,
