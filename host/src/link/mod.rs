@@ -51,11 +51,13 @@ pub struct Turn {
     let_down: bool,
     /// It has answered that it failed, and nobody else did.
     failing: bool,
+    /// What its capsule says of it for the record.
+    detail: Option<String>,
 }
 
 impl Turn {
     pub fn new(sender: Sender, inbound: Inbound) -> Self {
-        Self { sender, inbound, waited: HostWait::default(), let_down: false, failing: false }
+        Self { sender, inbound, waited: HostWait::default(), let_down: false, failing: false, detail: None }
     }
 
     /// The call has what it needs to run: it waits no more.
@@ -170,6 +172,11 @@ impl Call {
         };
         self.turn.let_down |= failed;
         answer
+    }
+
+    /// What the capsule has said of the call for the record: one JSON object.
+    pub fn detail(&self) -> Option<&str> {
+        self.turn.detail.as_deref()
     }
 
     /// The time that the call spent in host functions that waited.

@@ -7,7 +7,7 @@ use astrid_capsule::PrincipalId;
 
 use super::Call;
 use super::bindings::handler::astrid::env::env::Field;
-use super::bindings::handler::astrid::sys::{host, log};
+use super::bindings::handler::astrid::sys::{audit, host, log};
 use crate::host::Host;
 use crate::loader::{self, Applied, InstallError, Options, Step};
 use crate::log::Query;
@@ -25,6 +25,12 @@ impl log::Host for Call {
             log::Level::Debug => tracing::debug!(capsule, message),
         }
         Ok(())
+    }
+}
+
+impl audit::Host for Call {
+    async fn detail(&mut self, json: String) -> wasmtime::Result<Result<(), String>> {
+        Ok(crate::log::detail(&json).map(|detail| self.turn.detail = Some(detail)))
     }
 }
 

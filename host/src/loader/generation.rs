@@ -419,6 +419,9 @@ impl Drop for Running<'_> {
         if let Some(text) = store.data().take_output() {
             tracing::warn!(capsule = &*self.generation.id, "it wrote: {text}");
         }
+        if let Some(detail) = store.data().detail() {
+            tracing::debug!(capsule = &*self.generation.id, "a call ended: {detail}");
+        }
         let failed = self.failed(store.data().is_failing());
         if failed.is_some_and(|failed| self.generation.watch.ended(&self.whose, failed)) {
             self.host.loader.exhausted(self.host, self.generation);

@@ -300,6 +300,11 @@ impl Capsule {
         &self.fakes.logs
     }
 
+    /// The detail that the capsule has attached to the record last; taken, so that it is none until there is another.
+    pub fn take_detail(&mut self) -> Option<Value> {
+        self.fakes.detail.take()
+    }
+
     /// Signs with a purpose's key, whether or not the manifest asks for it: for credentials that a test makes itself.
     pub fn sign(&self, purpose: &str, bytes: &[u8]) -> [u8; 64] {
         keys::key(purpose).sign(bytes).to_bytes()
