@@ -486,7 +486,7 @@ mod tests {
 
     /// Asks, and answers while it waits.
     fn asked(fake: &Fake, who: &'static str, capsule: &str, decision: &'static str) -> Outcome {
-        fake.while_waiting(move |fake| drop(reply(fake, who, &first(fake, who), decision).unwrap()));
+        fake.while_waiting(move |fake| assert_eq!(reply(fake, who, &first(fake, who), decision), Ok(Done {})));
         ask(fake, who, capsule, "delete").unwrap()
     }
 
@@ -526,7 +526,7 @@ mod tests {
         let fake = Fake::new();
         // It commits after the time is over and before the request is withdrawn.
         fake.while_waiting(|fake| {
-            fake.before_commit(|fake| drop(reply(fake, "bo", &first(fake, "bo"), "approve_once").unwrap()));
+            fake.before_commit(|fake| assert_eq!(reply(fake, "bo", &first(fake, "bo"), "approve_once"), Ok(Done {})));
             fake.time_is_over();
         });
         assert_eq!(ask(&fake, "bo", "notes", "delete").unwrap(), Outcome { approved: true, by: By::Once });
@@ -544,7 +544,7 @@ mod tests {
         let fake = Fake::new();
         fake.while_waiting(|fake| {
             let id = first(fake, "bo");
-            fake.before_commit(|fake| drop(reply(fake, "bo", &first(fake, "bo"), "deny").unwrap()));
+            fake.before_commit(|fake| assert_eq!(reply(fake, "bo", &first(fake, "bo"), "deny"), Ok(Done {})));
             assert!(matches!(reply(fake, "bo", &id, "approve_always"), Err(Refusal::Conflict(_))));
         });
         assert_eq!(ask(&fake, "bo", "notes", "delete").unwrap(), Outcome { approved: false, by: By::Denial });
