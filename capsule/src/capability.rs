@@ -57,14 +57,47 @@ impl Capability {
             return true;
         }
         // `*:x` must not reach `self:x`: the self form is never implied by a wildcard in its place.
-        let own = |c: &Capability| c.segments().next() == Some("self");
-        own(self) == own(required) && segments_match(self.segments(), required.segments())
+        is_own(self) == is_own(required) && segments_match(self.segments(), required.segments())
+    }
+
+    /// The one capability that covers exactly what this one and the other both cover; none if that is nothing.
+    pub fn meet(&self, other: &Capability) -> Option<Capability> {
+        match (&*self.0, &*other.0) {
+            ("*", _) => return Some(other.clone()),
+            (_, "*") => return Some(self.clone()),
+            _ => {}
+        }
+        if is_own(self) != is_own(other) {
+            return None;
+        }
+        let (one, two): (Vec<_>, Vec<_>) = (self.segments().collect(), other.segments().collect());
+        let mut met = Vec::new();
+        for at in 0.. {
+            match (&one[at..], &two[at..]) {
+                ([], []) => break,
+                // A `*` at the end stands for all that remains.
+                (["*"], rest @ [_, ..]) | (rest @ [_, ..], ["*"]) => {
+                    met.extend(rest);
+                    break;
+                }
+                (["*", ..], [segment, ..]) | ([segment, ..], ["*", ..]) => met.push(*segment),
+                ([segment, ..], [same, ..]) if segment == same => met.push(*segment),
+                _ => return None,
+            }
+        }
+        let met = met.join(":");
+        // Nothing that long can be required.
+        (met.len() <= MAX_BYTES).then(|| Self(met.into()))
     }
 
     /// `self:` and this capability, which is enough where the target is the caller.
     pub fn self_form(&self) -> Capability {
         Capability(format!("self:{}", self.0).into())
     }
+}
+
+fn is_own(capability: &Capability) -> bool {
+    capability.segments().next() == Some("self")
 }
 
 impl fmt::Debug for Capability {
@@ -129,6 +162,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_two_meet_in_is_exactly_what_both_cover(
+            one in prop::collection::vec(prop::sample::select(vec!["a", "b", "self", "*"]), 1..5),
+            two in prop::collection::vec(prop::sample::select(vec!["a", "b", "self", "*"]), 1..5),
+            required in prop::collection::vec(prop::sample::select(vec!["a", "b", "self", "c"]), 1..6),
+        ) {
+            let [one, two, required] = [one, two, required].map(|c| Capability::parse(&c.join(":")).unwrap());
+            let met = one.meet(&two);
+            let both = one.covers(&required) && two.covers(&required);
+            prop_assert_eq!(met.as_ref().is_some_and(|met| met.covers(&required)), both, "{:?}", met);
+            prop_assert_eq!(met, two.meet(&one));
+        }
+
         #[test]
         fn covering_agrees_with_the_written_rule(
             held in prop::collection::vec(prop::sample::select(vec!["a", "self", "*"]), 1..5),

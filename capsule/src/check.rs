@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 14] = [
+const OFFERED: [&str; 15] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -31,6 +31,7 @@ const OFFERED: [&str; 14] = [
     "astrid:journal/retention",
     "astrid:keys/keys",
     "astrid:store/kv",
+    "astrid:sys/audit",
     "astrid:sys/host",
     "astrid:sys/log",
 ];

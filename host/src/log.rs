@@ -243,6 +243,19 @@ pub fn clean(text: &str) -> String {
     out
 }
 
+/// The most bytes of what a capsule says of a call for the record.
+pub const MAX_DETAIL: usize = 2048;
+
+/// What a capsule says of a call for the record, in its shortest spelling. The error says what does not fit.
+pub fn detail(json: &str) -> Result<String, String> {
+    if json.len() > MAX_DETAIL {
+        return Err(format!("a detail has at most {MAX_DETAIL} bytes, not {}", json.len()));
+    }
+    let detail = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json);
+    let detail = detail.map_err(|error| format!("a detail is one JSON object: {error}"))?;
+    Ok(serde_json::Value::Object(detail).to_string())
+}
+
 /// None for what is no level.
 pub fn level(text: &str) -> Option<Level> {
     Some(match text {
@@ -269,6 +282,16 @@ mod tests {
 
     fn query(log: &Log, query: Query) -> Vec<u64> {
         log.query(&query).iter().map(|l| l.sequence).collect()
+    }
+
+    #[test]
+    fn a_detail_is_one_json_object_of_bounded_size() {
+        assert_eq!(detail("{ \"a\": [1,\n2] }").unwrap(), r#"{"a":[1,2]}"#);
+        let of_length = |length: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
+        assert!(detail(&of_length(MAX_DETAIL)).is_ok());
+        for bad in ["", "null", "[]", "\"a\"", "{", "{}{}", &of_length(MAX_DETAIL + 1), &"[".repeat(2_000)] {
+            assert!(detail(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

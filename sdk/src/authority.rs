@@ -21,7 +21,7 @@ impl Session {
 
 /// What this capsule and its caller hold, by the code that enforces it. For every capsule.
 pub mod held {
-    pub use crate::bindings::imports::astrid::authority::held::{capabilities, grants, holds};
+    pub use crate::bindings::imports::astrid::authority::held::{capabilities, ceiling, grants, holds, session};
 }
 
 /// Standing of principals and groups, written within a [`crate::kv::Transaction`].

@@ -63,6 +63,7 @@
 //!
 //! This crate owns names, JSON and the macros of [`export`]; every effect is an import that the host implements.
 
+pub mod audit;
 pub mod authority;
 #[doc(hidden)]
 pub mod bindings;
@@ -84,7 +85,7 @@ pub mod prelude {
     pub use crate::bus::{self, Answer, Failure, Message, Refusal, Verdict, json};
     pub use crate::kv::{self, Bucket, Scope, Transaction};
     pub use crate::{
-        authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, run, run_loop, starter,
-        state,
+        audit, authenticator, env, front_end, handlers, health, installer, interceptor, log, relay, run, run_loop,
+        starter, state,
     };
 }

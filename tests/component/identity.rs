@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 32] = [
+const HANDLERS: [&str; 36] = [
     "invite-issue",
     "invite-list",
     "invite-revoke",
@@ -40,6 +40,10 @@ const HANDLERS: [&str; 32] = [
     "session-refresh",
     "session-end",
     "session-rotate",
+    "approval-request",
+    "approval-list",
+    "approval-answer",
+    "approval-withdraw",
     "quota-get",
     "quota-set",
 ];
@@ -233,7 +237,9 @@ mod redeeming {
         assert!(standing.enabled && standing.grants.is_empty() && standing.revokes.is_empty());
         assert_eq!(standing.groups, ["agent"]);
         let who = bearer(&mut identity, &text(&redeemed["session_token"]));
-        assert_eq!(who, Some(Identified::new("bo-li", identity.time() + SESSION)));
+        let who = who.expect("somebody");
+        assert_eq!((who.principal.as_str(), who.expires_at), ("bo-li", identity.time() + SESSION));
+        assert!(who.ceiling.is_none() && who.session.is_some());
         let me = ask_as(&mut identity, "bo-li", "me", json!({})).unwrap();
         assert_eq!(me, json!({ "principal": "bo-li", "groups": ["agent"], "capabilities": ["self:*"] }));
     }
@@ -751,6 +757,9 @@ fn an_unknown_field_is_refused_by_its_name_on_every_topic() {
                 json!({ "principal": "bo", "challenge": "x", "public_key": public_key(0), "signature": "x" })
             }
             "session-refresh" | "session-end" => json!({ "token": "x" }),
+            "approval-request" => json!({ "action": "a" }),
+            "approval-answer" => json!({ "id": "x", "decision": "deny" }),
+            "approval-withdraw" => json!({ "id": "x" }),
             _ => json!({}),
         };
         payload["surprise"] = json!(1);
@@ -1009,14 +1018,77 @@ mod devices {
         assert!(bearer(&mut identity, &token).is_some());
         assert_eq!(ask_as(&mut identity, "anonymous", "login", login).unwrap_err().code, RefusalCode::Denied);
 
+        let again = ask_about(&mut identity, "bo", "bo", "device-pair", json!({})).unwrap();
+        let redeem = json!({ "token": again["token"], "public_key": public_key(1) });
+        let other = ask_as(&mut identity, "anonymous", "device-redeem", redeem).unwrap();
+
         let remove = json!({ "fingerprint": device["public_key_fingerprint"] });
         let devices = ask_about(&mut identity, "default", "bo", "device-list", json!({})).unwrap();
         assert_eq!(
             (&devices["devices"][0]["label"], devices["devices"].as_array().unwrap().len()),
-            (&json!("phone"), 1)
+            (&json!("phone"), 2)
         );
         assert_eq!(ask_about(&mut identity, "default", "bo", "device-remove", remove), Ok(json!({})));
         assert_eq!(bearer(&mut identity, &token), None);
+        assert!(bearer(&mut identity, &text(&other["session_token"])).is_some(), "another device's");
+    }
+
+    #[test]
+    fn a_device_with_a_scope_has_sessions_with_that_ceiling_and_they_neither_give_nor_pair_more() {
+        let mut identity = identity();
+        let scope = json!({ "scope": ["invite:*", "self:auth:pair", "group:create"] });
+        let pair = ask_about(&mut identity, "default", "default", "device-pair", scope).unwrap();
+        let redeem = json!({ "token": pair["token"], "public_key": public_key(0) });
+        let device = ask_as(&mut identity, "anonymous", "device-redeem", redeem).unwrap();
+        let who = bearer(&mut identity, &text(&device["session_token"])).unwrap();
+        let ceiling = ["group:create", "invite:*", "self:auth:pair"];
+        assert_eq!(who.ceiling.unwrap(), ceiling);
+
+        identity.set_session(who.session.as_deref(), Some(&ceiling));
+        let me = ask(&mut identity, "me", json!({})).unwrap();
+        assert_eq!(me["capabilities"], json!(ceiling), "of what an administrator holds");
+        for (handler, payload) in [
+            ("invite-issue", json!({ "group": "admin", "max_uses": 1 })),
+            ("principal-create", json!({ "name": "bo", "groups": ["admin"] })),
+            ("principal-create", json!({ "name": "bo", "grants": ["agent:list"] })),
+            ("principal-modify", json!({ "principal": "default", "add_groups": ["helpers"] })),
+            ("group-create", json!({ "name": "more", "capabilities": ["agent:list"] })),
+            ("device-pair", json!({ "scope": ["*"] })),
+        ] {
+            if handler == "principal-modify" {
+                identity.set_session(None, None);
+                let helpers = json!({ "name": "helpers", "capabilities": ["agent:list"] });
+                ask(&mut identity, "group-create", helpers).unwrap();
+                identity.set_session(None, Some(&ceiling));
+            }
+            let refusal = ask(&mut identity, handler, payload).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::Denied, "{handler}: {}", refusal.reason);
+        }
+        ask(&mut identity, "group-create", json!({ "name": "less", "capabilities": ["invite:list"] })).unwrap();
+        let pair = ask_about(&mut identity, "default", "default", "device-pair", json!({})).unwrap();
+        assert_eq!(pair["scope"], json!(ceiling), "unless it is said, as much as the session has");
+    }
+}
+
+mod approvals {
+    use super::*;
+
+    #[test]
+    fn nobody_answers_in_time_is_a_denial_and_the_principal_was_told() {
+        let mut identity = identity();
+        let ask = json!({ "action": "delete", "resource": "/a\nb" });
+        let call = identity.as_principal("bo");
+        let outcome = call.handle("approval-request", ask).unwrap().unwrap();
+        crate::types::check_answer("identity", "approval-request", &outcome);
+        assert_eq!(outcome, json!({ "approved": false, "by": "timeout" }));
+        let told: Vec<_> = identity.published().iter().map(|p| (p.topic.clone(), p.principal.clone())).collect();
+        let own = |topic: &str| (format!("identity.v1.approval.{topic}"), "bo".to_owned());
+        assert_eq!(told, [own("asked"), own("over")]);
+        let listed = ask_about(&mut identity, "bo", "bo", "approval-list", json!({})).unwrap();
+        assert_eq!(listed, json!({ "requests": [], "standing": [] }));
+        let late = json!({ "id": "x", "decision": "approve_once" });
+        let late = ask_about(&mut identity, "bo", "bo", "approval-answer", late).unwrap_err();
+        assert_eq!(late.code, RefusalCode::NotFound);
     }
 }
 
@@ -1044,6 +1116,35 @@ mod notes {
         }
         for secret in [&token, &bearer, &public_key(0), &public_key(1)] {
             assert!(!lines.iter().any(|line| line.contains(&secret[12..])), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_record_of_a_call_says_what_was_asked_and_why_not_and_never_a_token_or_a_key() {
+        let mut identity = identity();
+        let token = issue(&mut identity, "agent", 1);
+        let issued = identity.take_detail().unwrap();
+        assert_eq!(issued["group"], "agent");
+        let redeemed = redeem_named(&mut identity, &token, 0, "bo").unwrap();
+        let joined = identity.take_detail().unwrap();
+        assert_eq!(joined["token_fingerprint"], issued["token_fingerprint"], "{joined}");
+        assert_eq!(joined["public_key_fingerprint"], redeemed["public_key_fingerprint"]);
+        assert_eq!(joined["principal"], "bo");
+        redeem(&mut identity, &token, 1).unwrap_err();
+        let refused = identity.take_detail().unwrap();
+        assert_eq!(refused["refused"], "the invite is not valid");
+        let login = json!({ "principal": "bo", "challenge": token, "public_key": public_key(0), "signature": "00" });
+        ask_as(&mut identity, "anonymous", "login", login).unwrap_err();
+        let failed = identity.take_detail().unwrap();
+        assert!(failed["principal"] == "bo" && failed["refused"].is_string(), "{failed}");
+        let bearer = text(&redeemed["session_token"]);
+        ask_as(&mut identity, "bo", "session-end", json!({ "token": bearer })).unwrap();
+        let ended = identity.take_detail().unwrap();
+        assert_eq!(ended["token_fingerprint"], joined["session_token_fingerprint"]);
+        for detail in [issued, joined, refused, failed, ended].map(|detail| detail.to_string()) {
+            for secret in [&token, &bearer, &public_key(0), &public_key(1)] {
+                assert!(!detail.contains(&secret[12..]), "{detail}");
+            }
         }
     }
 }

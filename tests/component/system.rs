@@ -247,6 +247,11 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
         ("/srv/notes.capsule", &["keys:notes".into()][..], 0)
     );
     assert!(system.logs().iter().any(|l| l.message.contains("alice") && l.message.contains("notes")));
+    let detail = system.take_detail().unwrap();
+    assert_eq!(
+        (&detail["capsule"], &detail["version"], &detail["publisher"]),
+        (&json!("notes"), &json!("1.1.0"), &json!("acme"))
+    );
 }
 
 #[test]

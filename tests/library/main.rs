@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
-use astrid_host::authority::{Change, Standing};
+use astrid_host::authority::{Change, Mandate, Standing};
 use astrid_host::bus::{Failure, Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
@@ -48,8 +48,15 @@ impl World {
 
     async fn ask(&self, handler: &str, patience: Duration) -> Result<String, Failure> {
         let deadline = Instant::now() + patience;
-        let sender =
-            Sender { principal: ada(), capsule: "test".into(), deadline, depth: 0, cause: None, rehearsal: false };
+        let sender = Sender {
+            principal: ada(),
+            mandate: Mandate::default(),
+            capsule: "test".into(),
+            deadline,
+            depth: 0,
+            cause: None,
+            rehearsal: false,
+        };
         let topic = format!("hoarder.v1.{handler}");
         let outgoing = Outgoing { topic, payload: b"{}"[..].into(), ..Outgoing::default() };
         let answer = self.host.bus.request(sender, outgoing).await?;

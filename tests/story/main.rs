@@ -5,6 +5,7 @@
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`authors`]: what a project begins as, installed and used
 //! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`consent`]: devices with less than their principal, and what capsules ask their principals' consent for
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`field`]: faults that hosts of plugins had in the field
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
@@ -34,6 +35,7 @@
 mod audit;
 mod authors;
 mod capsules;
+mod consent;
 mod console;
 mod distributions;
 mod durability;

@@ -88,7 +88,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 53] = {
+pub const ROUTES: [Route; 56] = {
     use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -101,6 +101,9 @@ pub const ROUTES: [Route; 53] = {
         route("POST",   "/api/auth/login",                Public, &[],     Json,          Topic("identity.v1.login", 200)),
         route("GET",    "/api/sys/principals/{principal}/devices", Bearer, &[], Nothing,  About("identity.v1.device.list", 200)),
         route("DELETE", "/api/sys/principals/{principal}/devices/{fingerprint}", Bearer, &[], Nothing, About("identity.v1.device.remove", 204)),
+        route("GET",    "/api/approvals",                 Bearer, &[],     Nothing,       About("identity.v1.approval.list", 200)),
+        route("POST",   "/api/approvals/{id}",            Bearer, &[],     Json,          About("identity.v1.approval.answer", 200)),
+        route("DELETE", "/api/approvals/{id}",            Bearer, &[],     Nothing,       About("identity.v1.approval.withdraw", 204)),
         route("POST",   "/api/auth/refresh",              Bearer, &[],     JsonOrNothing, Presented("identity.v1.session.refresh", 200)),
         route("DELETE", "/api/auth/session",              Bearer, &[],     Nothing,       Presented("identity.v1.session.end", 204)),
         route("POST",   "/api/sys/sessions/rotate",       Bearer, &[],     JsonOrNothing, Topic("identity.v1.session.rotate", 200)),

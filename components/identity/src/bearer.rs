@@ -1,16 +1,17 @@
 //! Bearers, version 2: `b64url(principal) "." b64url(iat) "." b64url(exp) "." hex(sig)`, unpadded base64, ed25519 with
 //! the key of purpose `session` over the ASCII text `principal:iat:exp`.
 //!
-//! Nothing is stored for a bearer that is neither renewed nor ended: it is good until it expires, its principal is disabled or
+//! A bearer is good only as long as its session says so ([`sessions`]), and until it expires, its principal is disabled or
 //! everything issued until then is revoked. Parsing takes at most [`MAX_BYTES`] and exactly one spelling of each bearer.
 
 use astrid_capsule::PrincipalId;
 use base64ct::{Base64UrlUnpadded, Encoding};
 
 use crate::keys;
-use crate::ports::Ports;
+use crate::ports::{Bucket, Ports};
 use crate::principals::{self, DEFAULT, Principal};
 use crate::refusal::Refusal;
+use crate::sessions;
 use crate::signing;
 
 /// How long a bearer is good, in seconds: 8 hours.
@@ -19,9 +20,11 @@ pub const LIFETIME_SECS: u64 = 28_800;
 pub const MAX_SKEW_SECS: u64 = 60;
 /// The longest bearer that is looked at, in bytes.
 pub const MAX_BYTES: usize = 1024;
+/// How the session of the Unix socket is called; those of bearers have fingerprints.
+const SOCKET: &str = "socket";
 
 /// A signed bearer, for its owner alone.
-pub struct Session {
+pub struct Bearer {
     pub token: String,
     /// Seconds since the Unix epoch.
     pub expires_at: u64,
@@ -33,6 +36,10 @@ pub struct Identified {
     pub principal: String,
     /// Seconds since the Unix epoch.
     pub expires_at: u64,
+    /// What the session may use of what the principal holds; none: all of it.
+    pub ceiling: Option<Vec<String>>,
+    /// What tells the session from the others of its principal.
+    pub session: String,
 }
 
 /// A bearer taken apart.
@@ -78,26 +85,12 @@ pub fn fingerprint(token: &str) -> String {
     keys::fingerprint(&blake3::hash(token.as_bytes()))
 }
 
-/// Signs a bearer for a principal with this record. It is dated after whatever was revoked, and is never spelled like one that
-/// was ended, if that takes at most [`MAX_SKEW_SECS`].
-pub fn issue<P: Ports>(
-    ports: &P,
-    id: &str,
-    principal: &Principal,
-    now: u64,
-    expires_at: u64,
-) -> Result<Session, Refusal> {
-    let id = PrincipalId::parse(id).map_err(|error| Refusal::Internal(error.to_string()))?;
-    let first = now.max(principal.revoked_at.map_or(0, |revoked_at| revoked_at + 1));
-    for issued_at in first..=now.saturating_add(MAX_SKEW_SECS) {
-        let claims = Claims { principal: id.clone(), issued_at, expires_at };
-        let token = claims.encode(&signing::sign(ports, claims.signed_text().as_bytes())?);
-        let print = fingerprint(&token);
-        if !principal.bearers.iter().any(|known| known.ended && known.fingerprint == print) {
-            return Ok(Session { token, expires_at });
-        }
-    }
-    Err(Refusal::Unavailable("no bearer can be made now; try again in a minute".into()))
+/// Signs a bearer. It counts only with a session.
+pub fn sign<P: Ports>(ports: &P, id: &str, issued_at: u64, expires_at: u64) -> Result<Bearer, Refusal> {
+    let principal = PrincipalId::parse(id).map_err(|error| Refusal::Internal(error.to_string()))?;
+    let claims = Claims { principal, issued_at, expires_at };
+    let token = claims.encode(&signing::sign(ports, claims.signed_text().as_bytes())?);
+    Ok(Bearer { token, expires_at })
 }
 
 /// What a bearer says, if it is signed by us and good now by its own times.
@@ -111,52 +104,74 @@ pub fn verified<P: Ports>(ports: &P, text: &str) -> Result<Option<Claims>, Refus
     Ok(good.then_some(claims))
 }
 
-/// Whether the record of its principal lets a verified bearer in.
-pub fn stands(principal: &Principal, claims: &Claims, fingerprint: &str) -> bool {
-    let revoked = principal.revoked_at.is_some_and(|revoked_at| claims.issued_at <= revoked_at);
-    let ended = principal.bearers.iter().any(|known| known.ended && known.fingerprint == fingerprint);
-    principal.enabled && !revoked && !ended
+/// Whether the record of its principal lets a verified bearer in, whatever its session says.
+pub fn stands(principal: &Principal, claims: &Claims) -> bool {
+    principal.enabled && principal.revoked_at.is_none_or(|revoked_at| claims.issued_at > revoked_at)
 }
 
 /// Whose bearer this is, if it is good now. A refusal says nothing of the bearer: it could not be judged.
 pub fn authenticate<P: Ports>(ports: &P, text: &str) -> Result<Option<Identified>, Refusal> {
     let Some(claims) = verified(ports, text)? else { return Ok(None) };
     let Some(principal) = principals::load(ports, claims.principal.as_str())? else { return Ok(None) };
-    if !stands(&principal, &claims, &fingerprint(text)) {
+    if !stands(&principal, &claims) {
         return Ok(None);
     }
-    Ok(Some(Identified { principal: claims.principal.as_str().into(), expires_at: claims.expires_at }))
+    let found = ports.get(Bucket::Sessions, &sessions::key_of(text, claims.expires_at))?;
+    let Some(session) = sessions::live(found)? else { return Ok(None) };
+    let Some(device) = session.device(&principal) else { return Ok(None) };
+    Ok(Some(Identified {
+        principal: claims.principal.as_str().into(),
+        expires_at: claims.expires_at,
+        ceiling: device.scope.clone(),
+        session: session.name,
+    }))
 }
 
 /// Who is behind a connection of the Unix socket: the user that runs the host is [`DEFAULT`], others are nobody.
 pub fn unix_peer<P: Ports>(ports: &P, owner: bool) -> Option<Identified> {
-    owner.then(|| Identified { principal: DEFAULT.into(), expires_at: ports.now() + LIFETIME_SECS })
+    owner.then(|| Identified {
+        principal: DEFAULT.into(),
+        expires_at: ports.now() + LIFETIME_SECS,
+        ceiling: None,
+        session: SOCKET.into(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::ports::Bucket;
     use crate::signing::PURPOSE;
-    use crate::testing::{Fake, NOW, signature};
+    use crate::testing::{self, Fake, NOW, signature};
 
     fn fake() -> Fake {
         let fake = Fake::new();
         principals::bootstrap(&fake).unwrap();
+        let record = fake.value(Bucket::Principals, "default").unwrap();
+        fake.set(Bucket::Principals, "default", &with_key(record));
         fake
     }
 
-    fn issued(fake: &Fake, id: &str, now: u64) -> Result<Session, Refusal> {
-        let principal = principals::load(fake, id).unwrap().unwrap();
-        issue(fake, id, &principal, now, now + LIFETIME_SECS)
+    fn begun(fake: &Fake, id: &str) -> Bearer {
+        testing::begin(fake, id, None)
     }
 
-    fn signed(principal: &str, issued_at: u64, expires_at: u64, purpose: &str) -> String {
+    /// A bearer with a session of a key that `default` has, whoever signed it.
+    fn signed(fake: &Fake, principal: &str, issued_at: u64, expires_at: u64, purpose: &str) -> String {
         let claims = Claims { principal: PrincipalId::parse(principal).unwrap(), issued_at, expires_at };
-        claims.encode(&signature(purpose, claims.signed_text().as_bytes()))
+        let token = claims.encode(&signature(purpose, claims.signed_text().as_bytes()));
+        let session = json!({"device": "k", "number": 0, "name": "s", "started_at": issued_at});
+        fake.set(Bucket::Sessions, &sessions::key_of(&token, expires_at), &session);
+        token
+    }
+
+    fn with_key(record: Value) -> Value {
+        let Value::Object(mut record) = record else { panic!() };
+        let key = json!({"fingerprint": "k", "public_key": "00", "added_at": 1, "number": 0});
+        record.insert("keys".into(), json!([key]));
+        record.into()
     }
 
     fn who(fake: &Fake, text: &str) -> Option<Identified> {
@@ -166,12 +181,14 @@ mod tests {
     #[test]
     fn an_issued_bearer_has_the_documented_form_and_is_good_for_eight_hours() {
         let fake = fake();
-        let session = issued(&fake, "default", NOW).unwrap();
+        let session = begun(&fake, "default");
         let part = |text: &str| Base64UrlUnpadded::encode_string(text.as_bytes());
         let signed = signature("session", format!("default:{NOW}:{}", NOW + 28_800).as_bytes());
         let (iat, exp) = (part(&NOW.to_string()), part(&(NOW + 28_800).to_string()));
         assert_eq!(session.token, format!("{}.{iat}.{exp}.{}", part("default"), hex::encode(signed)));
-        let identified = Some(Identified { principal: "default".into(), expires_at: NOW + 28_800 });
+        let (principal, expires_at) = ("default".into(), NOW + 28_800);
+        let identified =
+            Some(Identified { principal, expires_at, ceiling: None, session: fingerprint(&session.token) });
         assert_eq!(who(&fake, &session.token), identified);
         fake.set_now(NOW + 28_799);
         assert_eq!(who(&fake, &session.token), identified);
@@ -182,17 +199,17 @@ mod tests {
     #[test]
     fn a_bearer_from_the_future_is_rejected_beyond_a_minute_of_skew() {
         let fake = fake();
-        assert!(who(&fake, &signed("default", NOW + 60, NOW + 100, PURPOSE)).is_some());
-        assert!(who(&fake, &signed("default", NOW + 61, NOW + 100, PURPOSE)).is_none());
-        assert!(who(&fake, &signed("default", u64::MAX, u64::MAX, PURPOSE)).is_none());
+        assert!(who(&fake, &signed(&fake, "default", NOW + 60, NOW + 100, PURPOSE)).is_some());
+        assert!(who(&fake, &signed(&fake, "default", NOW + 61, NOW + 100, PURPOSE)).is_none());
+        assert!(who(&fake, &signed(&fake, "default", u64::MAX, u64::MAX, PURPOSE)).is_none());
     }
 
     #[test]
     fn a_signature_made_for_another_purpose_or_other_claims_is_rejected() {
         let fake = fake();
-        assert!(who(&fake, &signed("default", NOW, NOW + 100, "invite")).is_none());
-        let good = signed("default", NOW, NOW + 100, PURPOSE);
-        let longer = signed("default", NOW, NOW + 1_000, PURPOSE);
+        assert!(who(&fake, &signed(&fake, "default", NOW, NOW + 100, "invite")).is_none());
+        let good = signed(&fake, "default", NOW, NOW + 100, PURPOSE);
+        let longer = signed(&fake, "default", NOW, NOW + 1_000, PURPOSE);
         let forged = format!("{}.{}", longer.rsplit_once('.').unwrap().0, good.rsplit_once('.').unwrap().1);
         assert!(who(&fake, &good).is_some() && who(&fake, &forged).is_none());
     }
@@ -200,7 +217,7 @@ mod tests {
     #[test]
     fn no_changed_byte_leaves_a_bearer_good() {
         let fake = fake();
-        let good = signed("default", NOW, NOW + 100, PURPOSE);
+        let good = signed(&fake, "default", NOW, NOW + 100, PURPOSE);
         for at in 0..good.len() {
             for other in ["A", "a", "0", "f", ".", "=", "~"] {
                 let tampered = format!("{}{other}{}", &good[..at], &good[at + 1..]);
@@ -238,9 +255,9 @@ mod tests {
     #[test]
     fn a_bearer_of_an_unknown_or_disabled_principal_is_rejected() {
         let fake = fake();
-        assert!(who(&fake, &signed("nobody", NOW, NOW + 100, PURPOSE)).is_none());
-        let bearer = signed("eve", NOW, NOW + 100, PURPOSE);
-        let mut eve = json!({"enabled": true, "groups": [], "grants": [], "revokes": [], "created_at": 1, "keys": []});
+        assert!(who(&fake, &signed(&fake, "nobody", NOW, NOW + 100, PURPOSE)).is_none());
+        let bearer = signed(&fake, "eve", NOW, NOW + 100, PURPOSE);
+        let mut eve = with_key(json!({"enabled": true, "groups": [], "grants": [], "revokes": [], "created_at": 1}));
         fake.set(Bucket::Principals, "eve", &eve);
         assert!(who(&fake, &bearer).is_some());
         eve["enabled"] = false.into();
@@ -251,28 +268,46 @@ mod tests {
     #[test]
     fn what_was_issued_at_or_before_the_revocation_is_rejected_and_what_came_after_is_not() {
         let fake = fake();
-        let eve = json!({"enabled": true, "groups": [], "grants": [], "revokes": [], "created_at": 1,
-                         "revoked_at": NOW, "keys": []});
+        let eve = with_key(json!({"enabled": true, "groups": [], "grants": [], "revokes": [], "created_at": 1,
+                                  "revoked_at": NOW}));
         fake.set(Bucket::Principals, "eve", &eve);
         for (issued_at, good) in [(NOW - 1, false), (NOW, false), (NOW + 1, true)] {
-            assert_eq!(who(&fake, &signed("eve", issued_at, NOW + 100, PURPOSE)).is_some(), good, "{issued_at}");
+            assert_eq!(who(&fake, &signed(&fake, "eve", issued_at, NOW + 100, PURPOSE)).is_some(), good, "{issued_at}");
         }
     }
 
     #[test]
     fn a_bearer_that_could_not_be_judged_is_not_rejected() {
         let fake = fake();
-        let bearer = signed("default", NOW, NOW + 100, PURPOSE);
+        let bearer = signed(&fake, "default", NOW, NOW + 100, PURPOSE);
         fake.go_away();
         assert!(matches!(authenticate(&fake, &bearer), Err(Refusal::Unavailable(_))));
         assert_eq!(authenticate(&fake, "rubbish"), Ok(None));
     }
 
     #[test]
+    fn a_bearer_without_a_session_or_whose_key_is_gone_or_another_is_rejected() {
+        let fake = fake();
+        let bearer = signed(&fake, "default", NOW, NOW + 100, PURPOSE);
+        let key = sessions::key_of(&bearer, NOW + 100);
+        assert!(who(&fake, &bearer).is_some());
+        let session = fake.value(Bucket::Sessions, &key).unwrap();
+        for (field, value) in [("device", json!("other")), ("number", json!(1)), ("ended", json!(true))] {
+            let mut changed = session.clone();
+            changed[field] = value;
+            fake.set(Bucket::Sessions, &key, &changed);
+            assert!(who(&fake, &bearer).is_none(), "{field}");
+        }
+        assert!(fake.delete(Bucket::Sessions, &key).unwrap());
+        assert!(who(&fake, &bearer).is_none(), "signed is not enough");
+    }
+
+    #[test]
     fn a_malformed_bearer_costs_no_verification_and_no_read() {
         let fake = fake();
+        let expired = signed(&fake, "default", NOW - 9, NOW - 1, PURPOSE);
         fake.calls();
-        for text in ["", ".", "...", "a.b.c.d", &"a".repeat(1_000_000), &signed("default", NOW - 9, NOW - 1, PURPOSE)] {
+        for text in ["", ".", "...", "a.b.c.d", &"a".repeat(1_000_000), &expired] {
             assert!(who(&fake, text).is_none());
         }
         assert!(fake.calls().is_empty());
@@ -281,7 +316,8 @@ mod tests {
     #[test]
     fn the_owner_of_the_host_is_default_and_other_users_are_nobody() {
         let fake = fake();
-        let identified = Identified { principal: "default".into(), expires_at: NOW + 28_800 };
+        let (principal, expires_at) = ("default".into(), NOW + 28_800);
+        let identified = Identified { principal, expires_at, ceiling: None, session: SOCKET.into() };
         assert_eq!(unix_peer(&fake, true), Some(identified));
         assert_eq!(unix_peer(&fake, false), None);
     }

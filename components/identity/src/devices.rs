@@ -2,18 +2,19 @@
 //!
 //! A pair token is good once and for minutes; the principal's record has its hash and nothing else of it, so it ends with
 //! the principal. Bounds: [`MAX_DEVICES`] keys, [`MAX_PAIRINGS`] tokens at once, a label of 128 bytes.
-//! A device has all rights of its principal.
+//! A device has all rights of its principal, or, with a scope, those of them that the scope covers. Its sessions end with it.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::bearer;
+use crate::groups;
 use crate::keys::PublicKey;
 use crate::payload::{self, bounded, invalid};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Key};
 use crate::refusal::Refusal;
+use crate::sessions;
 
 /// The most keys of one principal.
 pub const MAX_DEVICES: usize = 32;
@@ -21,6 +22,8 @@ pub const MAX_DEVICES: usize = 32;
 pub const MAX_PAIRINGS: usize = 8;
 /// The longest label, in bytes.
 const MAX_LABEL: usize = 128;
+/// The most capabilities of a scope.
+pub const MAX_SCOPE: usize = 32;
 const DEFAULT_EXPIRY_SECS: u32 = 300;
 const MAX_EXPIRY_SECS: u32 = 3_600;
 /// What every token begins with; the principal and 32 random bytes in base64url follow, with a dot between.
@@ -37,6 +40,8 @@ pub struct Pairing {
     pub expires_at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +51,8 @@ struct PairRequest {
     expires_secs: Option<Number>,
     #[serde(default)]
     label: Option<String>,
+    #[serde(default)]
+    scope: Option<Vec<String>>,
 }
 
 /// The answer to `device.pair`, for the principal alone.
@@ -56,16 +63,40 @@ pub struct PairToken {
     pub expires_at_epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// Sorted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<String>>,
 }
 
-/// A token by which a principal gets another key: good once, for `expires_secs` (1 to 3600, 300 unless given).
+/// What a device may use that is made through this session: what was asked for, or all that the session may use itself. More
+/// than that is denied.
+fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
+    let ceiling = ports.ceiling();
+    let Some(wanted) = wanted else { return Ok(ceiling) };
+    if !(1..=MAX_SCOPE).contains(&wanted.len()) {
+        return Err(invalid("scope", format!("1 to {MAX_SCOPE} capabilities; it has {}", wanted.len())));
+    }
+    let wanted = groups::capabilities("scope", &wanted)?;
+    if let Some(ceiling) = ceiling {
+        let ceiling = groups::parse_stored(&ceiling)?;
+        if let Some(more) = wanted.iter().find(|wanted| !ceiling.iter().any(|within| within.covers(wanted))) {
+            let name = payload::shown(more.as_str());
+            return Err(Refusal::Denied(format!("scope: {name} is more than this session may use itself")));
+        }
+    }
+    Ok(Some(wanted.iter().map(|wanted| wanted.as_str().to_owned()).collect()))
+}
+
+/// A token by which a principal gets another key: good once, for `expires_secs` (1 to 3600, 300 unless given). The device
+/// will have all rights of its principal, or those that `scope` covers, and never more than the session that asks.
 pub fn pair<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<PairToken, Refusal> {
-    let PairRequest { expires_secs, label } = payload::read(payload)?;
+    let PairRequest { expires_secs, label, scope: wanted } = payload::read(payload)?;
     let expires_secs =
         expires_secs.map_or(Ok(DEFAULT_EXPIRY_SECS), |secs| bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS))?;
     if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
         return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
     }
+    let scope = scope(ports, wanted)?;
     let mut secret = [0; 32];
     ports.random(&mut secret)?;
     let part = Base64UrlUnpadded::encode_string;
@@ -80,9 +111,10 @@ pub fn pair<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<PairToken, 
             )));
         }
         let (hash, expires_at) = (hash(&token), now + u64::from(expires_secs));
-        principal.pairings.push(Pairing { hash, expires_at, label: label.clone() });
+        let (label, scope) = (label.clone(), scope.clone());
+        principal.pairings.push(Pairing { hash, expires_at, label: label.clone(), scope: scope.clone() });
         principals::save_record(transaction, id, &principal)?;
-        Ok(PairToken { token: token.clone(), principal: id.into(), expires_at_epoch: expires_at, label: label.clone() })
+        Ok(PairToken { token: token.clone(), principal: id.into(), expires_at_epoch: expires_at, label, scope })
     })
 }
 
@@ -132,12 +164,9 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<LoggedIn, Refusal> 
         if principal.keys.len() >= MAX_DEVICES {
             return Err(Refusal::Conflict(format!("the principal has {MAX_DEVICES} devices already; remove one")));
         }
-        let label = principal.pairings.remove(at).label;
-        principal.add_key(key, now);
-        if let Some(added) = principal.keys.last_mut() {
-            added.label = label;
-        }
-        let session = bearer::issue(ports, &id, &principal, now, now + bearer::LIFETIME_SECS)?;
+        let Pairing { label, scope, .. } = principal.pairings.remove(at);
+        let device = principal.add_key(key, now, label, scope);
+        let session = sessions::begin(ports, transaction, &id, &principal, &device)?;
         principals::save_record(transaction, &id, &principal)?;
         transaction.put(Bucket::Keys, &key.fingerprint(), id.as_bytes())?;
         Ok(LoggedIn {
@@ -165,6 +194,8 @@ pub struct Device {
     pub fingerprint: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<String>>,
     pub added_at_epoch: u64,
 }
 
@@ -172,7 +203,12 @@ pub struct Device {
 pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<DeviceList, Refusal> {
     let ListRequest {} = payload::read(payload)?;
     let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
-    let device = |Key { fingerprint, label, added_at, .. }| Device { fingerprint, label, added_at_epoch: added_at };
+    let device = |Key { fingerprint, label, scope, added_at, .. }| Device {
+        fingerprint,
+        label,
+        scope,
+        added_at_epoch: added_at,
+    };
     Ok(DeviceList { devices: principal.keys.into_iter().map(device).collect() })
 }
 
@@ -186,7 +222,7 @@ struct RemoveRequest {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Removed {}
 
-/// Takes a key away and ends all sessions of its principal: a bearer does not say by which key it was got.
+/// Takes a key away, and ends the sessions that began with it, for good: they stay ended if the key comes back.
 pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, Refusal> {
     let RemoveRequest { fingerprint } = payload::read(payload)?;
     transact(ports, |transaction| {
@@ -197,7 +233,7 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
             return Err(Refusal::NotFound("the principal has no such device".into()));
         }
         transaction.delete(Bucket::Keys, &fingerprint)?;
-        principal.revoked_at = Some(ports.now());
+        // With the standing, whose change makes the host forget what it remembers of bearers.
         principals::save(transaction, id, &principal)?;
         Ok(Removed {})
     })
@@ -208,6 +244,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::bearer;
     use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW, public_key};
 
@@ -295,17 +332,49 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_removed_takes_every_session_with_it_and_frees_its_key() {
+    fn a_device_that_is_removed_takes_its_own_sessions_with_it_for_good_and_frees_its_key() {
         let fake = with_bo();
         let (first, second) = (redeemed(&fake, &token(&fake), 1).unwrap(), redeemed(&fake, &token(&fake), 2).unwrap());
+        let good = |token: &str| bearer::authenticate(&fake, token).unwrap().is_some();
         let request = json!({ "fingerprint": first.public_key_fingerprint }).to_string();
         remove(&fake, "bo", request.as_bytes()).unwrap();
-        for session in [&first, &second] {
-            assert_eq!(bearer::authenticate(&fake, &session.session_token).unwrap(), None);
-        }
+        assert!(!good(&first.session_token) && good(&second.session_token));
         assert_eq!(devices(&fake).as_array().unwrap().len(), 1);
         assert!(matches!(remove(&fake, "bo", request.as_bytes()), Err(Refusal::NotFound(_))));
         let again = redeemed(&fake, &token(&fake), 1).unwrap();
-        assert!(bearer::authenticate(&fake, &again.session_token).unwrap().is_some(), "in the same second");
+        assert!(good(&again.session_token), "in the same second");
+        assert!(!good(&first.session_token), "it does not come back with its key");
+    }
+
+    #[test]
+    fn a_scope_goes_from_the_token_to_the_device_and_to_its_sessions() {
+        let fake = with_bo();
+        let asked = json!({ "label": "tv", "scope": ["self:quota:get", "self:agent:list", "self:quota:get"] });
+        let paired = pair(&fake, "bo", asked.to_string().as_bytes()).unwrap();
+        let scope = ["self:agent:list", "self:quota:get"].map(String::from);
+        assert_eq!(paired.scope.as_deref(), Some(&scope[..]));
+        let device = redeemed(&fake, &paired.token, 1).unwrap();
+        let who = bearer::authenticate(&fake, &device.session_token).unwrap().unwrap();
+        assert_eq!(who.ceiling.as_deref(), Some(&scope[..]));
+        assert_eq!(devices(&fake)[0]["scope"], json!(scope));
+        for wrong in [json!([]), json!(["a b"]), json!(vec!["a"; MAX_SCOPE + 1]), json!("a"), json!([1])] {
+            let paired = pair(&fake, "bo", json!({ "scope": wrong }).to_string().as_bytes()).map(drop);
+            assert!(matches!(paired, Err(Refusal::Invalid(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_session_with_a_scope_pairs_no_device_with_more() {
+        let fake = with_bo();
+        fake.bound_to(Some(&["self:auth:*", "self:quota:get"]));
+        let scoped = |scope: &[&str]| {
+            pair(&fake, "bo", json!({ "scope": scope }).to_string().as_bytes()).map(|paired| paired.scope.unwrap())
+        };
+        assert_eq!(scoped(&["self:auth:pair"]).unwrap(), ["self:auth:pair"]);
+        for more in ["*", "self:*", "self:auth:*:x", "self:agent:list"] {
+            assert_eq!(scoped(&["self:quota:get", more]).is_ok(), more == "self:auth:*:x", "{more}");
+        }
+        let inherited = pair(&fake, "bo", b"").unwrap().scope.unwrap();
+        assert_eq!(inherited, ["self:auth:*", "self:quota:get"], "unless it is said, the same");
     }
 }

@@ -212,7 +212,7 @@ pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
     check_unbounded("capabilities", &held, unsafe_admin)?;
     let taken = || Refusal::Conflict(format!("there is a group `{name}` already"));
     transact(ports, |transaction| {
-        let giver = principals::rights_in(transaction, caller)?;
+        let giver = principals::rights_of_caller(ports, transaction, caller)?;
         giver.check_giving("a group that holds more than its maker", &held)?;
         if built_in(&name).is_some() || transaction.get(Bucket::Groups, &name)?.is_some() {
             return Err(taken());
@@ -310,7 +310,7 @@ pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
         if let Some(wanted) = &wanted {
             let before = parse_stored(&group.capabilities)?;
             let more: Vec<_> = wanted.iter().filter(|wanted| !before.contains(wanted)).cloned().collect();
-            principals::rights_in(transaction, caller)?
+            principals::rights_of_caller(ports, transaction, caller)?
                 .check_giving("a group that holds more than who changes it", &more)?;
             group.capabilities = texts(wanted);
         }

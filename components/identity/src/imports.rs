@@ -1,14 +1,26 @@
 //! The outside of a running component: [`Ports`] made of the host's imports. Wires and decides nothing.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use astrid_sdk::authority::registrar;
+use astrid_sdk::authority::{held, registrar};
+use astrid_sdk::bus::{self, Subscription};
 use astrid_sdk::{env, keys, kv, log};
 
-use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
+use crate::ports::{Bucket, Listener, Page, PortError, Ports, Standing, Transaction};
 
 /// The host.
 pub(crate) struct Imports;
+
+/// A subscription, until a moment.
+pub(crate) struct Heard(Subscription, Instant);
+
+impl Listener for Heard {
+    fn next(&mut self) -> Result<bool, PortError> {
+        let patience = self.1.saturating_duration_since(Instant::now());
+        let event = self.0.next(patience).map_err(|error| broken("the bus", error))?;
+        Ok(event.is_some())
+    }
+}
 
 /// A transaction of the host's store.
 pub(crate) struct Staged(kv::Transaction);
@@ -33,6 +45,7 @@ fn broken(what: &str, detail: impl std::fmt::Debug) -> PortError {
 
 impl Ports for Imports {
     type Transaction = Staged;
+    type Listener = Heard;
 
     fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
         Ok(open(bucket)?.get(key).map_err(store)?.map(|entry| entry.value))
@@ -62,6 +75,25 @@ impl Ports for Imports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError> {
         keys::verify(purpose, bytes, signature).map_err(|error| broken("the key service", error))
+    }
+
+    fn ceiling(&self) -> Option<Vec<String>> {
+        held::ceiling()
+    }
+
+    fn session(&self) -> Option<String> {
+        held::session()
+    }
+
+    fn publish(&self, topic: &str, payload: &[u8]) {
+        if let Err(error) = bus::publish_raw(topic, payload, None) {
+            log::warn!("{topic} was not published: {error:?}");
+        }
+    }
+
+    fn listen(&self, topic: &str, patience: Duration) -> Result<Heard, PortError> {
+        let subscription = Subscription::open(&[topic]).map_err(|error| broken("the bus", error))?;
+        Ok(Heard(subscription, Instant::now() + patience))
     }
 
     fn setting(&self, name: &str) -> Result<Option<String>, PortError> {

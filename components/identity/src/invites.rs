@@ -10,7 +10,6 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::bearer;
 use crate::groups;
 use crate::keys::{FINGERPRINT_CHARS, PublicKey};
 use crate::listing;
@@ -20,6 +19,7 @@ use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Principal};
 use crate::refusal::Refusal;
 use crate::rights;
+use crate::sessions;
 
 /// What every token begins with.
 const PREFIX: &str = "astrid-inv-";
@@ -132,7 +132,7 @@ pub fn issue<P: Ports>(ports: &P, issuer: &str, payload: &[u8]) -> Result<Issued
     let held = groups::to_join(&mut reading, &group)?;
     // Whoever may invite must not become more by inviting oneself.
     if !held.iter().all(rights::is_own) {
-        let giver = principals::rights_in(&mut reading, issuer)?;
+        let giver = principals::rights_of_caller(ports, &mut reading, issuer)?;
         giver.check_giving(&format!("an invite to `{group}`"), &held)?;
     }
     let max_uses = bounded("max_uses", &request.max_uses, 1..=MAX_USES)?;
@@ -329,9 +329,9 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> 
         policy::admit(ports, transaction)?;
         let id = principals::free_id(ports, transaction, &slug)?;
         let mut principal = Principal::new(&[&invite.group], now);
-        principal.add_key(public_key, now);
+        let device = principal.add_key(public_key, now, None, None);
         // Signed before the commit: if it fails, no use is spent.
-        let session = bearer::issue(ports, &id, &principal, now, now + bearer::LIFETIME_SECS)?;
+        let session = sessions::begin(ports, transaction, &id, &principal, &device)?;
         principals::save_new(transaction, &id, &principal)?;
         transaction.put(Bucket::Keys, &key_fingerprint, id.as_bytes())?;
         invite.remaining_uses -= 1;
@@ -356,6 +356,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::bearer;
     use crate::testing::{Fake, NOW, all_different, public_key};
 
     fn fake() -> Fake {
@@ -759,8 +760,9 @@ mod tests {
 
         assert_eq!(
             fake.value(Bucket::Principals, "agent").unwrap(),
-            json!({"enabled": true, "groups": ["agent"], "grants": [], "revokes": [], "created_at": NOW,
-                   "keys": [{"fingerprint": key.fingerprint(), "public_key": public_key(1), "added_at": NOW}]})
+            json!({"enabled": true, "groups": ["agent"], "grants": [], "revokes": [], "created_at": NOW, "keys_had": 1,
+                   "keys": [{"fingerprint": key.fingerprint(), "public_key": public_key(1), "added_at": NOW,
+                             "number": 0}]})
         );
         let told = &fake.told()["agent"];
         assert!(told.enabled && told.groups == ["agent"] && told.grants.is_empty() && told.revokes.is_empty());

@@ -10,12 +10,16 @@
 //! - [`quotas`]: what a principal may use
 //! - [`policy`]: what the distribution says of invites and of how many principals there are
 //! - [`bearer`]: signing bearers and telling whose a credential is
-//! - [`sessions`], [`signing`]: renewing and ending them, and the keys that sign
+//! - [`sessions`], [`signing`]: what stands behind a bearer, renewing and ending it, and the keys that sign
 //! - [`devices`], [`login`]: the keys of a principal, how it gets another, and sessions for whoever has one
+//! - [`approvals`]: what capsules ask a principal's consent for, and its answers
+//! - [`audit`]: what the record of a call says of it
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
 //! - [`ports`]: what all of these need from outside; the `imports` module is the component's answer, and the domain
 //!   never sees it
 
+pub mod approvals;
+pub mod audit;
 pub mod bearer;
 pub mod caps;
 pub mod devices;
@@ -36,6 +40,8 @@ pub mod sessions;
 pub mod signing;
 #[cfg(test)]
 mod testing;
+
+use std::time::Duration;
 
 use astrid_sdk::authority::{Identified, Presented};
 use astrid_sdk::bus::RefusalCode;
@@ -74,6 +80,10 @@ handlers! {
     "session-refresh" => session_refresh,
     "session-end" => session_end,
     "session-rotate" => session_rotate,
+    "approval-request" => approval_request,
+    "approval-answer" => approval_answer,
+    "approval-list" => approval_list,
+    "approval-withdraw" => approval_withdraw,
     "quota-get" => quota_get,
     "quota-set" => quota_set,
 }
@@ -81,11 +91,11 @@ authenticator!(authenticate);
 starter!(start);
 
 fn invite_issue(message: Message) -> Answer {
-    answer(invites::issue(&Imports, &message.principal, &message.payload))
+    answer(&message, invites::issue(&Imports, &message.principal, &message.payload))
 }
 
 fn invite_list(message: Message) -> Answer {
-    answer(invites::list(&Imports, &message.payload))
+    answer(&message, invites::list(&Imports, &message.payload))
 }
 
 fn invite_revoke(message: Message) -> Answer {
@@ -102,11 +112,11 @@ fn principal_create(message: Message) -> Answer {
 }
 
 fn principal_list(message: Message) -> Answer {
-    answer(principals::list(&Imports, message.target.as_deref(), &message.payload))
+    answer(&message, principals::list(&Imports, message.target.as_deref(), &message.payload))
 }
 
 fn principal_show(message: Message) -> Answer {
-    answer(principals::show(&Imports, about(&message), &message.payload))
+    answer(&message, principals::show(&Imports, about(&message), &message.payload))
 }
 
 fn principal_modify(message: Message) -> Answer {
@@ -131,11 +141,11 @@ fn group_create(message: Message) -> Answer {
 }
 
 fn group_list(message: Message) -> Answer {
-    answer(groups::list(&Imports, message.target.as_deref(), &message.payload))
+    answer(&message, groups::list(&Imports, message.target.as_deref(), &message.payload))
 }
 
 fn group_show(message: Message) -> Answer {
-    untargeted(&message).and_then(|()| answer(groups::show(&Imports, &message.payload)))
+    untargeted(&message).and_then(|()| answer(&message, groups::show(&Imports, &message.payload)))
 }
 
 fn group_modify(message: Message) -> Answer {
@@ -155,15 +165,15 @@ fn caps_revoke(message: Message) -> Answer {
 }
 
 fn caps_show(message: Message) -> Answer {
-    answer(caps::show(&Imports, about(&message), &message.payload))
+    answer(&message, caps::show(&Imports, about(&message), &message.payload))
 }
 
 fn caps_check(message: Message) -> Answer {
-    answer(caps::check(&Imports, about(&message), &message.payload))
+    answer(&message, caps::check(&Imports, about(&message), &message.payload))
 }
 
 fn me(message: Message) -> Answer {
-    answer(principals::me(&Imports, &message.principal, &message.payload))
+    answer(&message, principals::me(&Imports, &message.principal, &message.payload))
 }
 
 fn device_pair(message: Message) -> Answer {
@@ -175,7 +185,7 @@ fn device_redeem(message: Message) -> Answer {
 }
 
 fn device_list(message: Message) -> Answer {
-    answer(devices::list(&Imports, about(&message), &message.payload))
+    answer(&message, devices::list(&Imports, about(&message), &message.payload))
 }
 
 fn device_remove(message: Message) -> Answer {
@@ -183,7 +193,7 @@ fn device_remove(message: Message) -> Answer {
 }
 
 fn login_challenge(message: Message) -> Answer {
-    answer(login::challenge(&Imports, &message.payload))
+    answer(&message, login::challenge(&Imports, &message.payload))
 }
 
 fn log_in(message: Message) -> Answer {
@@ -191,7 +201,7 @@ fn log_in(message: Message) -> Answer {
 }
 
 fn session_refresh(message: Message) -> Answer {
-    answer(sessions::refresh(&Imports, &message.principal, &message.payload))
+    answer(&message, sessions::refresh(&Imports, &message.principal, &message.payload))
 }
 
 fn session_end(message: Message) -> Answer {
@@ -202,8 +212,27 @@ fn session_rotate(message: Message) -> Answer {
     untargeted(&message).and_then(|()| noted(&message, sessions::rotate(&Imports, &message.payload)))
 }
 
+fn approval_request(message: Message) -> Answer {
+    untargeted(&message)?;
+    let remaining = Duration::from_millis(message.remaining_ms.into());
+    let outcome = approvals::request(&Imports, &message.principal, &message.sender, &message.payload, remaining);
+    noted(&message, outcome)
+}
+
+fn approval_answer(message: Message) -> Answer {
+    noted(&message, approvals::answer(&Imports, about(&message), &message.sender, &message.payload))
+}
+
+fn approval_list(message: Message) -> Answer {
+    answer(&message, approvals::list(&Imports, about(&message), &message.payload))
+}
+
+fn approval_withdraw(message: Message) -> Answer {
+    noted(&message, approvals::withdraw(&Imports, about(&message), &message.payload))
+}
+
 fn quota_get(message: Message) -> Answer {
-    answer(quotas::get(&Imports, about(&message), &message.payload))
+    answer(&message, quotas::get(&Imports, about(&message), &message.payload))
 }
 
 fn quota_set(message: Message) -> Answer {
@@ -220,7 +249,12 @@ fn authenticate(presented: Presented) -> Option<Identified> {
         Presented::Unix(peer) => Ok(bearer::unix_peer(&Imports, peer.owner)),
     };
     match identified {
-        Ok(identified) => identified.map(|who| Identified { principal: who.principal, expires_at: who.expires_at }),
+        Ok(identified) => identified.map(|who| Identified {
+            principal: who.principal,
+            expires_at: who.expires_at,
+            ceiling: who.ceiling,
+            session: Some(who.session),
+        }),
         // None would say that the credential is bad. A trap says that it could not be judged.
         Err(refusal) => panic!("{}", refusal.reason()),
     }
@@ -247,7 +281,7 @@ fn noted<T: Serialize>(message: &Message, result: Result<T, refusal::Refusal>) -
         Ok(_) => log::info!("{topic} by `{caller}`{subject}"),
         Err(refusal) => log::warn!("{topic} by `{caller}`{subject} refused: {}", refusal.reason()),
     }
-    answer(result)
+    answer(message, result)
 }
 
 /// Answers, and logs what strangers tried in vain; quietly, since anybody can make as many such lines as they like.
@@ -255,7 +289,7 @@ fn attempted<T: Serialize>(message: &Message, result: Result<T, refusal::Refusal
     if let Err(refusal) = &result {
         log::debug!("{}{} refused: {}", message.topic, subject(message), refusal.reason());
     }
-    answer(result)
+    answer(message, result)
 }
 
 /// What a message is about, as a log may repeat it: by fields that name something and never hold a token or a key, and
@@ -267,7 +301,9 @@ fn subject(message: &Message) -> String {
     subject.map_or_else(String::new, |subject| format!(" about the name {subject}"))
 }
 
-fn answer<T: Serialize>(result: Result<T, refusal::Refusal>) -> Answer {
+/// Answers, and says for the record what was asked for and what came of it.
+fn answer<T: Serialize>(message: &Message, result: Result<T, refusal::Refusal>) -> Answer {
+    astrid_sdk::audit::attach(&audit::detail(&message.payload, &result));
     let refusal = match result {
         Ok(value) => return json(&value),
         Err(refusal) => refusal,

@@ -7,13 +7,13 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::bearer;
 use crate::devices::LoggedIn;
 use crate::keys::PublicKey;
 use crate::payload::{self, invalid};
 use crate::ports::{Ports, transact};
 use crate::principals;
 use crate::refusal::Refusal;
+use crate::sessions;
 use crate::signing;
 
 /// How long a challenge may be answered, in seconds.
@@ -100,16 +100,17 @@ pub fn login<P: Ports>(ports: &P, payload: &[u8]) -> Result<LoggedIn, Refusal> {
     transact(ports, |transaction| {
         let now = ports.now();
         let mut principal = principals::load_in(transaction, &id)?.ok_or_else(not_valid)?;
-        let known = principal.keys.iter().any(|known| known.fingerprint == key.fingerprint());
+        let device = principal.keys.iter().find(|known| known.fingerprint == key.fingerprint()).cloned();
         principal.logins.retain(|used| used.expires_at > now);
-        if !principal.enabled || !known || principal.logins.iter().any(|before| before.nonce == used.nonce) {
+        let device = device.filter(|_| principal.enabled).ok_or_else(not_valid)?;
+        if principal.logins.iter().any(|before| before.nonce == used.nonce) {
             return Err(not_valid());
         }
         if principal.logins.len() >= MAX_LOGINS {
             return Err(Refusal::Unavailable(format!("{MAX_LOGINS} logins within a minute; try again in a minute")));
         }
         principal.logins.push(used.clone());
-        let session = bearer::issue(ports, &id, &principal, now, now + bearer::LIFETIME_SECS)?;
+        let session = sessions::begin(ports, transaction, &id, &principal, &device)?;
         principals::save_record(transaction, &id, &principal)?;
         Ok(LoggedIn {
             principal: id.clone(),
@@ -126,6 +127,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::bearer;
     use crate::devices;
     use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW};

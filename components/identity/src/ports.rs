@@ -1,6 +1,8 @@
 //! What the domain needs from outside: a transactional store that the registrar's standings ride on, signing, the
 //! clock and randomness. The component implements it with its imports, tests with a store in memory.
 
+use std::time::Duration;
+
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
 
@@ -22,8 +24,14 @@ pub enum Bucket {
     Members,
     /// Id of a deleted principal to when that was.
     Gone,
+    /// When a bearer expires, and its fingerprint, to the session that it belongs to.
+    Sessions,
     /// Purpose to which generations of its key count.
     Signing,
+    /// Principal id to what it is asked and has approved.
+    Approvals,
+    /// Name of a capsule to its open requests for approval.
+    Asking,
     /// What transactions write that must not pass each other by.
     Gates,
 }
@@ -38,7 +46,10 @@ impl Bucket {
             Self::Groups => "groups",
             Self::Members => "members",
             Self::Gone => "gone",
+            Self::Sessions => "sessions",
             Self::Signing => "signing",
+            Self::Approvals => "approvals",
+            Self::Asking => "asking",
             Self::Gates => "gates",
         }
     }
@@ -84,6 +95,7 @@ pub struct Standing<'a> {
 /// Everything outside.
 pub trait Ports {
     type Transaction: Transaction;
+    type Listener: Listener;
 
     fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError>;
 
@@ -103,6 +115,18 @@ pub trait Ports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError>;
 
+    /// What the session bounds its principal to that the call comes from; none: to nothing.
+    fn ceiling(&self) -> Option<Vec<String>>;
+
+    /// How the session is called that the call comes from, among those of its principal; none: there is none.
+    fn session(&self) -> Option<String>;
+
+    /// Publishes on behalf of the caller. Nobody may count on its arrival.
+    fn publish(&self, topic: &str, payload: &[u8]);
+
+    /// Hears what is published on behalf of the caller from now on, for so long.
+    fn listen(&self, topic: &str, patience: Duration) -> Result<Self::Listener, PortError>;
+
     /// What the distribution says in one of this capsule's `[env]` fields, if anything.
     fn setting(&self, name: &str) -> Result<Option<String>, PortError>;
 
@@ -111,6 +135,12 @@ pub trait Ports {
 
     /// Fills `bytes` with what nobody can guess.
     fn random(&self, bytes: &mut [u8]) -> Result<(), PortError>;
+}
+
+/// Waits for what is published.
+pub trait Listener {
+    /// Returns when something was published, or may have been: true. False: the time is over.
+    fn next(&mut self) -> Result<bool, PortError>;
 }
 
 /// Reads and writes that take effect together, or not at all if anything read has changed before the commit.

@@ -19,7 +19,6 @@ use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
 use crate::rights::Rights;
-use crate::sessions::Known;
 
 /// The bootstrap principal, in group [`groups::ADMIN`]. It can be neither deleted nor disabled nor stripped.
 pub const DEFAULT: &str = "default";
@@ -50,9 +49,12 @@ pub struct Principal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
     pub keys: Vec<Key>,
-    /// Bearers that were renewed or ended and have not expired.
+    /// How many keys it has had.
+    #[serde(default)]
+    pub keys_had: u64,
+    /// When each bearer expires that a renewal has given, of those that have not. Seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub bearers: Vec<Known>,
+    pub renewals: Vec<u64>,
     /// Open pair tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairings: Vec<Pairing>,
@@ -70,8 +72,14 @@ pub struct Key {
     pub public_key: String,
     /// Seconds since the Unix epoch.
     pub added_at: u64,
+    /// Which of all keys that the principal has had it is, from 0: one that comes back is another device.
+    #[serde(default)]
+    pub number: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// What its sessions may use of what the principal holds; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<String>>,
 }
 
 impl Principal {
@@ -85,7 +93,8 @@ impl Principal {
             created_at: now,
             revoked_at: None,
             keys: Vec::new(),
-            bearers: Vec::new(),
+            keys_had: 0,
+            renewals: Vec::new(),
             pairings: Vec::new(),
             logins: Vec::new(),
             quotas: Quotas::default(),
@@ -93,8 +102,12 @@ impl Principal {
     }
 
     /// Adds a key.
-    pub fn add_key(&mut self, key: PublicKey, now: u64) {
-        self.keys.push(Key { fingerprint: key.fingerprint(), public_key: key.to_hex(), added_at: now, label: None });
+    pub fn add_key(&mut self, key: PublicKey, now: u64, label: Option<String>, scope: Option<Vec<String>>) -> Key {
+        let (fingerprint, public_key) = (key.fingerprint(), key.to_hex());
+        let added = Key { fingerprint, public_key, added_at: now, number: self.keys_had, label, scope };
+        self.keys_had += 1;
+        self.keys.push(added.clone());
+        added
     }
 
     /// What its record and its groups give it.
@@ -110,16 +123,23 @@ impl Principal {
             revokes: groups::parse_stored(&self.revokes)?,
             grants: groups::parse_stored(&self.grants)?,
             groups: defined,
+            ceiling: None,
         })
     }
 }
 
-/// What somebody may do and give; nothing if there is no such principal.
-pub fn rights_in(transaction: &mut impl Transaction, id: &str) -> Result<Rights, Refusal> {
-    match load_in(transaction, id)? {
-        Some(principal) => principal.rights(transaction),
-        None => Ok(Rights::default()),
-    }
+/// What the caller may do and give, through the session that it calls by; nothing if there is no such principal.
+pub fn rights_of_caller<P: Ports>(
+    ports: &P,
+    transaction: &mut P::Transaction,
+    caller: &str,
+) -> Result<Rights, Refusal> {
+    let rights = match load_in(transaction, caller)? {
+        Some(principal) => principal.rights(transaction)?,
+        None => Rights::default(),
+    };
+    let ceiling = ports.ceiling().map(|ceiling| groups::parse_stored(&ceiling)).transpose()?;
+    Ok(Rights { ceiling, ..rights })
 }
 
 /// There is nobody of that id.
@@ -259,7 +279,7 @@ pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
     let grants = groups::capabilities("grants", &grants)?;
     groups::check_unbounded("grants", &grants, false)?;
     transact(ports, |transaction| {
-        let giver = rights_in(transaction, caller)?;
+        let giver = rights_of_caller(ports, transaction, caller)?;
         giver.check_giving("granting more than the caller holds", &grants)?;
         for group in &named {
             let held = groups::to_join(transaction, group)?;
@@ -331,7 +351,7 @@ pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Modif
     transact(ports, |transaction| {
         let mut principal = existing(transaction, &id)?;
         let before = principal.groups.clone();
-        let giver = rights_in(transaction, caller)?;
+        let giver = rights_of_caller(ports, transaction, caller)?;
         for group in &add_groups {
             let held = groups::to_join(transaction, group)?;
             if !principal.groups.contains(group) {
@@ -436,6 +456,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
         let gone = serde_json::to_vec(&gone).map_err(|error| Refusal::Internal(error.to_string()))?;
         transaction.put(Bucket::Gone, &id, &gone)?;
         transaction.delete(Bucket::Principals, &id)?;
+        transaction.delete(Bucket::Approvals, &id)?;
         transaction.remove_principal(&id)?;
         Ok(Deleted {})
     })
@@ -503,7 +524,7 @@ pub fn show<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusa
 pub struct Me {
     pub principal: String,
     pub groups: Vec<String>,
-    /// Sorted.
+    /// What it holds through this session, sorted.
     pub capabilities: Vec<String>,
 }
 
@@ -512,7 +533,7 @@ pub fn me<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Me, Refus
     let EmptyRequest {} = payload::read(payload)?;
     let found = if caller == ANONYMOUS { None } else { load(ports, caller)? };
     let principal = found.ok_or_else(|| Refusal::Denied("the caller is not a known principal".into()))?;
-    let capabilities = principal.rights(&mut ports.begin())?.held();
+    let capabilities = rights_of_caller(ports, &mut ports.begin(), caller)?.held();
     Ok(Me { principal: caller.into(), groups: principal.groups, capabilities })
 }
 

@@ -51,6 +51,8 @@ pub struct Rights {
     pub grants: Vec<Capability>,
     /// Those that are defined, in the order in which the principal has them.
     pub groups: Vec<(String, Vec<Capability>)>,
+    /// What the session bounds it to; none: to nothing.
+    pub ceiling: Option<Vec<Capability>>,
 }
 
 impl Rights {
@@ -59,6 +61,9 @@ impl Rights {
         let by = |capability: &Capability| capability.as_str().to_owned();
         if !self.enabled {
             return Rule::Disabled;
+        }
+        if !self.ceiling.as_ref().is_none_or(|ceiling| ceiling.iter().any(|within| within.covers(required))) {
+            return Rule::Nothing;
         }
         if let Some(revoke) = self.revokes.iter().find(|revoke| revoke.covers(required)) {
             return Rule::Revoked { by: by(revoke) };
@@ -74,9 +79,15 @@ impl Rights {
         Rule::Nothing
     }
 
-    /// Grants and what groups hold, sorted, without those that a revoke covers whole. Nothing if disabled.
+    /// Grants and what groups hold, within the ceiling, sorted, without those that a revoke covers whole. Nothing if
+    /// disabled.
     pub fn held(&self) -> Vec<String> {
         let given = self.grants.iter().chain(self.groups.iter().flat_map(|(_, held)| held));
+        let within = |given: &Capability| match &self.ceiling {
+            None => vec![given.clone()],
+            Some(ceiling) => ceiling.iter().filter_map(|within| within.meet(given)).collect(),
+        };
+        let given = given.flat_map(within);
         let kept = given.filter(|given| self.enabled && !self.revokes.iter().any(|revoke| revoke.covers(given)));
         let mut held: Vec<String> = kept.map(|held| held.as_str().to_owned()).collect();
         held.sort();
@@ -109,7 +120,8 @@ mod tests {
     }
 
     fn rights(grants: &[&str], group: &[&str], revokes: &[&str]) -> Rights {
-        Rights { enabled: true, revokes: caps(revokes), grants: caps(grants), groups: vec![("g".into(), caps(group))] }
+        let groups = vec![("g".into(), caps(group))];
+        Rights { enabled: true, revokes: caps(revokes), grants: caps(grants), groups, ceiling: None }
     }
 
     #[test]
@@ -135,6 +147,19 @@ mod tests {
         assert!(!gives(rights(&["a:*"], &[], &["a:b"]), &["a:*"]), "a revoke may have cut something out");
         assert!(gives(rights(&["a:*"], &[], &["a:b"]), &["a:c"]));
         assert!(!gives(rights(&["a:*"], &[], &["a:b"]), &["a:b"]));
+    }
+
+    #[test]
+    fn through_a_session_with_a_ceiling_nobody_holds_or_gives_more_than_it_covers() {
+        let within = |ceiling: &[&str]| Rights { ceiling: Some(caps(ceiling)), ..rights(&["*"], &[], &[]) };
+        let gives = |ceiling: &[&str], what: &[&str]| within(ceiling).check_giving("x", &caps(what)).is_ok();
+        assert_eq!(within(&["invite:*", "self:*"]).held(), ["invite:*", "self:*"]);
+        assert!(gives(&["invite:*"], &["invite:issue", "invite:*", "self:*"]));
+        for more in ["*", "agent:list", "*:issue", "caps:grant"] {
+            assert!(!gives(&["invite:*"], &[more]), "{more}");
+        }
+        assert!(gives(&["caps:grant"], &["*"]), "whoever may grant may give everything");
+        assert!(!gives(&[], &["a"]) && within(&[]).held().is_empty());
     }
 
     const HELD: [&str; 7] = ["*", "a:*", "a:b", "self:*", "self:a:b", "c", "*:b"];

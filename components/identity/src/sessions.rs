@@ -1,35 +1,118 @@
-//! Sessions beside their bearers: renewing one, ending one, and changing the key that signs them all.
+//! Sessions: what stands behind a bearer. How one begins, is renewed and ends, and changing the key that signs all bearers.
 //!
-//! A bearer says when it was made and nothing of what it renews, so a principal's record remembers the renewed ones with the
-//! beginning of their session, and those that were ended, each until it would have expired, [`MAX_KNOWN`] at most. Only
-//! fingerprints are kept.
+//! A bearer says whose it is and for how long, and nothing else. Which device it came from, which session it continues and
+//! whether that was ended is written down for each, under the second at which it expires; whoever begins a session deletes
+//! some of those that have expired. Only fingerprints are kept. Bounded by the logins of a minute, by pair tokens and by
+//! [`MAX_RENEWALS`], for each principal.
 
 use serde::{Deserialize, Serialize};
 
-use crate::bearer::{self, LIFETIME_SECS};
-use crate::payload;
-use crate::ports::{Bucket, Ports, transact};
-use crate::principals::{self, Principal};
+use crate::approvals;
+use crate::bearer::{self, Bearer, LIFETIME_SECS, MAX_SKEW_SECS};
+use crate::payload::{self, stored};
+use crate::ports::{Bucket, Ports, Transaction, transact};
+use crate::principals::{self, Key, Principal};
 use crate::refusal::Refusal;
 use crate::signing;
 
 /// How long a session may be renewed, in seconds since its first bearer: 7 days.
 pub const MAX_AGE_SECS: u64 = 604_800;
-/// The most bearers that a principal's record remembers.
-pub const MAX_KNOWN: usize = 128;
+/// The most bearers of a principal that renewals have given and that have not expired.
+pub const MAX_RENEWALS: usize = 128;
 /// How many principals one transaction tells the host of.
 const PAGE: u32 = 500;
+/// How many sessions are looked at, for whether they have expired, when one begins or is renewed.
+const SWEEP: u32 = 8;
+/// How many seconds earlier than asked a bearer may expire, to be spelled like no other one.
+const MAX_EARLIER_SECS: u64 = 3;
 
-/// What is remembered of a bearer until it has expired.
+/// What is remembered of a bearer until it expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
-    pub fingerprint: String,
-    /// Seconds since the Unix epoch.
-    pub expires_at: u64,
-    /// When the session began that it renews. Seconds since the Unix epoch.
+pub struct Session {
+    /// The fingerprint of the key with which the session began, and which of the principal's keys that was.
+    device: String,
+    number: u64,
+    /// What all bearers of the session share: the fingerprint of the first.
+    pub name: String,
+    /// When the session began. Seconds since the Unix epoch.
     pub started_at: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ended: bool,
+    ended: bool,
+}
+
+impl Session {
+    /// The device from which it came, while its principal has it.
+    pub fn device<'p>(&self, principal: &'p Principal) -> Option<&'p Key> {
+        principal.keys.iter().find(|key| key.fingerprint == self.device && key.number == self.number)
+    }
+}
+
+/// The key of a bearer in [`Bucket::Sessions`]: those that expire first come first.
+pub fn key_of(token: &str, expires_at: u64) -> String {
+    format!("{expires_at:020}.{}", bearer::fingerprint(token))
+}
+
+/// Reads a session; none if there is none, or it was ended.
+pub fn live(bytes: Option<Vec<u8>>) -> Result<Option<Session>, Refusal> {
+    let session: Option<Session> = bytes.map(|bytes| stored("a session", &bytes)).transpose()?;
+    Ok(session.filter(|session| !session.ended))
+}
+
+fn save(transaction: &mut impl Transaction, key: &str, session: &Session) -> Result<(), Refusal> {
+    let bytes = serde_json::to_vec(session).map_err(|error| Refusal::Internal(error.to_string()))?;
+    Ok(transaction.put(Bucket::Sessions, key, &bytes)?)
+}
+
+/// Stages a session of a device, and signs its first bearer. The transaction must save the principal's record as well.
+pub fn begin<P: Ports>(
+    ports: &P,
+    transaction: &mut P::Transaction,
+    id: &str,
+    principal: &Principal,
+    device: &Key,
+) -> Result<Bearer, Refusal> {
+    let (device, number, started_at) = (device.fingerprint.clone(), device.number, ports.now());
+    let session = Session { device, number, name: String::new(), started_at, ended: false };
+    stage(ports, transaction, id, principal, session, started_at + LIFETIME_SECS)
+}
+
+/// Signs a bearer that is spelled like no other one, so that none shares the fate of another: it may be dated ahead, by at
+/// most [`MAX_SKEW_SECS`], and expire up to [`MAX_EARLIER_SECS`] earlier. A session without a name is called by it.
+fn stage<P: Ports>(
+    ports: &P,
+    transaction: &mut P::Transaction,
+    id: &str,
+    principal: &Principal,
+    mut session: Session,
+    expires_at: u64,
+) -> Result<Bearer, Refusal> {
+    let now = ports.now();
+    let first = now.max(principal.revoked_at.map_or(0, |revoked_at| revoked_at + 1));
+    let times = (0..=MAX_EARLIER_SECS)
+        .flat_map(|earlier| (first..=now + MAX_SKEW_SECS).map(move |issued_at| (issued_at, expires_at - earlier)));
+    for (issued_at, expires_at) in times {
+        let bearer = bearer::sign(ports, id, issued_at, expires_at)?;
+        let key = key_of(&bearer.token, expires_at);
+        if transaction.get(Bucket::Sessions, &key)?.is_none() {
+            if session.name.is_empty() {
+                session.name = bearer::fingerprint(&bearer.token);
+            }
+            save(transaction, &key, &session)?;
+            sweep(ports, transaction)?;
+            return Ok(bearer);
+        }
+    }
+    Err(Refusal::Unavailable("no bearer can be made now; try again in a minute".into()))
+}
+
+fn sweep<P: Ports>(ports: &P, transaction: &mut P::Transaction) -> Result<(), Refusal> {
+    let living = format!("{:020}", ports.now() + 1);
+    for (key, _) in ports.scan(Bucket::Sessions, "", None, SWEEP)?.entries {
+        if key < living {
+            transaction.delete(Bucket::Sessions, &key)?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -46,52 +129,47 @@ pub struct Refreshed {
     pub session_expires_at_epoch: u64,
 }
 
-/// The principal of a bearer that is the caller's and good now, in a transaction that depends on that.
+/// The principal of a bearer that is the caller's and good now, and its session with its key, in a transaction that depends
+/// on both.
 fn own<P: Ports>(
     ports: &P,
     transaction: &mut P::Transaction,
     caller: &str,
     token: &str,
-) -> Result<(Principal, Known), Refusal> {
+) -> Result<(Principal, String, Session), Refusal> {
     let not_valid = || Refusal::Denied("the bearer is not valid".into());
     let claims = bearer::verified(ports, token)?.ok_or_else(not_valid)?;
-    let fingerprint = bearer::fingerprint(token);
-    let mut principal = principals::load_in(transaction, caller)?.ok_or_else(not_valid)?;
-    if claims.principal.as_str() != caller || !bearer::stands(&principal, &claims, &fingerprint) {
+    let principal = principals::load_in(transaction, caller)?.ok_or_else(not_valid)?;
+    if claims.principal.as_str() != caller || !bearer::stands(&principal, &claims) {
         return Err(not_valid());
     }
-    principal.bearers.retain(|known| known.expires_at > ports.now());
-    let known = principal.bearers.iter().find(|known| known.fingerprint == fingerprint).cloned();
-    let new = Known { fingerprint, expires_at: claims.expires_at, started_at: claims.issued_at, ended: false };
-    Ok((principal, known.unwrap_or(new)))
+    let key = key_of(token, claims.expires_at);
+    let session = live(transaction.get(Bucket::Sessions, &key)?)?.ok_or_else(not_valid)?;
+    session.device(&principal).ok_or_else(not_valid)?;
+    Ok((principal, key, session))
 }
 
-/// A new bearer for whoever presents one, good for [`LIFETIME_SECS`] but never longer than [`MAX_AGE_SECS`] after the first one of
-/// the session was made. The old one stays good until it expires.
+/// A new bearer for whoever presents one, of the same session, good for [`LIFETIME_SECS`] but never longer than
+/// [`MAX_AGE_SECS`] after its first one was made. The old one stays good until it expires.
 pub fn refresh<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Refreshed, Refusal> {
     let TokenRequest { token } = payload::read(payload)?;
     transact(ports, |transaction| {
-        let (mut principal, known) = own(ports, transaction, caller, &token)?;
-        let (now, end) = (ports.now(), known.started_at.saturating_add(MAX_AGE_SECS));
+        let (mut principal, _, session) = own(ports, transaction, caller, &token)?;
+        let (now, end) = (ports.now(), session.started_at.saturating_add(MAX_AGE_SECS));
         if now >= end {
             return Err(Refusal::Denied("the session has reached its age; log in anew".into()));
         }
-        let session = bearer::issue(ports, caller, &principal, now, end.min(now + LIFETIME_SECS))?;
-        let fingerprint = bearer::fingerprint(&session.token);
-        if principal.bearers.iter().all(|known| known.fingerprint != fingerprint) {
-            if principal.bearers.len() >= MAX_KNOWN {
-                return Err(Refusal::Conflict(format!(
-                    "{MAX_KNOWN} bearers were renewed already and have not expired"
-                )));
-            }
-            let (expires_at, started_at) = (session.expires_at, known.started_at);
-            principal.bearers.push(Known { fingerprint, expires_at, started_at, ended: false });
-            principals::save_record(transaction, caller, &principal)?;
+        principal.renewals.retain(|expires_at| *expires_at > now);
+        if principal.renewals.len() >= MAX_RENEWALS {
+            return Err(Refusal::Conflict(format!("{MAX_RENEWALS} bearers were renewed already and have not expired")));
         }
+        let bearer = stage(ports, transaction, caller, &principal, session, end.min(now + LIFETIME_SECS))?;
+        principal.renewals.push(bearer.expires_at);
+        principals::save_record(transaction, caller, &principal)?;
         Ok(Refreshed {
             principal: caller.into(),
-            session_token: session.token,
-            session_expires_at_epoch: session.expires_at,
+            session_token: bearer.token,
+            session_expires_at_epoch: bearer.expires_at,
         })
     })
 }
@@ -100,21 +178,16 @@ pub fn refresh<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Refr
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Ended {}
 
-/// Ends a bearer of the caller's: nobody is let in with it from then on. Where the record has no room for another, all that
-/// were made until now end.
+/// Ends a bearer of the caller's: nobody is let in with it from then on, and what was approved for its session is asked again.
 pub fn end<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Ended, Refusal> {
     let TokenRequest { token } = payload::read(payload)?;
     transact(ports, |transaction| {
-        let (mut principal, known) = own(ports, transaction, caller, &token)?;
-        principal.bearers.retain(|other| other.fingerprint != known.fingerprint);
-        if principal.bearers.len() >= MAX_KNOWN {
-            principal.bearers.clear();
-            principal.revoked_at = Some(ports.now());
-        } else {
-            principal.bearers.push(Known { ended: true, ..known });
-        }
-        // With the standing, whose change makes the host forget what it remembers of bearers.
-        principals::save(transaction, caller, &principal)?;
+        let (principal, key, session) = own(ports, transaction, caller, &token)?;
+        approvals::end_session(transaction, caller, &session.name, ports.now())?;
+        // Kept until it would have expired: its spelling is not given again.
+        save(transaction, &key, &Session { ended: true, ..session })?;
+        // A change of the standing makes the host forget what it remembers of bearers.
+        principals::publish(transaction, caller, &principal)?;
         Ok(Ended {})
     })
 }
@@ -171,8 +244,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::devices;
     use crate::principals::{DEFAULT, bootstrap, create};
-    use crate::testing::{Fake, NOW};
+    use crate::testing::{self, Fake, NOW};
 
     const HOUR: u64 = 3_600;
 
@@ -180,8 +254,7 @@ mod tests {
         let fake = Fake::new();
         bootstrap(&fake).unwrap();
         create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
-        let bo = principals::load(&fake, "bo").unwrap().unwrap();
-        let token = bearer::issue(&fake, "bo", &bo, NOW, NOW + LIFETIME_SECS).unwrap().token;
+        let token = testing::begin(&fake, "bo", None).token;
         (fake, token)
     }
 
@@ -244,25 +317,77 @@ mod tests {
         assert!(matches!(refresh(&fake, "bo", &with(&first)), Err(Refusal::Denied(_))));
         end(&fake, "bo", &with(&second)).unwrap();
         assert!(!good(&fake, &second));
-        let bo = principals::load(&fake, "bo").unwrap().unwrap();
-        let third = bearer::issue(&fake, "bo", &bo, NOW + 1, NOW + 1 + LIFETIME_SECS).unwrap().token;
+        let third = testing::begin(&fake, "bo", None).token;
         assert!(third != second && good(&fake, &third), "never the spelling of an ended one");
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_a_logout_without_room_ends_everything() {
+    fn bearers_of_the_same_second_differ_and_share_no_fate() {
         let (fake, first) = with_bo();
-        for second in 1..=MAX_KNOWN as u64 {
+        let second = refresh(&fake, "bo", &with(&first)).unwrap().session_token;
+        let other = testing::begin(&fake, "bo", None).token;
+        assert!(first != second && first != other && second != other);
+        end(&fake, "bo", &with(&second)).unwrap();
+        assert!(good(&fake, &first) && !good(&fake, &second) && good(&fake, &other));
+        for _ in 3..(MAX_EARLIER_SECS + 1) * (MAX_SKEW_SECS + 1) {
+            assert!(good(&fake, &testing::begin(&fake, "bo", None).token));
+        }
+        assert!(matches!(refresh(&fake, "bo", &with(&first)), Err(Refusal::Unavailable(_))), "all are given");
+    }
+
+    #[test]
+    fn renewals_are_bounded_until_they_expire() {
+        let (fake, first) = with_bo();
+        for second in 1..=MAX_RENEWALS as u64 {
             fake.set_now(NOW + second);
             refresh(&fake, "bo", &with(&first)).unwrap();
         }
-        fake.set_now(NOW + 200);
+        let last = fake.now();
         assert!(matches!(refresh(&fake, "bo", &with(&first)), Err(Refusal::Conflict(_))));
         end(&fake, "bo", &with(&first)).unwrap();
-        let bo = principals::load(&fake, "bo").unwrap().unwrap();
-        assert_eq!((bo.revoked_at, bo.bearers.len()), (Some(NOW + 200), 0));
-        let next = bearer::issue(&fake, "bo", &bo, NOW + 200, NOW + 300).unwrap().token;
-        assert!(good(&fake, &next), "made after the revocation, in the same second");
+        assert!(!good(&fake, &first), "there is always room for an end");
+        fake.set_now(last + LIFETIME_SECS);
+        let next = testing::begin(&fake, "bo", None).token;
+        assert!(refresh(&fake, "bo", &with(&next)).is_ok());
+    }
+
+    #[test]
+    fn a_renewed_bearer_has_the_name_and_the_scope_of_its_session() {
+        let (fake, _) = with_bo();
+        let first = testing::begin(&fake, "bo", Some(&["self:agent:list"])).token;
+        fake.set_now(NOW + HOUR);
+        let second = refresh(&fake, "bo", &with(&first)).unwrap().session_token;
+        let [one, two] = [first, second].map(|token| bearer::authenticate(&fake, &token).unwrap().unwrap());
+        assert_eq!((&two.session, two.ceiling.as_deref()), (&one.session, Some(&["self:agent:list".to_owned()][..])));
+    }
+
+    #[test]
+    fn sessions_that_have_expired_are_swept_by_those_that_begin() {
+        let (fake, _) = with_bo();
+        for _ in 0..20 {
+            testing::begin(&fake, "bo", None);
+        }
+        fake.set_now(NOW + LIFETIME_SECS);
+        let before = fake.keys(Bucket::Sessions).len();
+        testing::begin(&fake, "bo", None);
+        assert_eq!(fake.keys(Bucket::Sessions).len(), before + 1 - SWEEP as usize);
+        testing::begin(&fake, "bo", None);
+        let last = testing::begin(&fake, "bo", None).token;
+        assert_eq!(fake.keys(Bucket::Sessions).len(), 3);
+        assert!(good(&fake, &last));
+    }
+
+    #[test]
+    fn a_device_that_is_removed_while_its_session_refreshes_gets_no_bearer() {
+        let (fake, token) = with_bo();
+        fake.before_commit(|fake| {
+            let bo = principals::load(fake, "bo").unwrap().unwrap();
+            let request = json!({ "fingerprint": bo.keys[0].fingerprint }).to_string();
+            devices::remove(fake, "bo", request.as_bytes()).unwrap();
+        });
+        fake.set_now(NOW + 1);
+        assert!(matches!(refresh(&fake, "bo", &with(&token)), Err(Refusal::Denied(_))));
+        assert_eq!(fake.keys(Bucket::Sessions).len(), 1, "nothing was written");
     }
 
     #[test]
@@ -288,8 +413,7 @@ mod tests {
         assert_eq!(rotate(&fake, br#"{"now":true}"#).unwrap(), Rotated { generation: 2, ended: true });
         assert!(!good(&fake, &first) && !good(&fake, &second));
         assert_eq!(fake.told(), before, "everybody holds what they held");
-        let bo = principals::load(&fake, "bo").unwrap().unwrap();
-        let third = bearer::issue(&fake, "bo", &bo, NOW + 20, NOW + 30).unwrap().token;
+        let third = testing::begin(&fake, "bo", None).token;
         assert!(good(&fake, &third));
     }
 

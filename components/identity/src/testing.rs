@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ports::{Bucket, Page, PortError, Ports, Standing, Transaction};
+use crate::bearer::Bearer;
+use crate::keys::PublicKey;
+use crate::ports::{Bucket, Listener, Page, PortError, Ports, Standing, Transaction, transact};
+use crate::principals;
 use crate::quotas::Quotas;
+use crate::sessions;
 
 /// What the registrar was told of a principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +57,13 @@ struct Shared {
     fixed_random: AtomicU32,
     forced_conflicts: AtomicU32,
     settings: Mutex<BTreeMap<String, String>>,
+    ceiling: Mutex<Option<Vec<String>>>,
     away: AtomicU32,
     before_commit: Mutex<Option<Hook>>,
+    session: Mutex<Option<String>>,
+    published: Mutex<Vec<(String, Value)>>,
+    while_waiting: Mutex<Option<Hook>>,
+    over: AtomicU32,
 }
 
 pub(crate) const NOW: u64 = 1_800_000_000;
@@ -67,8 +77,13 @@ impl Fake {
             fixed_random: 0.into(),
             forced_conflicts: 0.into(),
             settings: Mutex::default(),
+            ceiling: Mutex::default(),
             away: 0.into(),
             before_commit: Mutex::default(),
+            session: Mutex::default(),
+            published: Mutex::default(),
+            while_waiting: Mutex::default(),
+            over: 0.into(),
         }))
     }
 
@@ -102,6 +117,31 @@ impl Fake {
     /// What the distribution says no longer.
     pub(crate) fn unsay(&self, name: &str) {
         self.0.settings.lock().unwrap().remove(name);
+    }
+
+    /// Whoever calls from now on does so through a session with this ceiling.
+    pub(crate) fn bound_to(&self, ceiling: Option<&[&str]>) {
+        *self.0.ceiling.lock().unwrap() = ceiling.map(|texts| texts.iter().map(|&text| text.into()).collect());
+    }
+
+    /// Whoever calls from now on does so through a session that is called this.
+    pub(crate) fn through_session(&self, name: Option<&str>) {
+        *self.0.session.lock().unwrap() = name.map(str::to_owned);
+    }
+
+    /// Runs once, when next somebody listens and waits: something was published.
+    pub(crate) fn while_waiting(&self, hook: impl FnOnce(&Fake) + Send + 'static) {
+        *self.0.while_waiting.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// The time of whoever waits now is over.
+    pub(crate) fn time_is_over(&self) {
+        self.0.over.store(1, SeqCst);
+    }
+
+    /// What was published so far.
+    pub(crate) fn published(&self) -> Vec<(String, Value)> {
+        self.0.published.lock().unwrap().clone()
     }
 
     /// Everything fails from now on.
@@ -159,6 +199,25 @@ impl Fake {
     }
 }
 
+/// A first bearer of a new device of a principal, with this scope.
+pub(crate) fn begin(fake: &Fake, id: &str, scope: Option<&[&str]>) -> Bearer {
+    transact(fake, |transaction| {
+        let mut principal = principals::existing(transaction, id)?;
+        let mut key = PublicKey::parse("key", &public_key(u32::try_from(principal.keys_had).unwrap()))?;
+        while transaction.get(Bucket::Keys, &key.fingerprint())?.is_some() {
+            let mut seed = [0; 4];
+            fake.random(&mut seed)?;
+            key = PublicKey::parse("key", &public_key(u32::from_le_bytes(seed)))?;
+        }
+        let scope = scope.map(|texts| texts.iter().map(|&text| text.into()).collect());
+        let device = principal.add_key(key, fake.now(), None, scope);
+        principals::save_record(transaction, id, &principal)?;
+        transaction.put(Bucket::Keys, &device.fingerprint, id.as_bytes())?;
+        sessions::begin(fake, transaction, id, &principal, &device)
+    })
+    .unwrap()
+}
+
 /// Stands for a signature: 64 bytes that depend on the purpose and the bytes.
 pub(crate) fn signature(purpose: &str, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; 64];
@@ -174,6 +233,7 @@ pub(crate) fn public_key(seed: u32) -> String {
 
 impl Ports for Fake {
     type Transaction = FakeTransaction;
+    type Listener = Fake;
 
     fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Vec<u8>>, PortError> {
         Ok(self.call("get")?.entries.get(&(bucket, key.into())).map(|(_, value)| value.clone()))
@@ -219,6 +279,22 @@ impl Ports for Fake {
         Ok(signature(purpose, bytes) == signed)
     }
 
+    fn ceiling(&self) -> Option<Vec<String>> {
+        self.0.ceiling.lock().unwrap().clone()
+    }
+
+    fn session(&self) -> Option<String> {
+        self.0.session.lock().unwrap().clone()
+    }
+
+    fn publish(&self, topic: &str, payload: &[u8]) {
+        self.0.published.lock().unwrap().push((topic.into(), serde_json::from_slice(payload).unwrap()));
+    }
+
+    fn listen(&self, _topic: &str, _patience: Duration) -> Result<Fake, PortError> {
+        Ok(self.clone())
+    }
+
     fn setting(&self, name: &str) -> Result<Option<String>, PortError> {
         if self.0.away.load(SeqCst) == 1 {
             return Err(PortError::Unavailable);
@@ -236,6 +312,15 @@ impl Ports for Fake {
         let count = if repeat { 0 } else { self.0.random.fetch_add(1, SeqCst) };
         blake3::Hasher::new().update(&count.to_le_bytes()).finalize_xof().fill(bytes);
         Ok(())
+    }
+}
+
+impl Listener for Fake {
+    fn next(&mut self) -> Result<bool, PortError> {
+        let hook = self.0.while_waiting.lock().unwrap().take();
+        let Some(hook) = hook else { return Ok(false) };
+        hook(self);
+        Ok(self.0.over.swap(0, SeqCst) == 0)
     }
 }
 

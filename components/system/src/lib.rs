@@ -9,7 +9,8 @@ pub mod env;
 pub mod topics;
 
 use astrid_sdk::host;
-use astrid_sdk::prelude::{Answer, Message, Refusal, handlers, json, log};
+use astrid_sdk::prelude::{Answer, Message, Refusal, audit, handlers, json, log};
+use serde_json::json as object;
 
 use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
 use env::{Clear, Get, Set};
@@ -44,8 +45,13 @@ fn config(message: Message) -> Answer {
 
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants, shadow } = message.object::<Install>()?.checked()?;
+    audit::detail(&object!({ "file": file_name(&source), "grants": grants, "shadow": shadow }));
     let options = host::InstallOptions { grants: grants.unwrap_or_default(), shadow: shadow.unwrap_or(0) };
     let installed = host::install(&source, &options).map_err(desk::refusal)?;
+    let (id, version, hash) = (&installed.id, &installed.version, &installed.hash);
+    audit::detail(
+        &object!({ "capsule": id, "version": version, "hash": hash, "grants": installed.grants, "publisher": installed.publisher }),
+    );
     log::info!("{} installed {} {}", message.principal, installed.id, installed.version);
     json(&desk::Installed::from(installed))
 }
@@ -66,13 +72,16 @@ fn capsule_show(message: Message) -> Answer {
 
 fn capsule_rollback(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
+    audit::detail(&object!({ "capsule": shown(&capsule) }));
     let (version, previous_version) = host::rollback(&capsule).map_err(desk::refusal)?;
+    audit::detail(&object!({ "capsule": capsule, "version": version, "previous_version": previous_version }));
     log::info!("{} rolled {capsule} back to {version}", message.principal);
     json(&RolledBack { version, previous_version })
 }
 
 fn capsule_swap(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
+    audit::detail(&object!({ "capsule": shown(&capsule) }));
     let version = host::swap(&capsule).map_err(desk::refusal)?;
     log::info!("{} swapped {capsule}", message.principal);
     json(&Swapped { version })
@@ -91,6 +100,7 @@ fn capsule_reload(message: Message) -> Answer {
 fn capsule_remove(message: Message) -> Answer {
     let Remove { capsule, purge } = message.object()?;
     let purge = purge.unwrap_or(false);
+    audit::detail(&object!({ "capsule": shown(&capsule), "purge": purge }));
     host::remove(&capsule, purge).map_err(desk::refusal)?;
     log::info!("{} {} {capsule}", message.principal, if purge { "purged" } else { "removed" });
     json(&Nothing {})
@@ -111,8 +121,22 @@ fn distro_apply(message: Message) -> Answer {
 fn capsule_gc(message: Message) -> Answer {
     let Nothing {} = message.object()?;
     let (files, bytes) = host::gc().map_err(Refusal::unavailable)?;
+    audit::detail(&object!({ "files": files, "bytes": bytes }));
     log::info!("{} collected {files} files", message.principal);
     json(&Collected { files, bytes })
+}
+
+/// The most bytes of a text that the record takes over from a caller.
+const MAX_SHOWN: usize = 64;
+
+/// The beginning of a text that a caller has named, for the record.
+fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_SHOWN)]
+}
+
+/// The last part of a path: the folders above it say more of the host's machine than of what was installed.
+fn file_name(path: &str) -> &str {
+    shown(path.rsplit('/').next().unwrap_or_default())
 }
 
 fn usage(message: Message) -> Answer {
@@ -129,12 +153,14 @@ fn owner(message: &Message) -> &str {
 
 fn env_get(message: Message) -> Answer {
     let Get { capsule } = message.object()?;
+    audit::detail(&object!({ "capsule": shown(&capsule) }));
     let fields = host::env_fields(&capsule, owner(&message)).map_err(env::refusal)?;
     json(&env::Listed::new(capsule, fields))
 }
 
 fn env_set(message: Message) -> Answer {
     let Set { capsule, field, value } = message.object()?;
+    audit::detail(&object!({ "capsule": shown(&capsule), "field": shown(&field) }));
     host::env_set(&capsule, &field, owner(&message), &value.text()).map_err(env::refusal)?;
     log::info!("{} set {field} of {capsule} for {}", message.principal, owner(&message));
     json(&Nothing {})
@@ -142,6 +168,7 @@ fn env_set(message: Message) -> Answer {
 
 fn env_clear(message: Message) -> Answer {
     let Clear { capsule, field } = message.object()?;
+    audit::detail(&object!({ "capsule": shown(&capsule), "field": shown(&field) }));
     host::env_clear(&capsule, &field, owner(&message)).map_err(env::refusal)?;
     log::info!("{} cleared {field} of {capsule} for {}", message.principal, owner(&message));
     json(&Nothing {})

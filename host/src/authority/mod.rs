@@ -1,12 +1,14 @@
 //! Is this capability held? Principals' standing, groups, and what authentication remembers.
 //!
-//! Owns the decision procedure ([`standing`]) and the memory of authenticated credentials ([`sessions`]). It checks;
+//! Owns the decision procedure ([`standing`]), what a session may use of it ([`mandate`]), and the memory of authenticated
+//! credentials ([`sessions`]). It checks;
 //! it never decides who should hold what: that is the authenticator capsule's, which publishes standings through
 //! `astrid:authority/registrar`.
 //!
 //! Bounded by: one record for each principal and group in memory, 65,536 remembered credentials.
 //! Refuses to know: how a credential looks inside, what a capability is good for, wasm, HTTP.
 
+pub mod mandate;
 pub mod sessions;
 pub mod standing;
 
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use crate::journal::{Fact, Journal, Outcome};
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
+pub use mandate::Mandate;
 use sessions::Remembered;
 pub use sessions::{Authenticator, Behalf, Identified, Presented, Rejection, Through};
 pub use standing::{Change, Decision, Directory, Standing};
@@ -105,8 +108,14 @@ impl Authority {
     }
 
     /// May `caller` do what needs `required`, to `target`? The documented order of docs/capabilities.md.
-    pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
-        self.directory.read().expect("no panic under this lock").decide(caller, required, target)
+    pub fn decide(
+        &self,
+        caller: &PrincipalId,
+        mandate: &Mandate,
+        required: &Capability,
+        target: Option<&PrincipalId>,
+    ) -> Decision {
+        self.directory.read().expect("no panic under this lock").decide(caller, mandate, required, target)
     }
 
     /// What the principal may use; none if it is unknown.
@@ -115,15 +124,15 @@ impl Authority {
     }
 
     /// [`Self::decide`] for what a capsule asks: an invalid capability or target is never held, a pattern neither.
-    pub fn holds(&self, caller: &PrincipalId, required: &str, target: Option<&str>) -> bool {
+    pub fn holds(&self, caller: &PrincipalId, mandate: &Mandate, required: &str, target: Option<&str>) -> bool {
         let Ok(required) = Capability::parse(required) else { return false };
         let Ok(target) = target.map(PrincipalId::parse).transpose() else { return false };
-        !required.is_pattern() && self.decide(caller, &required, target.as_ref()).allowed
+        !required.is_pattern() && self.decide(caller, mandate, &required, target.as_ref()).allowed
     }
 
-    /// What the principal holds, sorted; see [`Directory::held`].
-    pub fn held(&self, principal: &PrincipalId) -> Vec<Capability> {
-        self.directory.read().expect("no panic under this lock").held(principal)
+    /// What the principal holds within a mandate, sorted; see [`Directory::held`].
+    pub fn held(&self, principal: &PrincipalId, mandate: &Mandate) -> Vec<Capability> {
+        self.directory.read().expect("no panic under this lock").held(principal, mandate)
     }
 
     /// Whether the principal may reach a binding. The error names the capability that is missing.
@@ -131,13 +140,20 @@ impl Authority {
         &self,
         binding: &Subscribe,
         principal: &PrincipalId,
+        mandate: &Mandate,
         target: Option<&PrincipalId>,
     ) -> Result<(), String> {
-        self.judge(binding, principal, target).refused.map_or(Ok(()), Err)
+        self.judge(binding, principal, mandate, target).refused.map_or(Ok(()), Err)
     }
 
     /// [`Self::admit`], and by what that was decided.
-    pub fn judge(&self, binding: &Subscribe, principal: &PrincipalId, target: Option<&PrincipalId>) -> Admission {
+    pub fn judge(
+        &self,
+        binding: &Subscribe,
+        principal: &PrincipalId,
+        mandate: &Mandate,
+        target: Option<&PrincipalId>,
+    ) -> Admission {
         let mut admission = Admission::default();
         if binding.public {
             return admission;
@@ -148,10 +164,11 @@ impl Authority {
             return admission;
         }
         for required in &binding.requires {
-            let Decision { allowed, rule } = directory.decide(principal, required, target);
+            let Decision { allowed, rule } = directory.decide(principal, mandate, required, target);
             if !allowed {
                 let own = if target == Some(principal) { " (or its self: form)" } else { "" };
-                let refused = Some(format!("`{required}`{own} is needed for {}", binding.topic));
+                let by = if mandate.ceiling().is_some() { ", within the scope of the session" } else { "" };
+                let refused = Some(format!("`{required}`{own} is needed for {}{by}", binding.topic));
                 return Admission { refused, requires: required.to_string(), rule: rule.to_string() };
             }
             for (list, text) in
@@ -171,6 +188,7 @@ impl Authority {
         routes: &mut Vec<R>,
         binding: impl Fn(&R) -> &Subscribe,
         principal: &PrincipalId,
+        mandate: &Mandate,
         target: Option<&PrincipalId>,
     ) {
         if routes.is_empty() {
@@ -178,7 +196,7 @@ impl Authority {
         }
         let directory = self.directory.read().expect("no panic under this lock");
         let enabled = directory.is_enabled(principal);
-        let allowed = |required: &Capability| directory.decide(principal, required, target).allowed;
+        let allowed = |required: &Capability| directory.decide(principal, mandate, required, target).allowed;
         routes.retain(|route| {
             let binding = binding(route);
             binding.public || (enabled && binding.requires.iter().all(allowed))
@@ -289,7 +307,7 @@ mod tests {
                 self.1.fetch_add(1, Ordering::Relaxed);
                 match presented {
                     Presented::Bearer(token) if token == "good" => {
-                        Ok(Identified { principal: self.0.clone(), expires_at: 1000 })
+                        Ok(Identified { principal: self.0.clone(), expires_at: 1000, mandate: Mandate::default() })
                     }
                     _ => Err(Rejection::Rejected),
                 }
@@ -346,7 +364,7 @@ mod tests {
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
         let through = |standing| Some(Through { expires_at: 1000, standing });
-        let behalf = |session| Behalf { principal: alice(), session };
+        let behalf = |session| Behalf { principal: alice(), mandate: Mandate::default(), session };
         assert!(authority.stands(&behalf(through(1)), 999));
         assert!(!authority.stands(&behalf(through(1)), 1000));
         for (revision, change) in
@@ -395,8 +413,9 @@ mod tests {
         ] {
             authority.apply(1, change);
             let mut routes: Vec<&Subscribe> = bindings.iter().collect();
-            authority.retain_admitted(&mut routes, |route| route, &alice(), None);
-            let one_by_one = bindings.iter().filter(|b| authority.admit(b, &alice(), None).is_ok());
+            authority.retain_admitted(&mut routes, |route| route, &alice(), &Mandate::default(), None);
+            let one_by_one =
+                bindings.iter().filter(|b| authority.admit(b, &alice(), &Mandate::default(), None).is_ok());
             assert!(one_by_one.map(std::ptr::from_ref).eq(routes.iter().copied().map(std::ptr::from_ref)));
             assert_eq!(routes.len(), remain);
         }

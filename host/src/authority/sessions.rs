@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use astrid_capsule::PrincipalId;
 
+use super::mandate::Mandate;
 use crate::Boxed;
 
 /// A credential as the host passes it on. The host compares and hashes it; only the authenticator reads it.
@@ -37,12 +38,14 @@ pub struct Identified {
     pub principal: PrincipalId,
     /// Seconds since the Unix epoch.
     pub expires_at: u64,
+    pub mandate: Mandate,
 }
 
 /// On whose behalf something goes on after the call that opened it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behalf {
     pub principal: PrincipalId,
+    pub mandate: Mandate,
     /// None where it was opened without one, on behalf of whoever the call was for.
     pub session: Option<Through>,
 }
@@ -118,7 +121,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_however_many_credentials_come() {
         let mut remembered = Remembered::default();
-        let identified = Identified { principal: PrincipalId::parse("a").unwrap(), expires_at: 100 };
+        let identified =
+            Identified { principal: PrincipalId::parse("a").unwrap(), expires_at: 100, mandate: Mandate::default() };
         for n in 0..CAPACITY as u64 + 10 {
             remembered.put(*blake3::hash(&n.to_le_bytes()).as_bytes(), identified.clone(), 1, 10);
         }

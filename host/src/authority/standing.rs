@@ -8,6 +8,7 @@ use astrid_capsule::manifest::{Declaration, Scope};
 use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
 
+use super::mandate::Mandate;
 use crate::QuickMap;
 use crate::meter::quotas::Quotas;
 use crate::store::{ReadError, Store};
@@ -56,6 +57,8 @@ pub struct Decision {
 pub enum Rule {
     UnknownPrincipal,
     Disabled,
+    /// The ceiling of the session does not cover it.
+    BeyondCeiling,
     Revoked(Capability),
     Granted(Capability),
     Group(String, Capability),
@@ -67,6 +70,7 @@ impl fmt::Display for Rule {
         match self {
             Rule::UnknownPrincipal => write!(f, "unknown principal"),
             Rule::Disabled => write!(f, "disabled"),
+            Rule::BeyondCeiling => write!(f, "beyond the scope of the session"),
             Rule::Revoked(revoke) => write!(f, "revoked {revoke}"),
             Rule::Granted(grant) => write!(f, "granted {grant}"),
             Rule::Group(group, grant) => write!(f, "group {group}: {grant}"),
@@ -134,19 +138,26 @@ impl Directory {
         self.principals.get(principal).map(|s| s.quotas)
     }
 
-    /// Unknown or disabled: no. A matching revoke: no. A matching grant: yes. A group's capability: yes. Else no.
+    /// Unknown or disabled: no. The session's ceiling does not cover it: no. A matching revoke: no. A matching grant: yes.
+    /// A group's capability: yes. Else no.
     /// Where the target is the caller and the capability's declared scope has a `self:` form, that form is enough, too,
     /// each judged on its own. What is declared nowhere has none: `self:*` must never be a way up.
-    pub fn decide(&self, caller: &PrincipalId, required: &Capability, target: Option<&PrincipalId>) -> Decision {
+    pub fn decide(
+        &self,
+        caller: &PrincipalId,
+        mandate: &Mandate,
+        required: &Capability,
+        target: Option<&PrincipalId>,
+    ) -> Decision {
         let about_oneself = target == Some(caller);
         match self.scopes.get(required).unwrap_or(&Scope::Global) {
-            Scope::Own if about_oneself => self.decide_one(caller, &required.self_form()),
+            Scope::Own if about_oneself => self.decide_one(caller, mandate, &required.self_form()),
             Scope::Own => Decision { allowed: false, rule: Rule::Nothing },
             Scope::Both if about_oneself => {
-                let own = self.decide_one(caller, &required.self_form());
-                if own.allowed { own } else { self.decide_one(caller, required) }
+                let own = self.decide_one(caller, mandate, &required.self_form());
+                if own.allowed { own } else { self.decide_one(caller, mandate, required) }
             }
-            Scope::Both | Scope::Global => self.decide_one(caller, required),
+            Scope::Both | Scope::Global => self.decide_one(caller, mandate, required),
         }
     }
 
@@ -162,12 +173,15 @@ impl Directory {
         }
     }
 
-    fn decide_one(&self, caller: &PrincipalId, required: &Capability) -> Decision {
+    fn decide_one(&self, caller: &PrincipalId, mandate: &Mandate, required: &Capability) -> Decision {
         let no = |rule| Decision { allowed: false, rule };
         let yes = |rule| Decision { allowed: true, rule };
         let Some(standing) = self.principals.get(caller) else { return no(Rule::UnknownPrincipal) };
         if !standing.enabled {
             return no(Rule::Disabled);
+        }
+        if !mandate.covers(required) {
+            return no(Rule::BeyondCeiling);
         }
         if let Some(revoke) = standing.revokes.iter().find(|revoke| revoke.covers(required)) {
             return no(Rule::Revoked(revoke.clone()));
@@ -186,14 +200,15 @@ impl Directory {
         grants.chain(groups.flat_map(|(name, list)| list.iter().map(|given| (Some(name.as_str()), given))))
     }
 
-    /// What a principal holds, sorted; without those that a revoke covers whole. Nothing if unknown or disabled.
-    pub fn held(&self, principal: &PrincipalId) -> Vec<Capability> {
+    /// What a principal holds within a mandate, sorted; without those that a revoke covers whole. Nothing if unknown or
+    /// disabled.
+    pub fn held(&self, principal: &PrincipalId, mandate: &Mandate) -> Vec<Capability> {
         let Some(standing) = self.principals.get(principal).filter(|standing| standing.enabled) else {
             return Vec::new();
         };
-        let given = self.given(standing).map(|(_, given)| given);
+        let given = self.given(standing).flat_map(|(_, given)| mandate.within(given));
         let kept = given.filter(|given| !standing.revokes.iter().any(|revoke| revoke.covers(given)));
-        let mut held: Vec<Capability> = kept.cloned().collect();
+        let mut held: Vec<Capability> = kept.collect();
         held.sort();
         held.dedup();
         held
@@ -337,7 +352,8 @@ mod tests {
     }
 
     fn decide(standing: Standing, required: &str, target: Option<&str>) -> Decision {
-        directory(standing).decide(&id("a"), &Capability::parse(required).unwrap(), target.map(id).as_ref())
+        let required = Capability::parse(required).unwrap();
+        directory(standing).decide(&id("a"), &Mandate::default(), &required, target.map(id).as_ref())
     }
 
     #[test]
@@ -347,7 +363,10 @@ mod tests {
         let denied = decide(admin(&["x:*"]), "x:y", None);
         assert_eq!(denied.rule, Rule::Revoked(caps(&["x:*"])[0].clone()));
         assert!(!decide(Standing::new(false, vec!["admin".into()], caps(&["*"]), vec![]), "x", None).allowed);
-        assert_eq!(directory(admin(&[])).decide(&id("b"), &caps(&["x"])[0], None).rule, Rule::UnknownPrincipal);
+        assert_eq!(
+            directory(admin(&[])).decide(&id("b"), &Mandate::default(), &caps(&["x"])[0], None).rule,
+            Rule::UnknownPrincipal
+        );
     }
 
     #[test]
@@ -369,18 +388,21 @@ mod tests {
         let mut directory = directory(agent());
         directory.set_scopes(&[declared("x", Scope::Global), declared("x", Scope::Both)]);
         let x = &caps(&["x"])[0];
-        assert!(!directory.decide(&id("a"), x, Some(&id("a"))).allowed, "another capsule has widened it");
+        assert!(
+            !directory.decide(&id("a"), &Mandate::default(), x, Some(&id("a"))).allowed,
+            "another capsule has widened it"
+        );
     }
 
     #[test]
     fn a_group_that_is_not_defined_grants_nothing_and_edits_count_at_once() {
         let mut directory = directory(Standing::new(true, vec!["ops".into()], vec![], vec![]));
         let required = &caps(&["invite:issue"])[0];
-        assert!(!directory.decide(&id("a"), required, None).allowed);
+        assert!(!directory.decide(&id("a"), &Mandate::default(), required, None).allowed);
         directory.apply(3, Change::SetGroup("ops".into(), caps(&["invite:*"])));
-        assert!(directory.decide(&id("a"), required, None).allowed);
+        assert!(directory.decide(&id("a"), &Mandate::default(), required, None).allowed);
         directory.apply(4, Change::RemoveGroup("ops".into()));
-        assert!(!directory.decide(&id("a"), required, None).allowed);
+        assert!(!directory.decide(&id("a"), &Mandate::default(), required, None).allowed);
     }
 
     #[test]
@@ -424,7 +446,13 @@ mod tests {
 
     #[test]
     fn what_is_held_is_what_can_allow_something_without_what_a_revoke_covers() {
-        let held = |standing| directory(standing).held(&id("a")).iter().map(|c| c.to_string()).collect::<Vec<_>>();
+        let within = |standing, ceiling: Option<&[&str]>| {
+            let texts = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+            let mandate = Mandate::new(None, ceiling.map(texts).as_deref()).unwrap();
+            let held = directory(standing).held(&id("a"), &mandate);
+            held.iter().map(|c| c.to_string()).collect::<Vec<_>>()
+        };
+        let held = |standing| within(standing, None);
         let groups = || vec!["agent".to_owned(), "undefined".to_owned()];
         let standing =
             |enabled, revokes| Standing::new(enabled, groups(), caps(&["b:*", "a", "self:*"]), caps(revokes));
@@ -432,7 +460,10 @@ mod tests {
         assert_eq!(held(standing(true, &["b:*", "self:x"])), ["a", "self:*"]);
         assert!(held(standing(true, &["*"])).is_empty());
         assert!(held(standing(false, &[])).is_empty());
-        assert!(directory(standing(true, &[])).held(&PrincipalId::anonymous()).is_empty());
+        assert!(directory(standing(true, &[])).held(&PrincipalId::anonymous(), &Mandate::default()).is_empty());
+        assert_eq!(within(standing(true, &[]), Some(&["*"])), ["a", "b:*", "self:*"]);
+        assert_eq!(within(standing(true, &["b:d:*"]), Some(&["*:c", "b:d:e", "self:x", "z"])), ["b:c", "self:x"]);
+        assert!(within(standing(true, &[]), Some(&[])).is_empty());
     }
 
     proptest! {
@@ -445,11 +476,14 @@ mod tests {
             group in prop::sample::select(vec!["admin", "agent", "undefined"]),
             required in prop::sample::select(vec!["a:b", "c", "d:e:f"]),
             target in prop::sample::select(vec![None, Some("a"), Some("b")]),
+            ceiling in prop::option::of(prop::collection::vec(
+                prop::sample::select(vec!["*", "a:*", "a:b", "self:*", "self:a:b", "self:d:e:f", "c", "*:e:f"]), 0..3)),
         ) {
             let holds = |needed: &Capability| {
                 let covered = |list: &[&str]| caps(list).iter().any(|c| c.covers(needed));
                 let group: &[&str] = match group { "admin" => &["*"], "agent" => &["self:*"], _ => &[] };
-                enabled && !covered(&revokes) && (covered(&grants) || covered(group))
+                let within = ceiling.as_ref().is_none_or(|ceiling| covered(ceiling));
+                enabled && within && !covered(&revokes) && (covered(&grants) || covered(group))
             };
             let needed = Capability::parse(required).unwrap();
             let oneself = target == Some("a") && holds(&needed.self_form());
@@ -459,7 +493,13 @@ mod tests {
                 _ => holds(&needed),
             };
             let standing = Standing::new(enabled, vec![group.into()], caps(&grants), caps(&revokes));
-            prop_assert_eq!(decide(standing, required, target).allowed, expected);
+            let texts = ceiling.map(|list| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+            let mandate = Mandate::new(Some("s"), texts.as_deref()).unwrap();
+            let target = target.map(id);
+            let decision = directory(standing.clone()).decide(&id("a"), &mandate, &needed, target.as_ref());
+            prop_assert_eq!(decision.allowed, expected);
+            let unbounded = directory(standing).decide(&id("a"), &Mandate::default(), &needed, target.as_ref());
+            prop_assert!(unbounded.allowed || !expected, "a ceiling gives nothing");
         }
     }
 }

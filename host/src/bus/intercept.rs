@@ -167,6 +167,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::authority::Mandate;
 
     const LIMIT: usize = 16;
 
@@ -205,6 +206,7 @@ mod tests {
                 id: 1,
                 topic: Topic::parse(topic).unwrap(),
                 principal: PrincipalId::anonymous(),
+                mandate: Mandate::default(),
                 sender: sender.into(),
                 target: None,
                 payload: Bytes::from_static(b"x"),
@@ -214,6 +216,7 @@ mod tests {
                 cause: None,
                 reply: None,
                 rehearsal: false,
+                note: None,
             };
             let chain = Interceptions::new(self.all).of(&message.topic, sender);
             let outcome = chain.run(message, LIMIT).await;

@@ -36,11 +36,12 @@ use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Pattern, PrincipalId, Topic};
 
 use crate::Boxed;
-use crate::authority::Authority;
+use crate::authority::{Authority, Mandate};
 use crate::journal::Journal;
 use inbox::Inbox;
 pub use inbox::Route;
 use intercept::{Chain, Interception, Interceptions};
+pub use record::Note;
 use record::Recording;
 use routes::Index;
 use storm::Storms;
@@ -91,6 +92,8 @@ pub struct Message {
     pub id: u64,
     pub topic: Topic,
     pub principal: PrincipalId,
+    /// Within which the principal's rights count.
+    pub mandate: Mandate,
     /// The capsule that sent it.
     pub sender: Arc<str>,
     pub target: Option<PrincipalId>,
@@ -106,6 +109,8 @@ pub struct Message {
     pub reply: Option<Writer>,
     /// Whether nothing that comes of it may last.
     pub rehearsal: bool,
+    /// Where its handler says something for the record, if it is recorded.
+    pub note: Option<Arc<Note>>,
 }
 
 /// What a message costs beside its payload and topic, in bytes of a queue's budget.
@@ -200,6 +205,8 @@ pub struct Outgoing {
 #[derive(Debug, Clone)]
 pub struct Sender {
     pub principal: PrincipalId,
+    /// Within which the principal's rights count.
+    pub mandate: Mandate,
     pub capsule: Arc<str>,
     pub deadline: Instant,
     pub depth: u8,
@@ -361,8 +368,9 @@ impl Bus {
         self.check_depth(&message)?;
         let table = self.table();
         let route = table.routes.best(&message.topic).ok_or(Failure::NoResponder)?.clone();
-        let admission = self.authority.judge(route.binding(), &message.principal, message.target.as_ref());
-        let recording = Recording::of(self.journal.as_ref(), &message, route.binding(), &admission);
+        let Message { principal, mandate, target, .. } = &message;
+        let admission = self.authority.judge(route.binding(), principal, mandate, target.as_ref());
+        let recording = Recording::of(self.journal.as_ref(), &mut message, route.binding(), &admission);
         let chain = table.interceptions.of(&message.topic, &message.sender);
         drop(table);
         let asking = async {
@@ -416,7 +424,8 @@ impl Bus {
         }
         let table = self.table();
         let mut routes = table.routes.matches(&message.topic);
-        self.authority.retain_admitted(&mut routes, |r| r.binding(), &message.principal, message.target.as_ref());
+        let Message { principal, mandate, target, .. } = &message;
+        self.authority.retain_admitted(&mut routes, |r| r.binding(), principal, mandate, target.as_ref());
         let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
         let chain = table.interceptions.of(&message.topic, &message.sender);
         let mut readers = self.readers(&message, &table);
@@ -525,8 +534,8 @@ impl Bus {
             if bindings.first().is_some_and(|other| other.delivery != binding.delivery) {
                 return Err(Failure::Invalid(format!("{topic} has another delivery than {}", bindings[0].topic)));
             }
-            if let Reader::Principal(id) = reader {
-                self.authority.admit(binding, id, Some(id)).map_err(Failure::Denied)?;
+            if let Reader::Principal(id, mandate) = reader {
+                self.authority.admit(binding, id, mandate, Some(id)).map_err(Failure::Denied)?;
             }
             bindings.push(binding.clone());
         }
@@ -565,6 +574,7 @@ impl Bus {
             id: self.ids.fetch_add(1, Ordering::Relaxed),
             topic,
             principal: sender.principal,
+            mandate: sender.mandate,
             sender: sender.capsule,
             target,
             payload: outgoing.payload,
@@ -574,6 +584,7 @@ impl Bus {
             cause: sender.cause,
             reply: None,
             rehearsal: sender.rehearsal,
+            note: None,
         })
     }
 }

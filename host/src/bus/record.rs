@@ -1,9 +1,10 @@
 //! What becomes of a request that needs a right, as a fact.
 //!
 //! Written when it has ended, however it does; where its binding says `audit = "strict"`, also durably before its handler is
-//! asked, and durably before its answer goes back. Refuses to know what a topic means.
+//! asked, and durably before its answer goes back. One that needs no right is a fact where its handler has something to say of
+//! it: a login, say. Refuses to know what a topic means.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use astrid_capsule::manifest::{Audit, Subscribe};
 use bytes::Bytes;
@@ -13,6 +14,21 @@ use super::{Failure, Message, Refusal, RefusalCode};
 use crate::authority::Admission;
 use crate::journal::{Decision, Fact, Journal, Outcome, Unavailable};
 
+/// What a handler says of its call for the record.
+#[derive(Debug, Default)]
+pub struct Note(Mutex<Option<String>>);
+
+impl Note {
+    /// One JSON object, cleaned by whoever says it. What was said before is forgotten.
+    pub fn say(&self, detail: String) {
+        *self.0.lock().expect("no panic under this lock") = Some(detail);
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().expect("no panic under this lock").take()
+    }
+}
+
 /// A request that is to be recorded.
 pub(super) struct Recording {
     journal: Arc<Journal>,
@@ -20,19 +36,22 @@ pub(super) struct Recording {
     fact: Option<Fact>,
     began: Instant,
     strict: bool,
+    note: Arc<Note>,
+    /// Whether it is a fact only if there is something in the note.
+    noted: bool,
 }
 
 impl Recording {
-    /// None where there is nothing to record: whoever asks needs no right, or it is a rehearsal.
+    /// None where there is nothing to record: whoever asks needs no right and is known, or it is a rehearsal.
     pub(super) fn of(
         journal: Option<&Arc<Journal>>,
-        message: &Message,
+        message: &mut Message,
         binding: &Subscribe,
         admission: &Admission,
     ) -> Option<Self> {
         let strict = binding.audit == Audit::Strict;
         let needs = strict || admission.refused.is_some() || !admission.requires.is_empty();
-        let journal = journal.filter(|_| needs && !message.rehearsal)?.clone();
+        let journal = journal.filter(|_| (needs || binding.public) && !message.rehearsal)?.clone();
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let fact = Fact {
             principal: Some(message.principal.to_string()),
@@ -45,7 +64,8 @@ impl Recording {
             payload: Some(journal.digest(&message.payload)),
             ..journal.fact(&format!("bus.{}", message.topic))
         };
-        Some(Self { journal, fact: Some(fact), began: Instant::now(), strict })
+        let note = message.note.insert(Arc::default()).clone();
+        Some(Self { journal, fact: Some(fact), began: Instant::now(), strict, note, noted: !needs })
     }
 
     /// Before the handler is asked. Fails where that must be recorded and can't be.
@@ -77,11 +97,14 @@ impl Recording {
     }
 
     fn finish(&mut self, outcome: Outcome, reason: Option<String>) -> Option<Fact> {
-        let fact = self.fact.take()?;
+        let (fact, detail) = (self.fact.take()?, self.note.take());
+        if self.noted && detail.is_none() {
+            return None;
+        }
         let duration = u64::try_from(self.began.elapsed().as_nanos()).ok();
         // Of when it ended.
         let Fact { time, .. } = self.journal.fact("");
-        Some(Fact { time, outcome, reason, duration, ..fact })
+        Some(Fact { time, outcome, reason, duration, detail, ..fact })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::mailbox::{Mail, Mailbox, Posted};
 use super::routes::Index;
 use super::{Failure, Message, events};
-use crate::authority::Authority;
+use crate::authority::{Authority, Mandate};
 use crate::meter::ledger::Wait;
 
 /// Subscriptions of one principal at once.
@@ -36,12 +36,10 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// Whose messages a subscription gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reader {
-    Principal(PrincipalId),
+    /// Within the mandate with which it was opened.
+    Principal(PrincipalId, Mandate),
     /// Everybody's, while this generation of the capsule is the live one.
-    Loop {
-        capsule: Arc<str>,
-        generation: u64,
-    },
+    Loop { capsule: Arc<str>, generation: u64 },
 }
 
 /// One open subscription. Ends for publishers when the last [`Open`] of it is dropped.
@@ -112,7 +110,7 @@ impl Subscription {
         }
         let before = queue.mailbox.bytes();
         let held = match &self.reader {
-            Reader::Principal(_) => self.pile.account.load(Ordering::Relaxed),
+            Reader::Principal(..) => self.pile.account.load(Ordering::Relaxed),
             // Nobody loses what is lossless because somebody else sends much.
             Reader::Loop { .. } => queue.mailbox.held(&message.principal),
         };
@@ -403,7 +401,7 @@ impl Subscriptions {
         let mut tables = self.tables.write().expect("no panic under this lock");
         let account = match &reader {
             Reader::Loop { .. } => Arc::default(),
-            Reader::Principal(id) => {
+            Reader::Principal(id, _) => {
                 let own = tables.own.entry(id.clone()).or_default();
                 if own.open >= MAX_OPEN {
                     return Err(Failure::Overloaded { retry_ms: 1000 });
@@ -425,7 +423,7 @@ impl Subscriptions {
             let entry = (subscription.clone(), n);
             match &subscription.reader {
                 Reader::Loop { .. } => tables.loops.insert(binding.topic.clone(), entry),
-                Reader::Principal(id) => {
+                Reader::Principal(id, _) => {
                     let own = tables.own.get_mut(id).expect("it was put there above");
                     own.index.insert(binding.topic.clone(), entry);
                 }
@@ -444,7 +442,7 @@ impl Subscriptions {
                     tables.loops.remove(&binding.topic, is_this);
                 }
             }
-            Reader::Principal(id) => {
+            Reader::Principal(id, _) => {
                 let Some(own) = tables.own.get_mut(id) else { return };
                 for binding in &subscription.bindings {
                     own.index.remove(&binding.topic, is_this);
@@ -469,11 +467,11 @@ impl Subscriptions {
         let indices = own.into_iter().chain([&tables.loops]);
         let mut entries: Vec<&Entry> = indices.flat_map(|index| index.matches(&message.topic)).collect();
         entries.retain(|(subscription, _)| match &subscription.reader {
-            Reader::Principal(_) => true,
+            Reader::Principal(..) => true,
             Reader::Loop { capsule, generation } => live(capsule, *generation),
         });
-        let (principal, target) = (&message.principal, message.target.as_ref());
-        authority.retain_admitted(&mut entries, |(open, n)| &open.bindings[*n], principal, target);
+        let Message { principal, mandate, target, .. } = message;
+        authority.retain_admitted(&mut entries, |(open, n)| &open.bindings[*n], principal, mandate, target.as_ref());
         let mut found: Vec<Arc<Subscription>> = Vec::new();
         for (subscription, _) in entries {
             if !found.iter().any(|other| Arc::ptr_eq(other, subscription)) {

@@ -3,7 +3,7 @@
 use super::intercept::{Interceptor, Verdict};
 use super::mailbox::Mail;
 use super::*;
-use crate::authority::{Change, Standing};
+use crate::authority::{Change, Mandate, Standing};
 use astrid_capsule::Capability;
 use astrid_capsule::manifest::{Delivery, Fail, Intercept};
 use tokio::sync::{Semaphore, mpsc};
@@ -33,6 +33,7 @@ fn binding(topic: &str, handler: &str, requires: &[&str], public: bool) -> Subsc
 pub(super) fn sender(principal: &str) -> Sender {
     Sender {
         principal: PrincipalId::parse(principal).unwrap(),
+        mandate: Mandate::default(),
         capsule: "test".into(),
         deadline: Instant::now() + Duration::from_secs(5),
         depth: 0,
@@ -367,7 +368,7 @@ fn topic_of(delivery: Delivery) -> Subscribe {
 }
 
 fn reader(who: &str) -> Reader {
-    Reader::Principal(PrincipalId::parse(who).unwrap())
+    reader_of(&PrincipalId::parse(who).unwrap())
 }
 
 /// What a reader gets next, in a word: the payload, or whose loss and how much.
@@ -423,6 +424,45 @@ async fn only_topics_of_the_manifest_that_the_reader_may_reach_can_be_subscribed
         assert!(matches!(open(invalid), Err(Failure::Invalid(_))), "{invalid:?}");
     }
     assert!(matches!(bus.subscribe(reader("anonymous"), &["n.*".into()], &manifest).err(), Some(Failure::Denied(_))));
+}
+
+#[tokio::test]
+async fn what_comes_of_a_session_reaches_and_reads_what_its_ceiling_covers_and_nothing_else() {
+    let (bus, mut rx) = bus(vec![
+        binding("notes.v1.read", "read", &["notes:read"], false),
+        binding("notes.v1.known", "known", &[], false),
+        binding("notes.*", "open", &[], true),
+    ]);
+    let within = |ceiling: &[&str]| {
+        let ceiling: Vec<String> = ceiling.iter().map(|&text| text.into()).collect();
+        Mandate::new(None, Some(&ceiling)).unwrap()
+    };
+    let topic = "notes.v1.read";
+    let manifest = [Subscribe {
+        requires: vec![Capability::parse("notes:read").unwrap()],
+        topic: Pattern::parse(topic).unwrap(),
+        ..topic_of(Delivery::Lossy)
+    }];
+    let alice = PrincipalId::parse("alice").unwrap();
+    for (mandate, covers) in [(within(&["notes:*"]), true), (within(&["notes:write", "self:*"]), false)] {
+        let scoped = || Sender { mandate: mandate.clone(), ..sender("alice") };
+        let answer = bus.request(scoped(), out(topic, b"x")).await;
+        assert_eq!(answer.is_ok(), covers, "{answer:?}");
+        assert!(bus.request(scoped(), out("notes.v1.known", b"x")).await.is_ok(), "it is still alice");
+        // Both bindings of the topic, or the public one alone.
+        assert_eq!(bus.publish(scoped(), out(topic, b"x")).await, Ok(if covers { 2 } else { 1 }));
+        let reader = Reader::Principal(alice.clone(), mandate.clone());
+        assert_eq!(bus.subscribe(reader, &[topic.into()], &manifest).is_ok(), covers);
+        // A subscription of a session without a ceiling gets what the sender may reach.
+        let open = bus.subscribe(reader_of(&alice), &[topic.into()], &manifest).unwrap();
+        bus.publish(scoped(), out(topic, b"x")).await.unwrap();
+        assert_eq!(nothing_waits(&open), !covers);
+    }
+    rx.close();
+}
+
+fn reader_of(who: &PrincipalId) -> Reader {
+    Reader::Principal(who.clone(), Mandate::default())
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ pub(super) enum Verb {
         /// A name for the device
         #[arg(long)]
         label: Option<String>,
+        /// What the device may use of what you hold, such as self:* or agent:list [default: all of it]
+        #[arg(long, value_name = "CAP", num_args = 1..)]
+        scope: Vec<String>,
         /// How long it is good for, such as 30s or 5m; an hour at most
         #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = time::parse_span)]
         expires: u64,
@@ -37,7 +40,7 @@ pub(super) enum Verb {
         /// Whose [default: the caller's]
         principal: Option<String>,
     },
-    /// Take a device away; every session of its principal ends
+    /// Take a device away; the sessions that began with it end
     Remove {
         /// As `device list` shows it
         fingerprint: String,
@@ -57,6 +60,7 @@ struct PairToken {
     token: String,
     principal: String,
     expires_at_epoch: u64,
+    scope: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +72,7 @@ struct Devices {
 struct Device {
     fingerprint: String,
     label: Option<String>,
+    scope: Option<Vec<String>>,
     added_at_epoch: u64,
 }
 
@@ -86,7 +91,7 @@ struct LoggedIn {
 impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
-            Verb::Pair { label, expires, raw } => pair(context, label, expires, raw).await,
+            Verb::Pair { label, scope, expires, raw } => pair(context, label, &scope, expires, raw).await,
             Verb::Redeem { token, key } => redeem(context, &token, &key).await,
             Verb::List { principal } => list(context, principal).await,
             Verb::Remove { fingerprint, principal } => remove(context, &fingerprint, principal).await,
@@ -101,8 +106,17 @@ async fn of(context: &Context<'_>, what: &str, principal: Option<String>) -> Res
     }
 }
 
-async fn pair(context: &mut Context<'_>, label: Option<String>, expires: u64, raw: bool) -> Result<Exit, Failure> {
+async fn pair(
+    context: &mut Context<'_>,
+    label: Option<String>,
+    scope: &[String],
+    expires: u64,
+    raw: bool,
+) -> Result<Exit, Failure> {
     let mut body = json!({ "expires_secs": expires });
+    if !scope.is_empty() {
+        body["scope"] = json!(scope);
+    }
     if let Some(label) = label {
         body["label"] = json!(label);
     }
@@ -111,13 +125,15 @@ async fn pair(context: &mut Context<'_>, label: Option<String>, expires: u64, ra
         context.console.document(&answer.body)?;
         return Ok(Exit::Done);
     }
-    let PairToken { token, principal, expires_at_epoch } = answer.read()?;
+    let PairToken { token, principal, expires_at_epoch, scope } = answer.read()?;
     if raw {
         context.console.print(&text::shown(&token))?;
         return Ok(Exit::Done);
     }
     let expires = time::moment(expires_at_epoch);
-    context.console.print(&table::facts(&[("principal", principal), ("expires", expires), ("token", token)]))?;
+    let scope = scope_shown(scope);
+    let facts = [("principal", principal), ("scope", scope), ("expires", expires), ("token", token)];
+    context.console.print(&table::facts(&facts))?;
     Ok(Exit::Done)
 }
 
@@ -173,10 +189,15 @@ async fn list(context: &mut Context<'_>, principal: Option<String>) -> Result<Ex
         return Ok(Exit::Done);
     }
     let Devices { devices } = answer.read()?;
-    let row = |d: Device| [d.fingerprint, time::moment(d.added_at_epoch), d.label.unwrap_or_default()];
-    let rows: Vec<[String; 3]> = devices.into_iter().map(row).collect();
-    context.console.print(&table::table(["FINGERPRINT", "ADDED", "LABEL"], &rows))?;
+    let row =
+        |d: Device| [d.fingerprint, time::moment(d.added_at_epoch), d.label.unwrap_or_default(), scope_shown(d.scope)];
+    let rows: Vec<[String; 4]> = devices.into_iter().map(row).collect();
+    context.console.print(&table::table(["FINGERPRINT", "ADDED", "LABEL", "SCOPE"], &rows))?;
     Ok(Exit::Done)
+}
+
+fn scope_shown(scope: Option<Vec<String>>) -> String {
+    scope.map_or_else(|| "all".into(), |scope| scope.join(" "))
 }
 
 async fn remove(context: &mut Context<'_>, fingerprint: &str, principal: Option<String>) -> Result<Exit, Failure> {
@@ -186,7 +207,9 @@ async fn remove(context: &mut Context<'_>, fingerprint: &str, principal: Option<
     if context.console.json {
         context.console.document(&answer.body)?;
     } else {
-        context.console.print(&text::shown(&format!("removed {fingerprint}; all sessions of its principal ended")))?;
+        context
+            .console
+            .print(&text::shown(&format!("removed {fingerprint}; the sessions that began with it ended")))?;
     }
     Ok(Exit::Done)
 }
@@ -254,26 +277,31 @@ mod tests {
         let host = Host::with(|request| match request {
             r if r.starts_with("DELETE") => (204, String::new()),
             r if r.contains("/auth/me") => (200, r#"{"principal":"bo"}"#.to_owned()),
-            r if r.contains("/devices") => {
-                (200, r#"{"devices":[{"fingerprint":"f1","label":"phone","added_at_epoch":0}]}"#.to_owned())
-            }
+            r if r.contains("/devices") => (
+                200,
+                r#"{"devices":[{"fingerprint":"f1","label":"phone","scope":["a","b:*"],"added_at_epoch":0}]}"#
+                    .to_owned(),
+            ),
             r if r.contains("redeem") => (200, SESSION.to_owned()),
             _ => (200, r#"{"token":"t","principal":"bo","expires_at_epoch":9}"#.to_owned()),
         });
         assert_eq!(host.astrid(&["device", "pair", "--label", "phone", "--raw"]).out, "t\n");
-        assert!(host.astrid(&["device", "list"]).out.contains("f1           1970-01-01 00:00:00Z  phone"));
+        let scoped = host.astrid(&["device", "pair", "--scope", "self:*", "agent:list", "--expires", "1m"]);
+        assert!(scoped.out.contains("scope") && scoped.out.contains("all"), "{scoped:?}");
+        assert!(host.astrid(&["device", "list"]).out.contains("f1           1970-01-01 00:00:00Z  phone  a b:*"));
         assert!(host.astrid(&["device", "remove", "f1", "--principal", "al"]).out.starts_with("removed f1"));
         assert!(host.astrid(&["device", "redeem", "t", "--key", "phone"]).out.starts_with("bo has a session"));
         let requests = host.requests();
         assert_eq!(
-            requests[..4],
+            requests[..5],
             [
                 r#"POST /api/auth/pair-device {"expires_secs":300,"label":"phone"}"#,
+                r#"POST /api/auth/pair-device {"expires_secs":60,"scope":["self:*","agent:list"]}"#,
                 "GET /api/auth/me",
                 "GET /api/sys/principals/bo/devices",
                 "DELETE /api/sys/principals/al/devices/f1",
             ]
         );
-        assert!(requests[4].starts_with("POST /api/auth/pair-device/redeem "), "{}", requests[4]);
+        assert!(requests[5].starts_with("POST /api/auth/pair-device/redeem "), "{}", requests[5]);
     }
 }

@@ -7,6 +7,7 @@
 //! Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 mod agent;
+mod approval;
 mod audit;
 mod bus;
 mod caps;
@@ -131,6 +132,9 @@ enum Verb {
     /// Pair, list and remove devices: keys by which a principal proves who it is
     #[command(subcommand)]
     Device(device::Verb),
+    /// Answer what capsules ask your consent for
+    #[command(subcommand)]
+    Approval(approval::Verb),
     /// End the session that this command line speaks with, and forget it
     Logout,
     /// Change the key that signs bearers
@@ -237,6 +241,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Who => agent::who(context).await,
         Verb::Login { principal, key } => device::login(context, &principal, &key).await,
         Verb::Device(verb) => verb.run(context).await,
+        Verb::Approval(verb) => verb.run(context).await,
         Verb::Logout => agent::logout(context).await,
         Verb::Key(verb) => verb.run(context).await,
         Verb::Agent(verb) => verb.run(context).await,

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::BodyError;
 use crate::Boxed;
-use crate::authority::Behalf;
+use crate::authority::{Behalf, Mandate};
 use crate::bus::mailbox::Mail;
 use crate::bus::stream::Answer;
 use crate::bus::subscription::Open;
@@ -136,6 +136,7 @@ pub struct Output {
 #[derive(Clone)]
 pub struct Relaying {
     pub principal: PrincipalId,
+    pub mandate: Mandate,
     /// The id of the request that opened the relay.
     pub cause: Arc<str>,
     /// How deep the deepest message among the events was.
@@ -359,6 +360,7 @@ impl Relay {
         let depths = events.iter().map(|event| if let Event::Message(message) = event { message.depth } else { 0 });
         let call = Relaying {
             principal: self.wanted.behalf.principal.clone(),
+            mandate: self.wanted.behalf.mandate.clone(),
             cause: self.cause.clone(),
             depth: depths.max().unwrap_or(0),
             context: self.wanted.context.clone(),

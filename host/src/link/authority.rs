@@ -17,11 +17,22 @@ use crate::meter::quotas::Quotas;
 
 impl held::Host for Call {
     async fn holds(&mut self, capability: String, target: Option<String>) -> wasmtime::Result<bool> {
-        Ok(self.host.authority.holds(&self.turn.sender.principal, &capability, target.as_deref()))
+        let Sender { principal, mandate, .. } = &self.turn.sender;
+        Ok(self.host.authority.holds(principal, mandate, &capability, target.as_deref()))
     }
 
     async fn capabilities(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.host.authority.held(&self.turn.sender.principal).iter().map(Capability::to_string).collect())
+        let Sender { principal, mandate, .. } = &self.turn.sender;
+        Ok(self.host.authority.held(principal, mandate).iter().map(Capability::to_string).collect())
+    }
+
+    async fn ceiling(&mut self) -> wasmtime::Result<Option<Vec<String>>> {
+        let ceiling = self.turn.sender.mandate.ceiling();
+        Ok(ceiling.map(|ceiling| ceiling.iter().map(Capability::to_string).collect()))
+    }
+
+    async fn session(&mut self) -> wasmtime::Result<Option<String>> {
+        Ok(self.turn.sender.mandate.name().map(str::to_owned))
     }
 
     async fn grants(&mut self) -> wasmtime::Result<Vec<String>> {
@@ -72,7 +83,8 @@ impl sessions::Host for Call {
 impl Call {
     fn speaking_for(&self, session: &Resource<SessionOfCall>) -> wasmtime::Result<Sender> {
         let Session { identified, .. } = self.of_call(session)?;
-        Ok(Sender { principal: identified.principal.clone(), ..self.turn.sender.clone() })
+        let (principal, mandate) = (identified.principal.clone(), identified.mandate.clone());
+        Ok(Sender { principal, mandate, ..self.turn.sender.clone() })
     }
 }
 
@@ -92,7 +104,8 @@ impl sessions::HostSession for Call {
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
         let Session { identified, .. } = self.of_call(&session)?;
-        Ok(self.host.authority.holds(&identified.principal, &capability, target.as_deref()))
+        let Identified { principal, mandate, .. } = identified;
+        Ok(self.host.authority.holds(principal, mandate, &capability, target.as_deref()))
     }
 
     async fn request(
@@ -136,7 +149,8 @@ impl sessions::HostSession for Call {
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, Failure>> {
         let Session { identified, through } = self.of_call(&session)?;
-        let behalf = Behalf { principal: identified.principal.clone(), session: Some(*through) };
+        let (principal, mandate) = (identified.principal.clone(), identified.mandate.clone());
+        let behalf = Behalf { principal, mandate, session: Some(*through) };
         self.open_subscription(behalf, &topics)
     }
 

@@ -117,8 +117,8 @@ impl bus::HostCaller for Call {
         capability: String,
         target: Option<String>,
     ) -> wasmtime::Result<bool> {
-        let principal = &self.of_call(&caller)?.0.principal;
-        Ok(self.host.authority.holds(principal, &capability, target.as_deref()))
+        let Sender { principal, mandate, .. } = &self.of_call(&caller)?.0;
+        Ok(self.host.authority.holds(principal, mandate, &capability, target.as_deref()))
     }
 
     async fn request(
@@ -161,7 +161,8 @@ impl bus::HostSubscription for Call {
         &mut self,
         topics: Vec<String>,
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
-        let behalf = Behalf { principal: self.turn.sender.principal.clone(), session: None };
+        let Sender { principal, mandate, .. } = &self.turn.sender;
+        let behalf = Behalf { principal: principal.clone(), mandate: mandate.clone(), session: None };
         let Some(shift) = &self.turn.inbound.shift else { return self.open_subscription(behalf, &topics) };
         match shift.open(&self.host.bus, &topics) {
             Ok(open) => Ok(Ok(self.push_of_call(Subscription { open, behalf })?)),
@@ -179,7 +180,7 @@ impl bus::HostSubscription for Call {
         let generation = self.generation.clone();
         let waits = async {
             match open.reader() {
-                Reader::Principal(_) => Ok((open.next().await?, None)),
+                Reader::Principal(..) => Ok((open.next().await?, None)),
                 Reader::Loop { .. } => open.next_paid(|message| Shift::judge(&generation, message)).await,
             }
         };
@@ -254,7 +255,7 @@ impl Call {
         payload: Vec<u8>,
         options: bus::Options,
     ) -> Answer {
-        let behalf = Behalf { principal: sender.principal.clone(), session };
+        let behalf = Behalf { principal: sender.principal.clone(), mandate: sender.mandate.clone(), session };
         if let Err(failure) = self.may_send(&sender, &topic, &payload) {
             return Answer { answer: Err(failure), behalf };
         }
@@ -269,7 +270,7 @@ impl Call {
         behalf: Behalf,
         topics: &[String],
     ) -> wasmtime::Result<Result<Resource<OfCall<Subscription>>, types::Failure>> {
-        let reader = Reader::Principal(behalf.principal.clone());
+        let reader = Reader::Principal(behalf.principal.clone(), behalf.mandate.clone());
         match self.host.bus.subscribe(reader, topics, &self.generation.manifest.subscribe) {
             Ok(open) => Ok(Ok(self.push_of_call(Subscription { open: Arc::new(open), behalf })?)),
             Err(failure) => Ok(Err(failure.into())),

@@ -31,6 +31,7 @@ use wasmtime_wasi_http::{
 
 use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
 
+use crate::authority::Mandate;
 use crate::bus::Sender;
 use crate::host::Host;
 use crate::journal::Fact;
@@ -71,6 +72,10 @@ impl Turn {
     /// For whom, and because of what.
     pub fn doing(&self) -> Doing {
         Doing { principal: self.sender.principal.clone(), cause: self.sender.cause.clone() }
+    }
+
+    pub fn mandate(&self) -> &Mandate {
+        &self.sender.mandate
     }
 
     /// Ends by then, if it does not end before. Returns when it ends.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use astrid_capsule::PrincipalId;
 
 use super::bindings::handler::astrid::env::env::Field;
-use super::bindings::handler::astrid::sys::{host, log};
+use super::bindings::handler::astrid::sys::{audit, host, log};
 use super::{Call, Doing};
 use crate::host::Host;
 use crate::journal::Wish;
@@ -26,6 +26,16 @@ impl log::Host for Call {
             log::Level::Debug => tracing::debug!(capsule, message),
         }
         Ok(())
+    }
+}
+
+impl audit::Host for Call {
+    async fn detail(&mut self, json: String) -> wasmtime::Result<Result<(), String>> {
+        Ok(crate::log::detail(&json).map(|detail| {
+            if let Some(note) = &self.turn.inbound.note {
+                note.say(detail);
+            }
+        }))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::generation::{Generation, Inbound, RETRY_MS};
 use super::rehearsal::Shadow;
 use crate::Boxed;
-use crate::authority::{Authenticator, Identified, Presented, Rejection};
+use crate::authority::{Authenticator, Identified, Mandate, Presented, Rejection};
 use crate::bus::intercept::{Interceptor, Verdict};
 use crate::bus::typed::Typed;
 use crate::bus::waiting::Place;
@@ -68,7 +68,8 @@ impl Responder for Generation {
             let rank = if message.publication { Rank::Outer } else { nested(&message) };
             let (lane, isolation) = self.place_of(&message);
             let shadowed = self.shadow_of(&message).map(|shadow| (shadow, handler.clone(), message.clone()));
-            let turn = Turn::new(sender, Inbound { reply: message.reply.clone(), place, ..Inbound::default() });
+            let (reply, note) = (message.reply.clone(), message.note.clone());
+            let turn = Turn::new(sender, Inbound { reply, note, place, ..Inbound::default() });
             let outcome = self.enter(rank, lane, turn, isolation, |store, instance| {
                 Box::pin(async move {
                     let export = export.load(&mut *store, &instance)?;
@@ -152,7 +153,12 @@ impl Authenticator for Generation {
                 Err(_) => return Err(Rejection::Unavailable),
             };
             let principal = PrincipalId::parse(&identified.principal).map_err(|_| Rejection::Unavailable)?;
-            Ok(Identified { principal, expires_at: identified.expires_at })
+            let mandate = Mandate::new(identified.session.as_deref(), identified.ceiling.as_deref());
+            let mandate = mandate.map_err(|why| {
+                tracing::error!(capsule = %self.id, "it identified somebody, and nobody is let in: {why}");
+                Rejection::Unavailable
+            })?;
+            Ok(Identified { principal, expires_at: identified.expires_at, mandate })
         })
     }
 }
@@ -225,12 +231,12 @@ impl Relayed for Generation {
     fn relay(self: Arc<Self>, call: Relaying) -> Boxed<'static, Result<Output, Failure>> {
         Box::pin(async move {
             let Some(export) = self.exports.relay.clone() else { return Err(Failure::NoResponder) };
-            let Relaying { principal, cause, depth, context, events } = call;
+            let Relaying { principal, mandate, cause, depth, context, events } = call;
             let lane = Lane::Principal(principal.clone());
             let deadline = Instant::now() + self.bounds.timeout;
             // As deep as the messages: what circles through a relay ends as well.
             let (capsule, cause) = (self.id.clone(), Some(cause));
-            let sender = Sender { principal, capsule, deadline, depth, cause, rehearsal: false };
+            let sender = Sender { principal, mandate, capsule, deadline, depth, cause, rehearsal: false };
             let turn = Turn::new(sender, Inbound::default());
             let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                 Box::pin(async move {

@@ -18,11 +18,12 @@ use wasmtime::{Engine, Store, Trap};
 use super::run::Shift;
 use super::watch::Watch;
 use crate::Boxed;
+use crate::authority::Mandate;
 use crate::bus::intercept::Interception;
 use crate::bus::stream::Writer;
 use crate::bus::typed::Types;
 use crate::bus::waiting::Place;
-use crate::bus::{Failure, Message, Sender};
+use crate::bus::{Failure, Message, Note, Sender};
 use crate::host::Host;
 use crate::http::{Connection, Mounted};
 use crate::journal::{Fact, Outcome};
@@ -73,6 +74,8 @@ pub struct Inbound {
     pub connection: Option<Arc<Connection>>,
     /// Where pieces of its answer go.
     pub reply: Option<Writer>,
+    /// What its capsule says of it for the record.
+    pub note: Option<Arc<Note>>,
     /// Given up once it has an instance.
     pub place: Option<Place>,
     /// Told when it says that it is ready.
@@ -81,12 +84,14 @@ pub struct Inbound {
     pub shift: Option<Shift>,
 }
 
-/// Who alone meets an instance again: the same principal with the same standing, in the same generation. A principal
-/// whose standing has changed since can't find what it left.
+/// Who alone meets an instance again: the same principal with the same standing and within the same ceiling, in the same
+/// generation. A principal whose standing has changed since can't find what it left, nor can a session with a scope find
+/// what one without it has left.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     generation: u64,
     principal: PrincipalId,
+    ceiling: Option<Arc<[Capability]>>,
     stamp: u64,
 }
 
@@ -228,6 +233,7 @@ impl Generation {
     pub(super) fn nobody(&self, deadline: Instant) -> Sender {
         Sender {
             principal: PrincipalId::anonymous(),
+            mandate: Mandate::default(),
             capsule: self.id.clone(),
             deadline,
             depth: 0,
@@ -237,13 +243,14 @@ impl Generation {
     }
 
     /// Who alone may meet the instance of this principal's call again; none where it serves one call.
-    fn key(&self, host: &Host, isolation: Isolation, principal: &PrincipalId) -> Option<Key> {
+    fn key(&self, host: &Host, isolation: Isolation, turn: &Turn) -> Option<Key> {
         if isolation != Isolation::Principal {
             return None;
         }
         // None for `anonymous`, and for whoever is unknown or disabled and calls what is public.
-        let stamp = host.authority.stamp(principal)?;
-        Some(Key { generation: self.serial, principal: principal.clone(), stamp })
+        let (principal, ceiling) = (turn.principal().clone(), turn.mandate().ceiling().cloned());
+        let stamp = host.authority.stamp(&principal)?;
+        Some(Key { generation: self.serial, principal, ceiling, stamp })
     }
 
     /// Why an instance of this generation can't be kept under `key` (any longer).
@@ -269,7 +276,7 @@ impl Generation {
         // Only missing while the host goes down.
         let host = self.host.upgrade().ok_or(Failure::Overloaded { retry_ms: RETRY_MS })?;
         // Before the quotas are read: an instance is kept for this standing, with the memory that it allowed.
-        let key = self.key(&host, isolation, turn.principal());
+        let key = self.key(&host, isolation, &turn);
         let charge = host.meter.begin(&lane, &self.tally, self.bounds).map_err(|wait| {
             self.figures.overloaded.increment(1);
             Failure::Overloaded { retry_ms: wait.millis() }
@@ -477,6 +484,7 @@ impl Generation {
     pub fn caused_by(&self, message: &Message) -> Sender {
         Sender {
             principal: message.principal.clone(),
+            mandate: message.mandate.clone(),
             capsule: self.id.clone(),
             deadline: message.deadline,
             depth: message.depth,

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use wasmtime::component::Resource;
 
 use super::generation::{Generation, Inbound};
+use crate::authority::Mandate;
 use crate::buckets::{Transaction, counted};
 use crate::bus::{Failure, Message, RefusalCode, Responder};
 use crate::host::Host;
@@ -114,6 +115,7 @@ impl Generation {
             id: 0,
             topic,
             principal: PrincipalId::anonymous(),
+            mandate: Mandate::default(),
             sender: "host".into(),
             target: None,
             payload: payload.into(),
@@ -123,6 +125,7 @@ impl Generation {
             cause: None,
             reply: None,
             rehearsal: true,
+            note: None,
         };
         let answer = self.clone().call(handler.into(), Arc::new(message), None).await;
         let expected = probe.expect.unwrap_or_default();
@@ -249,6 +252,7 @@ impl Shadow {
                 rehearsal: true,
                 deadline: Instant::now() + shadow.candidate.bounds.timeout,
                 reply: None,
+                note: None,
                 ..Message::clone(&message)
             };
             let answer = shadow.candidate.clone().call(handler, Arc::new(message), None).await;

@@ -24,7 +24,7 @@ use astrid_capsule::manifest::Limits;
 use astrid_capsule::{Capability, PrincipalId};
 use wasmtime::ResourceLimiter;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Mandate};
 use crate::pool::Lane;
 use ledger::{Ledger, Reserved, Totals, Used, Wait};
 use quotas::Effective;
@@ -150,7 +150,7 @@ impl Meter {
 
     /// Whether the two rates do not bind this principal.
     pub fn is_exempt(&self, principal: &PrincipalId) -> bool {
-        self.authority.decide(principal, &UNBOUNDED, None).allowed
+        self.authority.decide(principal, &Mandate::default(), &UNBOUNDED, None).allowed
     }
 
     /// The limits in force; the defaults for whoever has no standing.

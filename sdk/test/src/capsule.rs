@@ -288,6 +288,16 @@ impl Capsule {
         self.fakes.sessions.grants.entry(principal.into()).or_default().push(capability);
     }
 
+    /// The session that calls come from, from now on: its name and its ceiling, by which `astrid:authority/held` answers.
+    ///
+    /// # Panics
+    /// If one of `ceiling` is no capability.
+    pub fn set_session(&mut self, name: Option<&str>, ceiling: Option<&[&str]>) {
+        let parse = |text: &&str| Capability::parse(text).unwrap_or_else(|error| panic!("set_session: {error}"));
+        self.fakes.sessions.name = name.map(str::to_owned);
+        self.fakes.sessions.ceiling = ceiling.map(|texts| texts.iter().map(parse).collect());
+    }
+
     /// Standings and groups, as the capsule has committed them.
     pub fn registrar(&self) -> &Registrar {
         &self.fakes.registrar
@@ -311,6 +321,11 @@ impl Capsule {
     /// Every line that the capsule has logged, in order.
     pub fn logs(&self) -> &[Logged] {
         &self.fakes.logs
+    }
+
+    /// The detail that the capsule has attached to the record last; taken, so that it is none until there is another.
+    pub fn take_detail(&mut self) -> Option<Value> {
+        self.fakes.detail.take()
     }
 
     /// Signs with a purpose's key, whether or not the manifest asks for it: for credentials that a test makes itself.

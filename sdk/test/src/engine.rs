@@ -54,6 +54,8 @@ pub(crate) struct Fakes {
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
     pub(crate) logs: Vec<Logged>,
+    /// What the last call said of itself for the record.
+    pub(crate) detail: Option<serde_json::Value>,
 }
 
 /// Whose call it is, and what is left of its time.

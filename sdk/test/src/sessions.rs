@@ -24,6 +24,9 @@ pub(crate) struct Sessions {
     /// Without one every credential is rejected.
     pub(crate) authenticator: Option<Authenticator>,
     pub(crate) grants: HashMap<String, Vec<Capability>>,
+    /// What `held` says of the session that calls come from.
+    pub(crate) ceiling: Option<Vec<Capability>>,
+    pub(crate) name: Option<String>,
 }
 
 /// A session of the capsule under test.
@@ -33,7 +36,7 @@ pub struct Session(Identified);
 impl Identified {
     /// The authenticator's answer for `principal`, until `expires_at` (seconds since the Unix epoch).
     pub fn new(principal: impl Into<String>, expires_at: u64) -> Self {
-        Self { principal: principal.into(), expires_at }
+        Self { principal: principal.into(), expires_at, ceiling: None, session: None }
     }
 }
 
@@ -57,28 +60,53 @@ impl Sessions {
     }
 
     pub(crate) fn holds(&self, principal: &str, capability: &str, target: Option<&str>) -> bool {
+        self.holds_within(principal, capability, target, |_| true)
+    }
+
+    fn holds_within(
+        &self,
+        principal: &str,
+        capability: &str,
+        target: Option<&str>,
+        within: impl Fn(&Capability) -> bool,
+    ) -> bool {
         let Ok(required) = Capability::parse(capability) else { return false };
         if required.is_pattern() || target.is_some_and(|t| PrincipalId::parse(t).is_err()) {
             return false;
         }
         let own = (target == Some(principal)).then(|| required.self_form());
         let held = self.grants.get(principal).map(Vec::as_slice).unwrap_or_default();
-        held.iter().any(|held| held.covers(&required) || own.as_ref().is_some_and(|own| held.covers(own)))
+        let holds = |form: &Capability| within(form) && held.iter().any(|held| held.covers(form));
+        holds(&required) || own.as_ref().is_some_and(holds)
     }
 }
 
 impl held::Host for State {
     fn holds(&mut self, capability: String, target: Option<String>) -> Wasm<bool> {
-        Ok(self.fakes.sessions.holds(&self.caller.principal, &capability, target.as_deref()))
+        let sessions = &self.fakes.sessions;
+        let within = |form: &Capability| {
+            sessions.ceiling.as_ref().is_none_or(|ceiling| ceiling.iter().any(|within| within.covers(form)))
+        };
+        Ok(sessions.holds_within(&self.caller.principal, &capability, target.as_deref(), within))
     }
 
     fn capabilities(&mut self) -> Wasm<Vec<String>> {
-        let held = self.fakes.sessions.grants.get(&self.caller.principal);
-        Ok(sorted(held.map(Vec::as_slice).unwrap_or_default()))
+        let held = self.fakes.sessions.grants.get(&self.caller.principal).map(Vec::as_slice).unwrap_or_default();
+        let Some(ceiling) = &self.fakes.sessions.ceiling else { return Ok(sorted(held)) };
+        let met = held.iter().flat_map(|held| ceiling.iter().filter_map(|within| within.meet(held)));
+        Ok(sorted(&met.collect::<Vec<_>>()))
     }
 
     fn grants(&mut self) -> Wasm<Vec<String>> {
         Ok(sorted(&self.manifest.asked()))
+    }
+
+    fn ceiling(&mut self) -> Wasm<Option<Vec<String>>> {
+        Ok(self.fakes.sessions.ceiling.as_deref().map(sorted))
+    }
+
+    fn session(&mut self) -> Wasm<Option<String>> {
+        Ok(self.fakes.sessions.name.clone())
     }
 }
 

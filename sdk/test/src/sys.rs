@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use wasmtime::Result as Wasm;
 
 use crate::bindings::astrid::env::env::Field;
+use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
     self, Applied, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery,
     PrincipalUsage, Setting, Step, Topic,
@@ -13,6 +14,7 @@ use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
 
 const MAX_LINE_BYTES: usize = 8 << 10;
+const MAX_DETAIL_BYTES: usize = 2048;
 
 /// A line that the capsule has logged, as it would stand in the host's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +130,16 @@ fn line(message: &str) -> String {
         }
     }
     out
+}
+
+impl audit::Host for State {
+    fn detail(&mut self, json: String) -> Wasm<Result<(), String>> {
+        if json.len() > MAX_DETAIL_BYTES {
+            return Ok(Err(format!("a detail has at most {MAX_DETAIL_BYTES} bytes, not {}", json.len())));
+        }
+        let detail = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json);
+        Ok(detail.map(|detail| self.fakes.detail = Some(detail.into())).map_err(|error| error.to_string()))
+    }
 }
 
 impl log::Host for State {

@@ -14,7 +14,7 @@ use anyhow::{anyhow, ensure};
 use astrid_capsule::manifest::Subscribe;
 use astrid_capsule::{Pattern, PrincipalId, Topic};
 use astrid_host::Boxed;
-use astrid_host::authority::{Authority, Change, Standing};
+use astrid_host::authority::{Authority, Change, Mandate, Standing};
 use astrid_host::bus::waiting::Place;
 use astrid_host::bus::{Bus, Config, Failure, Message, Outgoing, Responder, Route, Sender};
 use astrid_host::observe;
@@ -251,6 +251,7 @@ fn bus<R: Responder + 'static>(
 async fn publish(bus: &Bus, topic: &str, principal: &PrincipalId, payload: Bytes) -> anyhow::Result<u32> {
     let sender = Sender {
         principal: principal.clone(),
+        mandate: Mandate::default(),
         capsule: "bench".into(),
         deadline: tokio::time::Instant::now() + Duration::from_secs(10),
         depth: 0,

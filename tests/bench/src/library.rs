@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Isolation;
+use astrid_host::authority::Mandate;
 use astrid_host::bus::{Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
@@ -45,6 +46,7 @@ pub(crate) fn repacked(setup: &Setup, capsule: &str, name: &str, isolation: Isol
 pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, payload: Bytes) -> anyhow::Result<Bytes> {
     let sender = Sender {
         principal: principal.clone(),
+        mandate: Mandate::default(),
         capsule: "bench".into(),
         deadline: tokio::time::Instant::now() + daemon::PATIENCE,
         depth: 0,
