@@ -302,7 +302,7 @@ impl Loader {
             let mut standby = self.standby.lock().expect("no panic under this lock");
             self.replace_among(host, id, record.clone(), live, on_probation, &mut standby);
         }
-        if let Some(why) = successor.is_live() {
+        if let Some(why) = successor.finish() {
             self.note_loss(host, id, &record, &why).await;
         }
     }
