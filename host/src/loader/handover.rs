@@ -100,8 +100,8 @@ pub(super) struct Successor {
 }
 
 impl Successor {
-    /// Its version is live.
-    pub(super) fn is_live(self) -> Option<String> {
+    /// Its version is live. Returns why it began without the state of the loop before, if it did.
+    pub(super) fn finish(self) -> Option<String> {
         if let Some(before) = self.before {
             before.finish();
         }

@@ -307,7 +307,7 @@ impl Loader {
             let mut standby = self.standby.lock().expect("no panic under this lock");
             self.replace_among(host, id, record.clone(), live, on_probation, &mut standby);
         }
-        if let Some(why) = successor.is_live() {
+        if let Some(why) = successor.finish() {
             self.note_loss(host, id, &record, &why).await;
         }
     }
@@ -472,12 +472,7 @@ impl Loader {
 
     /// Makes the generation that stands by the live one again, if the live one is still the one with this serial. Returns its
     /// record and serial, and what tells in time whether its run loop has begun without the state of the other.
-    fn stand_in(
-        &self,
-        host: &Arc<Host>,
-        id: &str,
-        serial: u64,
-    ) -> Option<((Record, u64), Boxed<'static, Option<String>>)> {
+    fn stand_in(&self, host: &Arc<Host>, id: &str, serial: u64) -> Option<((Record, u64), Began)> {
         let mut standby = self.standby.lock().expect("no panic under this lock");
         let (_, live) = self.installed(id)?;
         live.filter(|live| live.serial == serial)?;
@@ -485,7 +480,7 @@ impl Loader {
         let stood_by = (record.clone(), generation.serial);
         generation.recall();
         let runner = self.succeed_at_once(host, &generation);
-        let began: Boxed<'static, Option<String>> = match &runner {
+        let began: Began = match &runner {
             Some(runner) => Box::pin(runner.outcome()),
             None => Box::pin(std::future::ready(None)),
         };
@@ -643,6 +638,9 @@ pub(super) fn about(version: &str, before: Option<&str>, grants: &[String]) -> S
     let before = before.map(|before| format!(" after {before}")).unwrap_or_default();
     format!("version {version}{before}, grants {}", grants.join(" "))
 }
+
+/// Tells in time why a run loop has begun without the state of the one before, if it has.
+type Began = Boxed<'static, Option<String>>;
 
 fn unknown(id: &str) -> InstallError {
     InstallError::NotFound(format!("no capsule `{id}` is installed"))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::daemon::Server;
@@ -29,6 +29,7 @@ pub(crate) struct Told {
 
 pub(crate) struct Events {
     over: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
     publisher: JoinHandle<anyhow::Result<u64>>,
     readers: Vec<JoinHandle<anyhow::Result<Told>>>,
 }
@@ -38,21 +39,31 @@ impl Events {
     pub(crate) fn start(server: &Server) -> anyhow::Result<Self> {
         let read = |stream| thread::spawn(move || read(stream));
         let readers = relay::open(server, STREAMS)?.into_iter().map(read).collect();
-        let over = Arc::new(AtomicBool::new(false));
-        let (requests, ended, address) = (server.requests(), over.clone(), server.address());
+        let (over, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (requests, address) = (server.requests(), server.address());
+        let (ended, may_fail) = (over.clone(), broken.clone());
         let publisher = thread::spawn(move || {
             let mut stream = TcpStream::connect(address)?;
             let mut publish = |event: Value| relay::publish(&mut stream, &requests.post(TOPIC, &event));
             let mut number = 0;
             while !ended.load(Ordering::Relaxed) {
-                publish(json!(number))?;
-                number += 1;
+                match publish(json!(number))? {
+                    202 => number += 1,
+                    _ if may_fail.load(Ordering::Relaxed) => {}
+                    status => bail!("a publication was answered {status}"),
+                }
                 thread::sleep(EVERY);
             }
-            publish(json!(END))?;
+            let status = publish(json!(END))?;
+            ensure!(status == 202, "the last publication was answered {status}");
             Ok(number)
         });
-        Ok(Self { over, publisher, readers })
+        Ok(Self { over, broken, publisher, readers })
+    }
+
+    /// From now on a publication may fail, and is made again. One that has reached somebody nevertheless is told as doubled.
+    pub(crate) fn may_fail(&self) {
+        self.broken.store(true, Ordering::Relaxed);
     }
 
     /// How many events were published, and what became of them.

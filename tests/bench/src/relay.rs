@@ -20,7 +20,7 @@ const PUBLICATIONS: usize = 200;
 pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let server = Home::new(setup, "http.relay")?.start()?;
     let archive = setup.capsule("live");
-    let body = json!({ "path": archive, "grants": ["authority:sessions", "http:mount"] });
+    let body = json!({ "source": archive, "grants": ["authority:sessions", "http:mount"] });
     let install = server.post("/api/capsules", &body);
     daemon::ask(TcpStream::connect(install.address)?, std::str::from_utf8(install.request())?)?;
 
@@ -39,7 +39,10 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         let target = server.post("/api/bus/publish/live.v1.said", &json!(1));
         let mut publisher = TcpStream::connect(target.address)?;
         publisher.set_read_timeout(Some(PATIENCE))?;
-        (0..PUBLICATIONS).try_for_each(|_| publish(&mut publisher, target.request()))?;
+        for _ in 0..PUBLICATIONS {
+            let status = publish(&mut publisher, target.request())?;
+            ensure!(status == 202, "a publication was answered {status}");
+        }
         reading.into_iter().try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader died"))?)
     })?;
     report.add("http.relay", (STREAMS * PUBLICATIONS) as f64 / began.elapsed().as_secs_f64(), "events/s");
@@ -60,22 +63,20 @@ pub(crate) fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream
     streams.collect()
 }
 
-/// One publication on this connection.
-pub(crate) fn publish(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<()> {
+/// One publication on this connection, and the status of its answer.
+pub(crate) fn publish(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<u16> {
     stream.write_all(request)?;
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
-    let status = loop {
+    loop {
         match load::answer(&bytes)? {
-            Some((status, length)) if bytes.len() >= length => break status,
+            Some((status, length)) if bytes.len() >= length => return Ok(status),
             _ => {}
         }
         let read = stream.read(&mut buffer)?;
         ensure!(read > 0, "the server hung up");
         bytes.extend_from_slice(&buffer[..read]);
-    };
-    ensure!(status == 202, "a publication was answered {status}");
-    Ok(())
+    }
 }
 
 fn count(stream: &mut TcpStream, events: usize) -> anyhow::Result<()> {

@@ -62,6 +62,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         crowd.enter(IDENTITY);
         swap(&server, &identities, &mut identity)?;
     }
+    events.may_fail();
     for (n, mode) in WRONG.into_iter().enumerate() {
         crowd.enter(BROKEN + n);
         let well = version(&server)?.context("the gateway does not answer")?;
@@ -161,7 +162,7 @@ fn pack(setup: &Setup, typed: &str, file: &str, manifest: &Manifest, component: 
 fn install(server: &Server, archive: &Path) -> anyhow::Result<()> {
     let asked: Vec<String> = read(archive)?.manifest.asked().iter().map(|asked| asked.as_str().to_owned()).collect();
     let (status, body) =
-        send(server.post("/api/capsules", &json!({ "path": archive, "grants": asked })).request(), server)?;
+        send(server.post("/api/capsules", &json!({ "source": archive, "grants": asked })).request(), server)?;
     ensure!(status == 200, "installing {} was answered {status}: {body}", archive.display());
     Ok(())
 }
