@@ -68,7 +68,7 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
     assert_eq!(daemon.unix(bus("env.v1.get", &json!({ "name": "KEY" }))).await.expect(200)["value"], SECRET);
     daemon.unix(bus("trap.v1.panic", &json!({}))).await;
     daemon.astrid(&["capsule", "swap", "env"]).out();
-    daemon.astrid(&["capsule", "remove", "trap", "--yes"]).out();
+    daemon.astrid(&["capsule", "remove", "trap"]).out();
     let key = daemon.astrid(&["audit", "key", "--json"]).json()["key"].as_str().unwrap().to_owned();
     daemon.stop();
 
@@ -95,6 +95,7 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
         json!({ "action": "session.begin", "principal": "ada", "outcome": "ok" }),
         json!({ "action": "session.begin", "outcome": "refused", "reason": "rejected" }),
         json!({ "action": "keys.sign", "capsule": "identity", "target": "session", "outcome": "ok" }),
+        json!({ "action": "authority.principal.set", "capsule": "identity", "target": "ada" }),
         json!({ "action": "env.set", "target": "default", "detail": "env: KEY", "outcome": "ok" }),
         json!({ "action": "env.read", "capsule": "env", "target": "KEY", "principal": "default" }),
     ] {
@@ -195,7 +196,7 @@ async fn while_facts_cannot_be_written_strict_requests_are_refused_and_everythin
     daemon.unix(say.clone()).await;
     let sick = until(&daemon, health(), |answer| answer.json()["status"] == "degraded").await.json();
     assert!(sick["audit"]["fault"].as_str().unwrap().contains("audit/checkpoint"), "{sick}");
-    daemon.unix(say.clone()).await.refusal(503, "unavailable");
+    daemon.unix(say.clone()).await.refusal(502, "unavailable");
     daemon.unix(bus("env.v1.get", &json!({ "name": "MODEL" }))).await.expect(200);
     let doctor = daemon.astrid(&["doctor"]);
     assert!(doctor.stdout.contains("audit/checkpoint"), "{doctor:?}");
