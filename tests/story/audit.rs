@@ -68,7 +68,7 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
     assert_eq!(daemon.unix(bus("env.v1.get", &json!({ "name": "KEY" }))).await.expect(200)["value"], SECRET);
     daemon.unix(bus("trap.v1.panic", &json!({}))).await;
     daemon.astrid(&["capsule", "swap", "env"]).out();
-    daemon.astrid(&["capsule", "remove", "trap", "--yes"]).out();
+    daemon.astrid(&["capsule", "remove", "trap"]).out();
     let key = daemon.astrid(&["audit", "key", "--json"]).json()["key"].as_str().unwrap().to_owned();
     daemon.stop();
 
@@ -95,6 +95,7 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
         json!({ "action": "session.begin", "principal": "ada", "outcome": "ok" }),
         json!({ "action": "session.begin", "outcome": "refused", "reason": "rejected" }),
         json!({ "action": "keys.sign", "capsule": "identity", "target": "session", "outcome": "ok" }),
+        json!({ "action": "authority.principal.set", "capsule": "identity", "target": "ada" }),
         json!({ "action": "env.set", "target": "default", "detail": "env: KEY", "outcome": "ok" }),
         json!({ "action": "env.read", "capsule": "env", "target": "KEY", "principal": "default" }),
     ] {
@@ -195,7 +196,7 @@ async fn while_facts_cannot_be_written_strict_requests_are_refused_and_everythin
     daemon.unix(say.clone()).await;
     let sick = until(&daemon, health(), |answer| answer.json()["status"] == "degraded").await.json();
     assert!(sick["audit"]["fault"].as_str().unwrap().contains("audit/checkpoint"), "{sick}");
-    daemon.unix(say.clone()).await.refusal(503, "unavailable");
+    daemon.unix(say.clone()).await.refusal(502, "unavailable");
     daemon.unix(bus("env.v1.get", &json!({ "name": "MODEL" }))).await.expect(200);
     let doctor = daemon.astrid(&["doctor"]);
     assert!(doctor.stdout.contains("audit/checkpoint"), "{doctor:?}");
@@ -205,4 +206,44 @@ async fn while_facts_cannot_be_written_strict_requests_are_refused_and_everythin
     daemon.unix(say).await.expect(200);
     daemon.stop();
     home.astrid(&["audit", "verify"]).out();
+}
+
+#[tokio::test]
+async fn a_capsule_with_the_grants_reads_waits_and_prunes_and_one_without_is_refused() {
+    let home = Home::new();
+    let daemon = home.start();
+    let archive = pack::packed("reader");
+    let refused = daemon.astrid(&["capsule", "install", &archive.display().to_string()]);
+    assert!(refused.refusal(1).contains("journal:read") && refused.refusal(1).contains("journal:prune"), "{refused:?}");
+    install(&daemon, &archive);
+    let ask = |what: &str, payload: Value| bus(&format!("reader.v1.{what}"), &payload);
+
+    let installed = ask("query", json!({ "action": "capsule.install", "limit": 1 }));
+    let found = daemon.unix(installed).await.expect(200);
+    let fact: Value = serde_json::from_str(found["facts"][0][1].as_str().unwrap()).unwrap();
+    assert_eq!((&fact["target"], &fact["outcome"]), (&json!("reader"), &json!("ok")), "the newest: {fact}");
+    let next = found["next"].as_u64().unwrap();
+    assert!(next <= found["facts"][0][0].as_u64().unwrap());
+    let earlier = ask("query", json!({ "action": "capsule", "before": next, "limit": 100 }));
+    let earlier = daemon.unix(earlier).await.expect(200);
+    assert!(earlier["facts"].as_array().unwrap().iter().all(|fact| fact[0].as_u64().unwrap() < next), "{earlier}");
+
+    // Enough for whole bundles, all of them covered by a checkpoint.
+    let mut size = 0;
+    while size < 600 {
+        daemon.unix(Request::get("/api/sys/status")).await.expect(200);
+        size = daemon.unix(ask("proof", json!({}))).await.expect(200)["size"].as_u64().unwrap();
+    }
+    let waited = daemon.unix(ask("wait", json!({ "beyond": size - 1, "timeout_ms": 20_000 }))).await.expect(200);
+    assert!(waited.as_u64().unwrap() >= size);
+    let pruned = until(&daemon, ask("prune", json!({ "before": 520 })), |answer| answer.json() == 512).await;
+    assert_eq!(pruned.expect(200), 512);
+    let proof = daemon.unix(ask("proof", json!({}))).await.expect(200);
+    assert_eq!((&proof["first"], &proof["tile"]), (&json!(512), &json!(32)), "{proof}");
+    assert!(proof["checkpoint"].as_str().unwrap().lines().count() >= 5, "{proof}");
+    let key = daemon.astrid(&["audit", "key", "--json"]).json();
+    assert_eq!(proof["key"], key["key"]);
+    daemon.stop();
+    assert_eq!(home.astrid(&["audit", "verify", "--json"]).json()["pruned"], 512);
+    assert!(!home.path().join("audit/tile/entries/000").exists() && home.path().join("audit/tile/0/000").exists());
 }

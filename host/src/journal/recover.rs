@@ -87,7 +87,7 @@ pub(super) fn recover(folder: &Path, key: &note::Key) -> Result<Recovered, Strin
     if found.torn > 0 {
         tracing::warn!(bytes = found.torn, "the end of the log of facts was being written when the host died");
     }
-    Ok(Recovered { first: pruned.first, ..replay(folder, found, checkpoint)? })
+    replay(folder, found, checkpoint, pruned.first)
 }
 
 /// The checkpoint, if this host has signed it; under whatever name that its log had then.
@@ -102,6 +102,7 @@ fn replay(
     folder: &Path,
     found: super::tail::Found,
     checkpoint: Option<(String, Checkpoint)>,
+    first: u64,
 ) -> Result<Recovered, String> {
     let header = &found.tail.header;
     let Some(mut edge) = header.edge().filter(|edge| edge.size().is_multiple_of(WIDTH)) else {
@@ -132,8 +133,12 @@ fn replay(
         last.push(Recorded { index: edge.size() - 1, bytes: entry.into() });
         if edge.size().is_multiple_of(WIDTH) {
             let index = edge.size() / WIDTH - 1;
-            files.push(Unsaved::bundle(folder, index, bundle(&last)));
-            files.push(Unsaved::summary(folder, index, &std::mem::take(&mut summary)));
+            let summary = std::mem::take(&mut summary);
+            // What was pruned stays so.
+            if index * WIDTH >= first {
+                files.push(Unsaved::bundle(folder, index, bundle(&last)));
+                files.push(Unsaved::summary(folder, index, &summary));
+            }
             last.clear();
         }
     }
@@ -153,7 +158,7 @@ fn replay(
         open,
         checkpoint,
         unclean,
-        first: 0,
+        first,
         files,
     })
 }

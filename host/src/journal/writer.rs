@@ -155,8 +155,11 @@ impl Writer {
             self.publish()?;
         }
         let held = self.edge.size() - self.tail.header.start;
-        if !closed && (held >= ROTATE_FACTS || self.tail.bytes() >= ROTATE_BYTES) && held >= WIDTH {
+        let shorten = self.shared.shorten.load(Ordering::Acquire);
+        let long = held >= ROTATE_FACTS || self.tail.bytes() >= ROTATE_BYTES;
+        if shorten || (!closed && long && held >= WIDTH) {
             self.rotate()?;
+            self.shared.shorten.store(false, Ordering::Release);
         }
         if count > 0 {
             metrics::histogram!(WRITE_SECONDS).record(began.elapsed());
@@ -288,7 +291,11 @@ impl Writer {
         }
         let mut folders = BTreeSet::from([self.folder.as_path()]);
         for path in &self.unsynced {
-            File::open(path).and_then(|file| file.sync_data()).map_err(failed(path))?;
+            match File::open(path).and_then(|file| file.sync_data()) {
+                // It was pruned meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(failed(path))?,
+            }
             folders.extend(path.ancestors().skip(1).take_while(|folder| *folder != self.folder));
         }
         for folder in folders {
