@@ -4,10 +4,11 @@ use super::{InstallError, Record};
 use crate::host::Host;
 use crate::journal::{Fact, Outcome};
 
-/// A change of a capsule, made or not. `version` is what it is about.
+/// A change of a capsule, made or not, of which nobody may know the id. `about` says more.
 pub(super) fn changed<T>(host: &Host, action: &str, id: &str, about: &str, done: &Result<T, InstallError>) {
     let fact = host.journal.fact(action);
-    let (target, detail) = (Some(id.to_owned()), Some(about.to_owned()).filter(|about| !about.is_empty()));
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let (target, detail) = (some(id), some(about));
     host.journal.append(match done {
         Ok(_) => Fact { target, detail, ..fact },
         Err(error) => {
