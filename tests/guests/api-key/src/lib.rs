@@ -45,7 +45,12 @@ fn authenticate(presented: Presented) -> Option<Identified> {
     let key = key().unwrap_or_else(|refusal| panic!("{}", refusal.reason));
     let Presented::Bearer(token) = presented else { return None };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    same(&token, &key).then(|| Identified { principal: PRINCIPAL.into(), expires_at: now + REMEMBERED_SECS })
+    same(&token, &key).then(|| Identified {
+        principal: PRINCIPAL.into(),
+        expires_at: now + REMEMBERED_SECS,
+        ceiling: None,
+        session: None,
+    })
 }
 
 /// Tells the host what the principal holds. Without a key that is good nothing starts, and who was here before stays.
