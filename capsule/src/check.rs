@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 12] = [
+const OFFERED: [&str; 13] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -30,6 +30,7 @@ const OFFERED: [&str; 12] = [
     "astrid:keys/keys",
     "astrid:store/kv",
     "astrid:sys/host",
+    "astrid:sys/limit",
     "astrid:sys/log",
 ];
 

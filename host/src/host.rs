@@ -15,8 +15,10 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
+use crate::http::tls::Tls;
 use crate::http::{self, Connections, Mounts, Relays};
 use crate::keys::Keys;
+use crate::limit::Limits;
 use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
 use crate::meter::Meter;
@@ -46,6 +48,9 @@ pub struct Host {
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
     pub relays: Arc<Relays>,
+    pub limits: Limits,
+    /// What the TCP listener encrypts with, if it does.
+    pub tls: Option<Tls>,
     pub shutdown: Arc<Shutdown>,
     pub started: Instant,
 }
@@ -95,6 +100,7 @@ impl LockedHome {
 impl Host {
     /// Builds every room. Nothing is served yet.
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
+        let tls = Tls::open(&config.http.tls, &home.etc())?;
         let metrics = observe::install();
         let store = Arc::new(Store::open(&home.store(), &config.store)?);
         let keys = Keys::open(&home.keys().join("host.key"))?;
@@ -107,6 +113,8 @@ impl Host {
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),
+            limits: Limits::default(),
+            tls,
             config,
             home,
             log,
@@ -167,6 +175,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 
 async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {
     let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
+    let warnings = [host.config.http.warning(), host.tls.as_ref().and_then(Tls::warning)];
+    for (what, next) in warnings.into_iter().flatten() {
+        tracing::warn!("{what}; {next}");
+    }
     if safe_mode {
         host.loader.boot_safely(&host, &distro).await?;
     } else {
@@ -209,6 +221,7 @@ fn announce(ready: &serde_json::Value) {
 }
 
 async fn upkeep(host: Arc<Host>) {
+    let refresh = |anyway| host.tls.as_ref().map(|tls| tls.refresh(anyway));
     let mut tick = tokio::time::interval(observe::UPKEEP);
     let mut storms = tokio::time::interval(observe::STORM_WINDOW);
     loop {
@@ -216,12 +229,18 @@ async fn upkeep(host: Arc<Host>) {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
                 host.sweep();
+                host.limits.sweep();
+                refresh(false);
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
             }
             _ = storms.tick() => {
                 host.bus.storms().report(observe::STORM_WINDOW);
                 metrics::counter!("astrid_background_ticks_total", "task" => "storms").increment(1);
             }
+            () = host.shutdown.hung_up() => match refresh(true) {
+                None => tracing::info!("SIGHUP: nothing to reload"),
+                Some(refreshed) => tracing::info!(?refreshed, "SIGHUP: the certificate was read"),
+            },
             () = host.shutdown.begun() => return,
         }
     }

@@ -52,6 +52,7 @@ macro_rules! export_world {
                     "astrid:store/kv@0.1.0": crate::bindings::imports::astrid::store::kv,
                     "astrid:keys/keys@0.1.0": crate::bindings::imports::astrid::keys::keys,
                     "astrid:sys/log@0.1.0": crate::bindings::imports::astrid::sys::log,
+                    "astrid:sys/limit@0.1.0": crate::bindings::imports::astrid::sys::limit,
                     "astrid:sys/host@0.1.0": crate::bindings::imports::astrid::sys::host,
                     "astrid:env/env@0.1.0": crate::bindings::imports::astrid::env::env,
                     "astrid:authority/held@0.1.0": crate::bindings::imports::astrid::authority::held,

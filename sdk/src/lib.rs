@@ -73,6 +73,7 @@ pub mod host;
 pub mod http;
 pub mod keys;
 pub mod kv;
+pub mod limit;
 pub mod log;
 pub mod run;
 

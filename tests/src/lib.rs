@@ -1,5 +1,5 @@
-//! What stories are told with: real homes and daemons ([`daemon`]), clients of their sockets ([`http`]), and capsules
-//! that differ from what the tools pack ([`pack`]).
+//! What stories are told with: real homes and daemons ([`daemon`]), clients of their sockets ([`http`], [`tls`]), and
+//! capsules that differ from what the tools pack ([`pack`]).
 //!
 //! Everything waits for a condition and at most [`DEADLINE`] for it; nothing here sleeps in place of one. Whatever
 //! can't go on panics with what is known, the daemon's own words included: nobody but tests calls this.
@@ -9,6 +9,7 @@ use std::time::Duration;
 pub mod daemon;
 pub mod http;
 pub mod pack;
+pub mod tls;
 
 /// How long anything may take before it is said to hang: generous, because the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -3,8 +3,10 @@
 //!
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
+//! - [`bad_input`]: what no client should send, and the answer to each
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
+//! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
 //! - [`field`]: faults that hosts of plugins had in the field
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
@@ -22,15 +24,18 @@
 //! - [`warm`]: instances that serve a principal for more than one call
 //! - [`run_loops`]: work that goes on without being asked
 //! - [`supply`]: who signed a capsule, and whom the operator trusts
+//! - [`tls`]: TLS, both versions of HTTP over it, and certificates that change
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
 
+mod bad_input;
 mod capsules;
 mod console;
 mod distributions;
 mod durability;
+mod edge;
 mod environment;
 mod field;
 mod generations;
@@ -48,6 +53,7 @@ mod session;
 mod streams;
 mod supply;
 mod surface;
+mod tls;
 mod types;
 mod warm;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::{Request, Streaming};
+use astrid_tests::http::{Request, Streaming, raw};
 use astrid_tests::{DEADLINE, pack};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -143,6 +143,12 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let narrow = Home::new().start_in_address_space(200 << 20, &["--runtime-instances", "64"]);
     assert_eq!(narrow.tcp(Request::get("/healthz")).await.expect(200)["status"], "degraded");
     seen.scrape(&narrow).await;
+
+    // Plain text where TLS is spoken.
+    let (encrypted, _) = crate::tls::start(&[]);
+    seen.scrape(&encrypted).await;
+    raw(TcpStream::connect(encrypted.address()).await.expect("a listener"), b"GET /healthz HTTP/1.1\r\n\r\n").await;
+    seen.until_moved(&encrypted, &["astrid_http_handshakes_total"]).await;
 
     let constant = ["astrid_build_info"];
     let still: Vec<_> = SERIES.iter().map(|s| s.name).filter(|n| !seen.moved(n) && !constant.contains(n)).collect();

@@ -35,6 +35,7 @@ macro_rules! export_world {
                     "astrid:env/env": super::handler::astrid::env::env,
                     "astrid:capsule/supervision": super::handler::astrid::capsule::supervision,
                     "astrid:sys/log": super::handler::astrid::sys::log,
+                    "astrid:sys/limit": super::handler::astrid::sys::limit,
                     "astrid:sys/host": super::handler::astrid::sys::host,
                     "astrid:authority/held": super::handler::astrid::authority::held,
                     "astrid:authority/sessions": super::handler::astrid::authority::sessions,

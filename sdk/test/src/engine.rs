@@ -51,6 +51,8 @@ pub(crate) struct Fakes {
     pub(crate) host: FakeHost,
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
+    /// When each key of a rate limit will be as if it had never been used, in milliseconds since the Unix epoch.
+    pub(crate) limits: HashMap<String, u64>,
     pub(crate) logs: Vec<Logged>,
 }
 
@@ -72,6 +74,7 @@ pub(crate) struct State {
     pub(crate) fakes: Fakes,
     pub(crate) caller: Caller,
     pub(crate) table: ResourceTable,
+    pub(crate) clock: Clock,
     wasi: WasiCtx,
     memory: Memory,
 }
@@ -169,6 +172,7 @@ pub(crate) fn run<T>(
         fakes,
         caller,
         table: ResourceTable::new(),
+        clock: clock.clone(),
         wasi: WasiCtxBuilder::new().wall_clock(clock.clone()).stderr(stderr.clone()).build(),
         memory: Memory {
             limit: usize::try_from(manifest.limits.max_memory_bytes).unwrap_or(usize::MAX),
