@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 15] = [
+const OFFERED: [&str; 16] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -33,6 +33,7 @@ const OFFERED: [&str; 15] = [
     "astrid:store/kv",
     "astrid:sys/audit",
     "astrid:sys/host",
+    "astrid:sys/limit",
     "astrid:sys/log",
 ];
 

@@ -77,7 +77,7 @@ impl Config {
         sets: &[String],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> anyhow::Result<Self> {
-        let mut layers = Layers { known: Config::default().to_table(), table: Table::new(), sources: BTreeMap::new() };
+        let mut layers = Layers { known: Config::default().keys(), table: Table::new(), sources: BTreeMap::new() };
         for (name, value) in environment {
             if let Some((room, key)) = layers.named_by(&name) {
                 layers.put(&room, &key, parse_value(&value), Source::Env).map_err(|e| e.context(name))?;
@@ -121,8 +121,8 @@ impl Config {
     /// Every key with its value and where that came from, sorted.
     pub fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
-        for (room, keys) in self.to_table() {
-            for (key, value) in keys.as_table().into_iter().flatten() {
+        for (room, keys) in self.keys() {
+            for (key, value) in keys {
                 let key = format!("{room}.{key}");
                 let source = self.sources.get(&key).copied().unwrap_or(Source::Default).as_str();
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -133,30 +133,56 @@ impl Config {
         settings
     }
 
-    /// Rooms and their keys: what there is to configure.
-    fn to_table(&self) -> Table {
-        Table::try_from(self).expect("rooms of plain values are a table")
+    /// Rooms and their keys, with their values: what there is to configure. A key may have dots in it: `tls.cert`.
+    fn keys(&self) -> BTreeMap<String, BTreeMap<String, Value>> {
+        let rooms = Table::try_from(self).expect("rooms of plain values are a table");
+        let flat = |(room, keys)| {
+            let mut found = BTreeMap::new();
+            flatten("", keys, &mut found);
+            (room, found)
+        };
+        rooms.into_iter().map(flat).collect()
+    }
+}
+
+/// Every value in a table of tables, by its key behind `prefix`.
+fn flatten(prefix: &str, value: Value, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+                flatten(&key, value, into);
+            }
+        }
+        value => {
+            into.insert(prefix.to_owned(), value);
+        }
     }
 }
 
 /// What has been said so far, and by whom.
 struct Layers {
-    known: Table,
+    known: BTreeMap<String, BTreeMap<String, Value>>,
     table: Table,
     sources: BTreeMap<String, Source>,
 }
 
 impl Layers {
     fn put(&mut self, room: &str, key: &str, value: Value, source: Source) -> anyhow::Result<()> {
-        let Some(keys) = self.known.get(room).and_then(Value::as_table) else {
+        let Some(keys) = self.known.get(room) else {
             bail!("there is no room `{room}`{}", meant(room, self.known.keys().map(String::as_str)));
         };
         if !keys.contains_key(key) {
             bail!("there is no key `{room}.{key}`{}", meant(key, keys.keys().map(String::as_str)));
         }
-        if let Value::Table(room) = self.table.entry(room).or_insert_with(|| Value::Table(Table::new())) {
-            room.insert(key.to_owned(), value);
+        let mut table = &mut self.table;
+        let path = std::iter::once(room).chain(key.split('.')).collect::<Vec<_>>();
+        let (last, folders) = path.split_last().expect("a room at least");
+        for folder in folders {
+            let folder = table.entry(*folder).or_insert_with(|| Value::Table(Table::new()));
+            table = folder.as_table_mut().expect("no known key is another's folder");
         }
+        table.insert((*last).to_owned(), value);
         self.sources.insert(format!("{room}.{key}"), source);
         Ok(())
     }
@@ -164,14 +190,16 @@ impl Layers {
     fn put_file(&mut self, text: &str) -> anyhow::Result<()> {
         let read: Table = text.parse().map_err(tidy)?;
         for (room, keys) in &read {
-            let Value::Table(keys) = keys else {
+            let Value::Table(_) = keys else {
                 bail!(
                     "`{room}` stands outside of a room; write it below a line [room]{}",
                     meant(room, self.known.keys().map(String::as_str))
                 )
             };
-            for (key, value) in keys {
-                self.put(room, key, value.clone(), Source::File)?;
+            let mut flat = BTreeMap::new();
+            flatten("", keys.clone(), &mut flat);
+            for (key, value) in flat {
+                self.put(room, &key, value, Source::File)?;
             }
         }
         // Alone, so that an error names the file and not the mixture.
@@ -182,7 +210,10 @@ impl Layers {
     fn named_by(&self, name: &str) -> Option<(String, String)> {
         let rest = name.strip_prefix("ASTRID_")?.to_ascii_lowercase();
         let (room, key) = rest.split_once('_')?;
-        self.known.contains_key(room).then(|| (room.to_owned(), key.replace('_', "-")))
+        let key = key.replace('_', "-");
+        // A dot can't stand in a variable's name either.
+        let known = self.known.get(room)?.keys().find(|known| known.replace('.', "-") == key);
+        Some((room.to_owned(), known.cloned().unwrap_or(key)))
     }
 }
 
@@ -235,6 +266,31 @@ mod tests {
         let config = load("", &["runtime.max-memory-bytes=1048576"], &[]).unwrap();
         assert_eq!(shown(&config, "runtime.instances"), ("1000".into(), "derived"), "of instances of this size");
         assert!(Config::load(Path::new("/nowhere/config.toml"), &[], []).is_ok());
+    }
+
+    #[test]
+    fn a_key_in_a_table_of_its_room_is_set_in_every_way_and_nothing_else_is_taken_for_it() {
+        let file = "[http]\ntrust-forwarded-from = [\"::1\"]\n[http.tls]\ncert = \"a.pem\"\n";
+        let config = load(file, &["http.tls.key=/k.pem"], &[("ASTRID_HTTP_IDLE_TIMEOUT_SECS", "7")]).unwrap();
+        assert_eq!(shown(&config, "http.tls.cert"), ("a.pem".into(), "file"));
+        assert_eq!(shown(&config, "http.tls.key"), ("/k.pem".into(), "flag"));
+        assert_eq!(shown(&config, "http.idle-timeout-secs"), ("7".into(), "env"));
+        let config_of_env = load("", &["http.tls.key=/k.pem"], &[("ASTRID_HTTP_TLS_CERT", "b.pem")]).unwrap();
+        assert_eq!(shown(&config_of_env, "http.tls.cert"), ("b.pem".into(), "env"));
+        assert_eq!(shown(&config, "http.trust-forwarded-from"), ("[\"::1\"]".into(), "file"));
+        for (file, sets, want) in [
+            ("[http.tls]\ncrt = \"a\"\n", vec![], "`http.tls.crt`; did you mean `tls.cert`?"),
+            ("[http]\ntls = \"a\"\n", vec![], "`http.tls`"),
+            ("[http.tls.cert]\na = 1\n", vec![], "`http.tls.cert.a`"),
+            ("", vec!["http.tls=a"], "`http.tls`"),
+            ("[http.tls]\ncert = \"a\"\n", vec![], "http.tls.key is not"),
+            ("[http]\ntrust-forwarded-from = [\"example.org\"]\n", vec![], "trust-forwarded-from"),
+            ("", vec!["http.idle-timeout-secs=0"], "http.idle-timeout-secs = 0"),
+            ("", vec!["http.handshake-timeout-secs=3601"], "http.handshake-timeout-secs = 3601"),
+        ] {
+            let error = format!("{:#}", load(file, &sets, &[]).unwrap_err());
+            assert!(error.contains(want), "{error}");
+        }
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Home {
         self.root.join("etc/variables.toml")
     }
 
+    /// What the operator writes.
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc")
+    }
+
     /// The operator's configuration.
     pub fn config(&self) -> PathBuf {
         self.root.join("etc/config.toml")

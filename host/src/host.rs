@@ -15,9 +15,11 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
+use crate::http::tls::Tls;
 use crate::http::{self, Connections, Mounts, Relays};
 use crate::journal::{Fact, Journal};
 use crate::keys::Keys;
+use crate::limit::Limits;
 use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
 use crate::meter::Meter;
@@ -48,6 +50,9 @@ pub struct Host {
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
     pub relays: Arc<Relays>,
+    pub limits: Limits,
+    /// What the TCP listener encrypts with, if it does.
+    pub tls: Option<Tls>,
     pub shutdown: Arc<Shutdown>,
     pub started: Instant,
 }
@@ -97,6 +102,7 @@ impl LockedHome {
 impl Host {
     /// Builds every room. Nothing is served yet.
     pub fn build(home: Home, config: Config, log: Arc<Log>, shutdown: Arc<Shutdown>) -> anyhow::Result<Arc<Self>> {
+        let tls = Tls::open(&config.http.tls, &home.etc())?;
         let metrics = observe::install();
         let store = Arc::new(Store::open(&home.store(), &config.store)?);
         let keys = Arc::new(Keys::open(&home.keys().join("host.key"))?);
@@ -111,6 +117,8 @@ impl Host {
             blocking: Blocking::new(config.runtime.blocking),
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),
+            limits: Limits::default(),
+            tls,
             config,
             home,
             log,
@@ -185,6 +193,10 @@ fn record_configuration(host: &Host) {
 
 async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {
     let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
+    let warnings = [host.config.http.warning(), host.tls.as_ref().and_then(Tls::warning)];
+    for (what, next) in warnings.into_iter().flatten() {
+        tracing::warn!("{what}; {next}");
+    }
     if safe_mode {
         host.loader.boot_safely(&host, &distro).await?;
     } else {
@@ -228,6 +240,7 @@ fn announce(ready: &serde_json::Value) {
 }
 
 async fn upkeep(host: Arc<Host>) {
+    let refresh = |anyway| host.tls.as_ref().map(|tls| tls.refresh(anyway));
     let mut tick = tokio::time::interval(observe::UPKEEP);
     let mut storms = tokio::time::interval(observe::STORM_WINDOW);
     loop {
@@ -235,12 +248,18 @@ async fn upkeep(host: Arc<Host>) {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
                 host.sweep();
+                host.limits.sweep();
+                refresh(false);
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
             }
             _ = storms.tick() => {
                 host.bus.storms().report(observe::STORM_WINDOW);
                 metrics::counter!("astrid_background_ticks_total", "task" => "storms").increment(1);
             }
+            () = host.shutdown.hung_up() => match refresh(true) {
+                None => tracing::info!("SIGHUP: nothing to reload"),
+                Some(refreshed) => tracing::info!(?refreshed, "SIGHUP: the certificate was read"),
+            },
             () = host.shutdown.begun() => return,
         }
     }

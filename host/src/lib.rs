@@ -15,6 +15,7 @@
 //! | [`keys`] | signing keys that no guest sees |
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
+//! | [`limit`] | the memory of rate limits that capsules set |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
 //! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
 //! | [`link`] | WIT conversion, one file for each interface |
@@ -50,6 +51,7 @@ pub mod host;
 pub mod http;
 pub mod journal;
 pub mod keys;
+pub mod limit;
 pub mod link;
 pub mod loader;
 pub mod log;

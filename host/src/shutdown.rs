@@ -27,6 +27,8 @@ const EXIT_HARD: i32 = 75;
 pub struct Shutdown {
     begun: AtomicBool,
     notify: Notify,
+    /// SIGHUP.
+    hangups: Notify,
 }
 
 impl Shutdown {
@@ -46,6 +48,11 @@ impl Shutdown {
         let why = why.to_owned();
         say(move || tracing::info!("stopping: {why}"));
         self.notify.notify_waiters();
+    }
+
+    /// Returns when there was a SIGHUP since this was last waited for. For one who waits.
+    pub async fn hung_up(&self) {
+        self.hangups.notified().await;
     }
 
     /// Returns once the stop has begun.
@@ -84,7 +91,7 @@ pub fn watch_signals(shutdown: std::sync::Arc<Shutdown>) -> std::io::Result<()> 
         for signal in signals.forever() {
             if signal == SIGHUP {
                 // A daemon outlives the terminal that started it.
-                say(|| tracing::info!("SIGHUP: nothing to reload"));
+                shutdown.hangups.notify_one();
                 continue;
             }
             if shutdown.has_begun() {

@@ -57,6 +57,7 @@ macro_rules! export_world {
                     "astrid:journal/retention@0.1.0": crate::bindings::imports::astrid::journal::retention,
                     "astrid:sys/log@0.1.0": crate::bindings::imports::astrid::sys::log,
                     "astrid:sys/audit@0.1.0": crate::bindings::imports::astrid::sys::audit,
+                    "astrid:sys/limit@0.1.0": crate::bindings::imports::astrid::sys::limit,
                     "astrid:sys/host@0.1.0": crate::bindings::imports::astrid::sys::host,
                     "astrid:env/env@0.1.0": crate::bindings::imports::astrid::env::env,
                     "astrid:authority/held@0.1.0": crate::bindings::imports::astrid::authority::held,

@@ -75,6 +75,7 @@ pub mod http;
 pub mod journal;
 pub mod keys;
 pub mod kv;
+pub mod limit;
 pub mod log;
 pub mod run;
 

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 /// When every session of these tests ends.
 const EXPIRES: u64 = 1_800_000_000;
 
-/// A gateway that knows the bearer `alice-token` and the user that runs the host.
+/// A gateway that knows the bearer `alice-token` and the user that runs the host, and counts no attempts.
 fn gateway() -> Capsule {
     let mut gateway = crate::capsule("gateway");
+    gateway.set_distribution_env("PUBLIC_INTERVAL_MS", "0");
     gateway.on_authenticate(|presented| match presented {
         Presented::Bearer(token) => match token.as_str() {
             "alice-token" => Ok(Identified::new("alice", EXPIRES)),
@@ -713,4 +714,51 @@ fn no_credential_or_token_reaches_the_log_or_an_error() {
         assert!(!String::from_utf8_lossy(&response.body).contains(secret));
     }
     assert!(gateway.logs().iter().all(|line| !line.message.contains(secret)), "{:?}", gateway.logs());
+}
+
+#[test]
+fn strangers_have_as_many_attempts_as_it_says_on_all_public_routes_together_and_are_told_when_there_is_another() {
+    let mut gateway = gateway();
+    gateway.set_distribution_env("PUBLIC_INTERVAL_MS", "10000");
+    gateway.set_distribution_env("PUBLIC_BURST", "2");
+    let from = |path: &str, address: &str| {
+        let mut request = Request::post(path, json!({}));
+        request.connection.address = Some(address.into());
+        request
+    };
+    gateway.on_request("identity.v1.*", failing(refused(RefusalCode::Denied)));
+    for address in ["203.0.113.9", "2001:db8:1:2::1"] {
+        for path in ["/api/auth/redeem", "/api/auth/login"] {
+            assert_ne!(send(&mut gateway, from(path, address)).status, 429);
+        }
+        for path in ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"] {
+            let limited = send(&mut gateway, from(path, address));
+            assert_error(&limited, 429, "rate_limited");
+            assert_eq!((limited.header("retry-after"), &limited.json()["retry_after_secs"]), (Some("10"), &json!(10)));
+        }
+    }
+    gateway.advance(10);
+    assert_error(&send(&mut gateway, from("/api/auth/nothing", "203.0.113.9")), 404, "not_found");
+    assert_ne!(send(&mut gateway, from("/api/auth/login", "203.0.113.9")).status, 429);
+    assert_eq!(send(&mut gateway, from("/api/auth/login", "203.0.113.9")).status, 429);
+    for _ in 0..9 {
+        assert_ne!(send(&mut gateway, Request::post("/api/auth/login", json!({})).from_unix(OWNER_UID)).status, 429);
+    }
+}
+
+#[test]
+fn it_does_not_start_with_what_it_can_not_use_and_goes_on_without_it_if_it_comes_later() {
+    let mut gateway = gateway();
+    assert_eq!(gateway.start().unwrap(), Ok(()));
+    for (field, value) in [("CORS_ORIGINS", "https://a.example/"), ("PUBLIC_BURST", "0.5")] {
+        let mut told = crate::capsule("gateway");
+        told.set_distribution_env(field, value);
+        let why = told.start().unwrap().unwrap_err();
+        assert!(why.contains(&format!("{field} = `{value}`")), "{why}");
+        let asked = Request::post("/api/auth/redeem", json!({})).header("origin", "https://a.example");
+        let answer = send(&mut told, asked);
+        assert_ne!(answer.status, 500);
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+        assert!(told.logs().iter().any(|line| line.message.contains(field)), "{:?}", told.logs());
+    }
 }

@@ -140,7 +140,7 @@ impl Connection {
     }
 }
 
-fn build(request: Request) -> hyper::Request<Full<Bytes>> {
+pub(crate) fn build(request: Request) -> hyper::Request<Full<Bytes>> {
     let mut builder = hyper::Request::builder().method(&*request.method).uri(request.path).header("host", "localhost");
     for (name, value) in request.headers {
         builder = builder.header(name, value);

@@ -4,9 +4,11 @@
 //! - [`session`]: from the first invite to a session; who is let in and what they may do
 //! - [`surface`]: paths, methods, shapes, and clients that send anything but requests
 //! - [`authors`]: what a project begins as, installed and used
+//! - [`bad_input`]: what no client should send, and the answer to each
 //! - [`capsules`]: installed, replaced, refused; what they serve
 //! - [`consent`]: devices with less than their principal, and what capsules ask their principals' consent for
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
+//! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
 //! - [`field`]: faults that hosts of plugins had in the field
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
@@ -26,6 +28,7 @@
 //! - [`warm`]: instances that serve a principal for more than one call
 //! - [`run_loops`]: work that goes on without being asked
 //! - [`supply`]: who signed a capsule, and whom the operator trusts
+//! - [`tls`]: TLS, both versions of HTTP over it, and certificates that change
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`audit`]: what is written down of what happened
 //! - [`console`]: the command line
@@ -34,11 +37,13 @@
 
 mod audit;
 mod authors;
+mod bad_input;
 mod capsules;
 mod consent;
 mod console;
 mod distributions;
 mod durability;
+mod edge;
 mod environment;
 mod field;
 mod generations;
@@ -58,6 +63,7 @@ mod session;
 mod streams;
 mod supply;
 mod surface;
+mod tls;
 mod types;
 mod warm;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::{Request, Streaming};
+use astrid_tests::http::{Request, Streaming, raw};
 use astrid_tests::{DEADLINE, pack};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -147,6 +147,12 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     crate::audit::stand_in_the_way(narrow.home());
     narrow.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     seen.until_moved(&narrow, &["astrid_facts_failing"]).await;
+
+    // Plain text where TLS is spoken.
+    let (encrypted, _) = crate::tls::start(&[]);
+    seen.scrape(&encrypted).await;
+    raw(TcpStream::connect(encrypted.address()).await.expect("a listener"), b"GET /healthz HTTP/1.1\r\n\r\n").await;
+    seen.until_moved(&encrypted, &["astrid_http_handshakes_total"]).await;
 
     let constant = ["astrid_build_info"];
     let still: Vec<_> = SERIES.iter().map(|s| s.name).filter(|n| !seen.moved(n) && !constant.contains(n)).collect();

@@ -15,7 +15,7 @@ pub(crate) type Sample = (String, f64);
 
 /// The exposition, every line of it checked against Prometheus' text format.
 pub(crate) async fn metrics(daemon: &Daemon) -> Vec<Sample> {
-    let response = daemon.tcp(Request::get("/metrics")).await;
+    let response = daemon.unix(Request::get("/metrics")).await;
     assert_eq!(response.status, 200);
     assert!(response.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let text = String::from_utf8(response.body.to_vec()).unwrap();

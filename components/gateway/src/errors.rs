@@ -20,6 +20,7 @@ pub enum Kind {
     Conflict,
     PayloadTooLarge,
     UnsupportedMediaType,
+    RateLimited,
     Internal,
     Unavailable,
     Overloaded,
@@ -37,6 +38,7 @@ impl Kind {
             Kind::Conflict => 409,
             Kind::PayloadTooLarge => 413,
             Kind::UnsupportedMediaType => 415,
+            Kind::RateLimited => 429,
             Kind::Internal => 500,
             Kind::Unavailable => 502,
             Kind::Overloaded => 503,
@@ -89,6 +91,19 @@ impl Problem {
 
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, reason)
+    }
+
+    pub fn internal(reason: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, reason)
+    }
+
+    /// Too many attempts; there is room for one in so many milliseconds.
+    pub fn rate_limited(milliseconds: u32) -> Self {
+        let retry_after_secs = Some(milliseconds.div_ceil(1000).max(1));
+        Self {
+            retry_after_secs,
+            ..Self::new(Kind::RateLimited, "too many attempts from this address; try again later")
+        }
     }
 
     fn overloaded(retry_after_secs: u32) -> Self {
@@ -234,6 +249,19 @@ mod tests {
             assert_eq!(header, seconds.to_string().into_bytes());
             let body: Value = serde_json::from_slice(&response.body).unwrap();
             assert_eq!(body["retry_after_secs"], seconds);
+        }
+    }
+
+    #[test]
+    fn too_many_attempts_are_a_429_that_says_when_to_try_again_and_not_by_how_many_there_were_too_many() {
+        for (milliseconds, seconds) in [(0, 1), (1, 1), (1000, 1), (4001, 5)] {
+            let response = Problem::rate_limited(milliseconds).into_response();
+            assert_eq!(response.header("retry-after").next().unwrap(), seconds.to_string().as_bytes());
+            let (status, body) = body(Problem::rate_limited(milliseconds));
+            assert_eq!(
+                (status, &body["error"], &body["retry_after_secs"]),
+                (429, &json!("rate_limited"), &json!(seconds))
+            );
         }
     }
 

@@ -3,29 +3,74 @@
 //! A request is looked up ([`routes`]), its credential turned into a session by the host, its parts checked and made
 //! into a plan ([`plan`]), and the plan is one or two messages on the bus. Who may do what is decided at the other
 //! end: by what the bindings require and what the handlers refuse. The order of the checks is the order of
-//! [`answer`]: path, method, credential, parameters and query, content type, body.
+//! [`answer`]: path, method, credential or how often an address may try without one ([`throttle`]), parameters and query,
+//! content type, body. Which pages of other origins may read the answer, [`cors`] says last.
 //!
 //! What the bus says is passed on as JSON with the status of [`errors`]; [`respond`] adds the headers that every
 //! response has.
 
+pub mod cors;
 pub mod credential;
 pub mod errors;
 pub mod plan;
 pub mod respond;
 pub mod routes;
+pub mod throttle;
 pub mod uri;
 
 use astrid_sdk::authority::{self, Session};
 use astrid_sdk::bus::{self, Failure, Options};
 use astrid_sdk::http::{Request, Response};
+use astrid_sdk::{env, limit, log};
 
+use cors::Origins;
 use errors::{Asked, Problem};
 use plan::Plan;
 use routes::{Auth, Found};
+use throttle::Rate;
 
 fn serve(request: Request) -> Response {
     let response = answer(&request).unwrap_or_else(Problem::into_response);
-    respond::finished(response, request.connection.tls)
+    let response = respond::finished(response, request.connection.tls);
+    let origins = setting(cors::FIELD).unwrap_or_default();
+    match Origins::read(&origins) {
+        Ok(origins) => origins.apply(&request, response),
+        Err(why) => {
+            log::error!("no other origin is let in: {why}");
+            response
+        }
+    }
+}
+
+/// Refuses what the distribution says where it does not read.
+fn start() -> Result<(), String> {
+    Origins::read(&setting(cors::FIELD).unwrap_or_default())?;
+    Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref())?;
+    Ok(())
+}
+
+/// What the distribution, else the manifest says.
+fn setting(field: &str) -> Option<String> {
+    env::get(field).unwrap_or_else(|error| {
+        log::error!("{field} can't be read: {error:?}");
+        None
+    })
+}
+
+/// Counts an attempt by somebody who has no credential yet.
+fn throttled(request: &Request) -> Result<(), Problem> {
+    let Some(key) = throttle::key(&request.connection) else { return Ok(()) };
+    let rate = Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref());
+    let rate = rate.unwrap_or_else(|why| {
+        log::error!("the limit on public routes is the default: {why}");
+        Some(Rate::DEFAULT)
+    });
+    let Some(rate) = rate else { return Ok(()) };
+    match limit::take(&key, rate.interval_ms, rate.burst) {
+        Ok(()) => Ok(()),
+        Err(limit::Refusal::Later(milliseconds)) => Err(Problem::rate_limited(milliseconds)),
+        Err(limit::Refusal::Invalid(why)) => Err(Problem::internal(why)),
+    }
 }
 
 fn answer(request: &Request) -> Result<Response, Problem> {
@@ -34,7 +79,10 @@ fn answer(request: &Request) -> Result<Response, Problem> {
         Found::Options(allow) => return Ok(Response::new(204).with_header("allow", allow)),
     };
     let session = match matched.route.auth {
-        Auth::Public => None,
+        Auth::Public => {
+            throttled(request)?;
+            None
+        }
         Auth::Bearer => Some(session(request)?),
     };
     let plan = plan::of(&matched, request)?;
@@ -113,3 +161,4 @@ fn require(session: &Session, capability: &str) -> Result<(), Problem> {
 }
 
 astrid_sdk::front_end!(serve);
+astrid_sdk::starter!(start);

@@ -250,7 +250,7 @@ impl Ports for Fake {
 
     fn scan(&self, bucket: Bucket, prefix: &str, after: Option<&str>, limit: u32) -> Result<Page, PortError> {
         assert!((1..=1000).contains(&limit), "limit {limit}");
-        let tables = self.call("scan")?;
+        let tables = self.call(&format!("scan {bucket:?}"))?;
         let mut found = tables.entries.iter().filter(|((of, key), _)| {
             *of == bucket && key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)
         });

@@ -13,8 +13,10 @@ use serde_json::json;
 use super::client::start;
 use super::failure::{Exit, Failure};
 use super::{Context, table, text, time};
+use crate::config::Config;
 use crate::distro::Folder;
 use crate::home::Home;
+use crate::http::tls::Tls;
 use crate::trust;
 
 /// Free space under which a disk is worth a warning, and under which it is a fault, in bytes.
@@ -58,6 +60,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
     let mut findings =
         vec![check_home(home), check_keys(home), check_trust(home), check_distro(home), check_disk(home)];
+    findings.extend(check_tls(home));
     let answer = context.client.exchange(Method::GET, "/healthz", None).await;
     if context.client.is_at_home() {
         findings.push(check_lock(home, answer.is_ok()));
@@ -287,6 +290,20 @@ fn check_distro(home: &Home) -> Finding {
     }
 }
 
+/// As far as the file and the environment say; `astrid config check` says what is wrong with those.
+fn check_tls(home: &Home) -> Option<Finding> {
+    let http = Config::load(&home.config(), &[], crate::home::environment()).ok()?.http;
+    let tls = match Tls::open(&http.tls, &home.etc()) {
+        Ok(tls) => tls,
+        Err(e) => return Some(fail("tls", format!("{e:#}"), "correct [http.tls] of the configuration, or the file")),
+    };
+    Some(match http.warning().or_else(|| tls.as_ref()?.warning()) {
+        Some((what, next)) => warn("tls", what, next),
+        None if tls.is_some() => ok("tls", "the certificate and its key can be read"),
+        None => ok("tls", format!("off; {} can't be reached from elsewhere", http.listen)),
+    })
+}
+
 fn check_disk(home: &Home) -> Finding {
     // What is not there yet will be made on the file system of the folder above it.
     let place = home.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -350,6 +367,23 @@ mod tests {
         assert_eq!((exit, level(&report, "capsules")), (Exit::Failed, "fail".into()), "{report}");
         assert_eq!(level(&of(503, &WELL.replace("\"ok\"", "\"stopping\"")).1, "health"), "fail");
         assert_eq!(level(&of(200, "<html>").1, "health"), "fail");
+    }
+
+    #[test]
+    fn a_certificate_that_can_not_be_used_is_a_fault_and_an_open_address_without_one_a_warning() {
+        let (_dir, home) = home();
+        assert_eq!(level(&examine(&home).1, "tls"), "ok");
+        let write = |text: &str| {
+            fs::create_dir_all(home.etc()).unwrap();
+            fs::write(home.config(), text).unwrap();
+        };
+        write("[http]\nlisten = \"0.0.0.0:2787\"\n");
+        let (_, report) = examine(&home);
+        assert_eq!(level(&report, "tls"), "warn", "{report}");
+        write("[http.tls]\ncert = \"none.pem\"\nkey = \"none.pem\"\n");
+        let (exit, report) = examine(&home);
+        assert_eq!((exit, level(&report, "tls")), (Exit::Failed, "fail".into()), "{report}");
+        assert!(report.to_string().contains("etc/none.pem"), "{report}");
     }
 
     #[test]

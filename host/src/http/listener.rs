@@ -1,35 +1,23 @@
-//! From accepted socket to answered request.
+//! The sockets: bound, accepted, and over TCP encrypted where the operator has a certificate.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderValue;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 
-use super::patient::Patient;
-use super::{Body, Config, Connection, Entered, Exchange, own};
+use super::Config;
+use super::tls::Tls;
+use super::wire::{self, Version};
 use crate::home;
 use crate::host::Host;
 
-/// The most headers of a request.
-const MAX_HEADERS: usize = 100;
-/// The most bytes of a request's head.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Connections to each Unix socket at once.
 const UNIX_CONNECTIONS: usize = 256;
 
@@ -102,8 +90,7 @@ pub async fn serve(host: Arc<Host>, listeners: Listeners) {
                 Ok((stream, peer)) => {
                     // Small answers must not wait for the client's delayed acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    let entered = host.connections.enter(Some(peer.ip()), None);
-                    tokio::spawn(connection(host.clone(), stream, entered, permit));
+                    tokio::spawn(connection(host.clone(), stream, peer, permit));
                 }
                 Err(error) => pause(&error).await,
             }
@@ -135,8 +122,8 @@ async fn accept_unix(host: &Arc<Host>, listener: &UnixListener) {
         match listener.accept().await {
             Ok((stream, _)) => match stream.peer_cred() {
                 Ok(peer) => {
-                    let entered = host.connections.enter(None, Some(peer.uid()));
-                    tokio::spawn(connection(host.clone(), stream, entered, permit));
+                    let entered = host.connections.enter(None, Some(peer.uid()), false);
+                    tokio::spawn(wire::serve(host.clone(), stream, entered, Version::One, permit));
                 }
                 Err(error) => tracing::warn!("a Unix peer without credentials was turned away: {error}"),
             },
@@ -151,133 +138,38 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn connection<S>(host: Arc<Host>, stream: S, entered: Entered, _room: tokio::sync::OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let known = entered.connection.clone();
-    let stream = Patient::new(stream, Duration::from_secs(host.config.http.write_timeout_secs));
-    let service = service_fn(|request| {
-        let (host, known) = (host.clone(), known.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(host, known, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(host.config.http.header_timeout_secs))
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        () = host.shutdown.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// One TCP connection, from its handshake on if there is one.
+async fn connection(host: Arc<Host>, stream: TcpStream, peer: SocketAddr, room: OwnedSemaphorePermit) {
+    let address = Some(peer.ip().to_canonical());
+    match &host.tls {
+        None => {
+            let entered = host.connections.enter(address, None, false);
+            wire::serve(host, stream, entered, Version::One, room).await;
         }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!("a connection ended early: {error}");
-    }
-}
-
-async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let started = Instant::now();
-    let id = request_id();
-    let method = known_method(request.method());
-    let mut answer = match own::probe(&host, request.method(), request.uri().path()) {
-        Some(answer) => answer,
-        // In a box of its own: hyper keeps room for this future for as long as the connection is open.
-        None => Box::pin(mounted(&host, connection, request, id.clone())).await,
-    };
-    own::harden(answer.headers_mut());
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        answer.headers_mut().entry("x-request-id").or_insert(value);
-    }
-    let status = answer.status().as_str().to_owned();
-    metrics::counter!("astrid_http_requests_total", "method" => method, "status" => status).increment(1);
-    metrics::histogram!("astrid_http_request_seconds").record(started.elapsed());
-    answer
-}
-
-async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Incoming>, id: Arc<str>) -> Response<Body> {
-    let path = request.uri().path();
-    if !path.starts_with('/') {
-        return own::failure(StatusCode::BAD_REQUEST, "bad_request", "the request target must be a path");
-    }
-    let head_bytes: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
-    let query_bytes = request.uri().query().map_or(0, |query| 1 + query.len());
-    if head_bytes + path.len() + query_bytes > MAX_HEAD_BYTES {
-        let reason = format!("path, query and headers may have {MAX_HEAD_BYTES} bytes");
-        return own::failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "bad_request", &reason);
-    }
-    let Some(mount) = host.mounts.find(path) else {
-        return own::failure(StatusCode::NOT_FOUND, "not_found", "nothing is mounted at this path");
-    };
-    let limit = mount.max_body_bytes();
-    let (head, body) = request.into_parts();
-    let body = match read_body(body, limit, Duration::from_secs(host.config.http.body_timeout_secs)).await {
-        Ok(body) => body,
-        Err(answer) => return *answer,
-    };
-    let exchange = Exchange { id: id.clone(), head, body, connection, rehearsal: false };
-    match mount.serve(exchange).await {
-        Ok(answer) => answer,
-        Err(failure) => {
-            tracing::warn!(request = &*id, failure = failure.kind(), "a mount gave no answer");
-            own::from_failure(failure)
+        Some(tls) => {
+            let Some(stream) = encrypted(&host, tls, stream).await else { return };
+            let version = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Version::Two } else { Version::One };
+            let entered = host.connections.enter(address, None, true);
+            wire::serve(host, stream, entered, version, room).await;
         }
     }
 }
 
-async fn read_body(body: Incoming, limit: u64, patience: Duration) -> Result<Bytes, Box<Response<Body>>> {
-    let too_large = || {
-        let reason = format!("at most {limit} bytes are taken");
-        let mut answer = own::failure(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", &reason);
-        // What is still coming will not be read.
-        answer.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
-        Box::new(answer)
+/// None if the client fails, takes too long, or the host stops.
+async fn encrypted(host: &Host, tls: &Tls, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let patience = Duration::from_secs(host.config.http.handshake_timeout_secs);
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(patience, tls.acceptor().accept(stream)) => shaken,
+        () = host.shutdown.begun() => return None,
     };
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    if body.size_hint().lower() > limit {
-        return Err(too_large());
-    }
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match tokio::time::timeout(patience, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Box::new(own::failure(StatusCode::BAD_REQUEST, "bad_request", "the body broke off"))),
-        Err(_) => {
-            let mut answer = own::failure(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long");
-            answer.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
-            Err(Box::new(answer))
+    let (outcome, stream) = match shaken {
+        Ok(Ok(stream)) => ("done", Some(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!("a TLS handshake failed: {error}");
+            ("failed", None)
         }
-    }
-}
-
-/// A label must not be whatever a client sends.
-fn known_method(method: &hyper::Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        _ => "other",
-    }
-}
-
-/// Unique for the life of the process, and hardly ever the same in two.
-fn request_id() -> Arc<str> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    static BOOT: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
-        let mut bytes = [0; 8];
-        let _ = getrandom::fill(&mut bytes);
-        u64::from_le_bytes(bytes)
-    });
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{:08x}-{n:08x}", *BOOT as u32).into()
+        Err(_) => ("late", None),
+    };
+    metrics::counter!("astrid_http_handshakes_total", "outcome" => outcome).increment(1);
+    stream
 }

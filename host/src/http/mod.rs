@@ -1,23 +1,27 @@
 //! The listeners, and which capsule serves a path.
 //!
-//! Owns sockets, framing limits, connections and mounts, and answers `/healthz` and `/metrics` itself, so that they
-//! work while every capsule is broken. TCP, the Unix socket of the home and the one for other users serve the same surface.
-//! An answer may go on after its handler ([`relay`]).
+//! Owns sockets, TLS ([`tls`]), framing limits, connections and mounts, and answers `/healthz` and `/metrics` itself, so
+//! that they work while every capsule is broken. TCP, the Unix socket of the home and the one for other users serve the same
+//! surface. An answer may go on after its handler ([`relay`]).
 //!
-//! Bounded by: connections, relays, header and body sizes, time for headers and bodies, and for
-//! clients to read. A body is counted while it arrives and
-//! cut at its mount's limit.
+//! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
+//! bodies and the next request, and for clients to read. A body is counted while it arrives and cut at its mount's limit.
 //! Refuses to know: routes, credentials, what an answer means.
 
+mod answer;
+mod config;
+mod forwarded;
 mod listener;
 mod mounts;
 mod own;
+mod pace;
 mod patient;
 pub mod relay;
+pub mod tls;
+mod wire;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -25,102 +29,15 @@ use astrid_capsule::PrincipalId;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::Response;
-use serde::{Deserialize, Serialize};
 
 use crate::Boxed;
 use crate::authority::Presented;
 use crate::bus::Failure;
-use crate::home;
 use crate::pool::Lane;
+pub use config::Config;
 pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
 pub use relay::Relays;
-
-/// `[http]` of the configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Config {
-    /// The TCP address; port 0 takes any that is free.
-    pub listen: SocketAddr,
-    /// A second Unix socket, for this machine's other users; empty for none. An absolute path of at most
-    /// [`home::MAX_SOCKET_BYTES`], in a folder of the host's user or root's that nobody else may write to.
-    pub shared_socket: PathBuf,
-    /// Which other users may connect to it.
-    pub shared_socket_users: SharedWith,
-    /// Time for a request's headers, and for the next request on a connection, in seconds (1 to 3600).
-    pub header_timeout_secs: u64,
-    /// Time for a request's body, in seconds (1 to 3600).
-    pub body_timeout_secs: u64,
-    /// Time without a byte that a client takes of its answer, in seconds (1 to 3600); then its connection is closed.
-    pub write_timeout_secs: u64,
-    /// TCP connections at once (1 to 100,000); the next ones wait in the kernel's backlog.
-    pub max_connections: usize,
-    /// Answers at once that go on after their handler (1 to 100,000); the next one is a 503.
-    pub max_relays: usize,
-}
-
-/// The users who may connect to the shared socket. Whoever they are, their uid gives them no rights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SharedWith {
-    /// The group of the socket: that of its folder if it is setgid, else the host's own.
-    #[default]
-    Group,
-    All,
-}
-
-impl SharedWith {
-    /// The mode of the socket.
-    fn mode(self) -> u32 {
-        match self {
-            SharedWith::Group => 0o660,
-            SharedWith::All => 0o666,
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 2787)),
-            shared_socket: PathBuf::new(),
-            shared_socket_users: SharedWith::default(),
-            header_timeout_secs: 10,
-            body_timeout_secs: 30,
-            write_timeout_secs: 60,
-            max_connections: 10_000,
-            max_relays: 10_000,
-        }
-    }
-}
-
-impl Config {
-    pub fn check(&self) -> Result<(), String> {
-        for (key, value) in [
-            ("header-timeout-secs", self.header_timeout_secs),
-            ("body-timeout-secs", self.body_timeout_secs),
-            ("write-timeout-secs", self.write_timeout_secs),
-        ] {
-            if !(1..=3600).contains(&value) {
-                return Err(format!("http.{key} = {value} must be 1 to 3600"));
-            }
-        }
-        for (key, value) in [("max-connections", self.max_connections), ("max-relays", self.max_relays)] {
-            if !(1..=100_000).contains(&value) {
-                return Err(format!("http.{key} = {value} must be 1 to 100000"));
-            }
-        }
-        if let Some(socket) = self.shared() {
-            home::check_socket_path(socket).map_err(|e| format!("http.shared-socket: {e}"))?;
-        }
-        Ok(())
-    }
-
-    /// The socket for other users, if there is to be one.
-    pub fn shared(&self) -> Option<&Path> {
-        Some(self.shared_socket.as_path()).filter(|path| !path.as_os_str().is_empty())
-    }
-}
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -152,10 +69,12 @@ pub trait Mounted: Send + Sync {
 /// What the listener knows of a connection. No client can set any of it.
 pub struct Connection {
     id: u64,
-    /// None on the Unix socket.
+    /// The client's; none on the Unix socket.
     pub address: Option<IpAddr>,
     /// None on TCP.
     pub unix_uid: Option<u32>,
+    /// Whether it is encrypted.
+    pub tls: bool,
     /// Whose the latest accepted credential was.
     principal: Mutex<Option<PrincipalId>>,
 }
@@ -163,7 +82,18 @@ pub struct Connection {
 impl Connection {
     /// Of a request that the host makes itself: it proves nothing.
     pub fn own() -> Arc<Self> {
-        Arc::new(Self { id: 0, address: None, unix_uid: None, principal: Mutex::new(None) })
+        Arc::new(Self { id: 0, address: None, unix_uid: None, tls: false, principal: Mutex::new(None) })
+    }
+
+    /// Of one request of this connection, which a proxy has made for a client with another address.
+    fn forwarded(&self, client: IpAddr) -> Arc<Self> {
+        Arc::new(Self {
+            id: self.id,
+            address: Some(client),
+            unix_uid: None,
+            tls: self.tls,
+            principal: Mutex::new(None),
+        })
     }
 
     /// What the connection itself proves.
@@ -206,9 +136,9 @@ pub struct Summary {
 }
 
 impl Connections {
-    fn enter(self: &Arc<Self>, address: Option<IpAddr>, unix_uid: Option<u32>) -> Entered {
+    fn enter(self: &Arc<Self>, address: Option<IpAddr>, unix_uid: Option<u32>, tls: bool) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection { id, address, unix_uid, principal: Mutex::new(None) });
+        let connection = Arc::new(Connection { id, address, unix_uid, tls, principal: Mutex::new(None) });
         self.open.lock().expect("no panic under this lock").insert(id, connection.clone());
         metrics::gauge!("astrid_http_connections").increment(1);
         Entered { all: self.clone(), connection }
@@ -250,7 +180,8 @@ mod tests {
     #[test]
     fn another_users_process_is_not_the_owner_and_has_a_share_of_its_own() {
         let owner = rustix::process::geteuid().as_raw();
-        let connection = |uid| Connection { id: 0, address: None, unix_uid: Some(uid), principal: Mutex::new(None) };
+        let connection =
+            |uid| Connection { id: 0, address: None, unix_uid: Some(uid), tls: false, principal: Mutex::new(None) };
         let (own, other) = (connection(owner), connection(owner + 1));
         assert!(own.presented() == Some(Presented::Unix { uid: owner, owner: true }) && own.lane() == Lane::Host);
         assert!(other.presented() == Some(Presented::Unix { uid: owner + 1, owner: false }));

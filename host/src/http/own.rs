@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 use serde_json::json;
@@ -85,7 +85,7 @@ fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Body>
 }
 
 /// The security headers, where the answer does not set its own.
-pub(super) fn harden(headers: &mut HeaderMap) {
+pub(super) fn harden(headers: &mut HeaderMap, tls: bool) {
     for (name, value) in [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
@@ -93,5 +93,9 @@ pub(super) fn harden(headers: &mut HeaderMap) {
         (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if tls {
+        let value = HeaderValue::from_static("max-age=63072000; includeSubDomains");
+        headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(value);
     }
 }

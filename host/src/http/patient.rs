@@ -1,24 +1,29 @@
-//! A socket whose peer may take its time to read, but not for ever.
+//! A socket whose peer may take its time to read, but not for ever; and that says when something has come.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::pace::Pace;
+
 /// Fails with `TimedOut` once the peer has taken nothing for so long of what was to be written.
 pub(super) struct Patient<S> {
     socket: S,
     patience: Duration,
+    /// Told of what it reads.
+    pace: Arc<Pace>,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(socket: S, patience: Duration) -> Self {
-        Self { socket, patience, waiting: None }
+    pub(super) fn new(socket: S, patience: Duration, pace: Arc<Pace>) -> Self {
+        Self { socket, patience, pace, waiting: None }
     }
 
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -33,7 +38,12 @@ impl<S> Patient<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, into);
+        if into.filled().len() > before {
+            self.pace.arrived();
+        }
+        read
     }
 }
 
@@ -70,12 +80,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::pace::{Kind, Times};
     use super::*;
+
+    fn over<S>(socket: S, patience: Duration) -> Patient<S> {
+        let times = Times { head: patience, idle: patience, write: patience };
+        Patient::new(socket, patience, Pace::new(times, Kind::Single))
+    }
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_waited_for_only_so_long_and_what_it_takes_begins_that_anew() {
         let (mut peer, socket) = duplex(8);
-        let mut patient = Patient::new(socket, Duration::from_secs(60));
+        let mut patient = over(socket, Duration::from_secs(60));
         assert_eq!(patient.write(&[0; 9]).await.unwrap(), 8);
         let now = |patient: &mut Patient<_>| {
             let mut context = Context::from_waker(std::task::Waker::noop());
@@ -86,7 +102,7 @@ mod tests {
         assert!(now(&mut patient) && patient.waiting.is_none());
 
         let (_peer, socket) = duplex(8);
-        let mut patient = Patient::new(socket, Duration::from_millis(1));
+        let mut patient = over(socket, Duration::from_millis(1));
         assert_eq!(patient.write_all(&[0; 80]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

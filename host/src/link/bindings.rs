@@ -38,6 +38,7 @@ macro_rules! export_world {
                     "astrid:journal/retention": super::handler::astrid::journal::retention,
                     "astrid:sys/log": super::handler::astrid::sys::log,
                     "astrid:sys/audit": super::handler::astrid::sys::audit,
+                    "astrid:sys/limit": super::handler::astrid::sys::limit,
                     "astrid:sys/host": super::handler::astrid::sys::host,
                     "astrid:authority/held": super::handler::astrid::authority::held,
                     "astrid:authority/sessions": super::handler::astrid::authority::sessions,

@@ -29,7 +29,10 @@ const FRAMING: [&str; 5] = ["connection", "content-length", "keep-alive", "trans
 
 pub fn to_wit(exchange: Exchange) -> WitRequest {
     let (parts, body) = (exchange.head, exchange.body);
-    let headers = parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect();
+    let named = parts.uri.authority().filter(|_| !parts.headers.contains_key(hyper::header::HOST));
+    let host = named.map(|authority| ("host".to_owned(), authority.as_str().as_bytes().to_vec()));
+    let headers = parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec()));
+    let headers = host.into_iter().chain(headers).collect();
     WitRequest {
         id: exchange.id.to_string(),
         method: parts.method.as_str().to_owned(),
@@ -40,7 +43,7 @@ pub fn to_wit(exchange: Exchange) -> WitRequest {
         connection: WitConnection {
             address: exchange.connection.address.map(|a| a.to_string()),
             unix_uid: exchange.connection.unix_uid,
-            tls: false,
+            tls: exchange.connection.tls,
         },
     }
 }
@@ -122,9 +125,12 @@ pub fn to_wasi(
 )> {
     let mut head = exchange.head;
     // wasi:http wants an authority; over a Unix socket or HTTP/1.0 there may be none.
-    head.headers.entry(hyper::header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    let authority = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let authority = authority.unwrap_or(HeaderValue::from_static("localhost"));
+    head.headers.entry(hyper::header::HOST).or_insert(authority);
+    let scheme = if exchange.connection.tls { Scheme::Https } else { Scheme::Http };
     let request = Request::from_parts(head, Full::new(exchange.body));
-    let request = call.http().new_incoming_request(Scheme::Http, request)?;
+    let request = call.http().new_incoming_request(scheme, request)?;
     Ok((request, call.http().new_response_outparam(answer)?))
 }
 

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
 
 use super::bindings::handler::astrid::env::env::Field;
-use super::bindings::handler::astrid::sys::{audit, host, log};
+use super::bindings::handler::astrid::sys::{audit, host, limit, log};
 use super::{Call, Doing};
 use crate::host::Host;
 use crate::journal::Wish;
+use crate::limit::{Rate, Refused};
 use crate::loader::{self, Applied, InstallError, Options, Step};
 use crate::log::Query;
 use crate::meter::Usage;
@@ -35,6 +37,27 @@ impl audit::Host for Call {
             if let Some(note) = &self.turn.inbound.note {
                 note.say(detail);
             }
+        }))
+    }
+}
+
+impl limit::Host for Call {
+    async fn take(
+        &mut self,
+        key: String,
+        interval_ms: u32,
+        burst: u32,
+    ) -> wasmtime::Result<Result<(), limit::Refusal>> {
+        if self.turn.sender.rehearsal {
+            return Ok(Ok(()));
+        }
+        let rate = Rate { interval: Duration::from_millis(interval_ms.into()), burst };
+        Ok(self.host.limits.take(&self.generation.id, &key, rate).map_err(|refused| match refused {
+            // Rounded up: after that long there is one.
+            Refused::Later(wait) => {
+                limit::Refusal::Later(u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX))
+            }
+            Refused::Invalid(why) => limit::Refusal::Invalid(why),
         }))
     }
 }

@@ -74,6 +74,7 @@ pub const SERIES: &[Series] = &[
     counter("astrid_async_io_total", "Commits of guests, by whether they got their turn to wait for the disk"),
     counter("astrid_background_ticks_total", "Rounds of the host's periodic work by task"),
     gauge("astrid_http_connections", "Open connections"),
+    counter("astrid_http_handshakes_total", "TLS handshakes by outcome"),
     counter("astrid_http_requests_total", "HTTP requests by method and status"),
     histogram("astrid_http_request_seconds", "Time from a request's head to its answer's head"),
     gauge("astrid_http_relays", "Answers that go on after their handler"),

@@ -278,6 +278,17 @@ impl Capsule {
         self.fakes.env.insert((principal.into(), field.into()), value.into());
     }
 
+    /// Gives a field of the manifest's `[env]` a value for everybody who has no own, as a distribution does.
+    ///
+    /// # Panics
+    /// If the manifest has no such field, or it does not take the value.
+    pub fn set_distribution_env(&mut self, field: &str, value: &str) {
+        let known = self.manifest.env.get(field);
+        let known = known.unwrap_or_else(|| panic!("set_distribution_env: there is no [env.{field}]"));
+        known.check(value).unwrap_or_else(|why| panic!("set_distribution_env: {field}: {why}"));
+        self.fakes.env.insert((ANONYMOUS.into(), field.into()), value.into());
+    }
+
     /// Lets `principal` hold `capability` (wildcards and `self:` forms included), for `holds` of sessions and of
     /// `astrid:authority/held`.
     ///

@@ -53,6 +53,8 @@ pub(crate) struct Fakes {
     pub(crate) journal: FakeJournal,
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
+    /// When each key of a rate limit will be as if it had never been used, in milliseconds since the Unix epoch.
+    pub(crate) limits: HashMap<String, u64>,
     pub(crate) logs: Vec<Logged>,
     /// What the last call said of itself for the record.
     pub(crate) detail: Option<serde_json::Value>,
@@ -76,6 +78,7 @@ pub(crate) struct State {
     pub(crate) fakes: Fakes,
     pub(crate) caller: Caller,
     pub(crate) table: ResourceTable,
+    pub(crate) clock: Clock,
     wasi: WasiCtx,
     memory: Memory,
 }
@@ -173,6 +176,7 @@ pub(crate) fn run<T>(
         fakes,
         caller,
         table: ResourceTable::new(),
+        clock: clock.clone(),
         wasi: WasiCtxBuilder::new().wall_clock(clock.clone()).stderr(stderr.clone()).build(),
         memory: Memory {
             limit: usize::try_from(manifest.limits.max_memory_bytes).unwrap_or(usize::MAX),

@@ -36,6 +36,11 @@ impl State {
         let own = self.fakes.env.get(&(principal.clone(), name.into()));
         own.filter(|_| principal != ANONYMOUS)
     }
+
+    /// What the distribution says.
+    fn everybodys(&self, name: &str) -> Option<&String> {
+        self.fakes.env.get(&(ANONYMOUS.into(), name.into()))
+    }
 }
 
 impl env::Host for State {
@@ -43,7 +48,7 @@ impl env::Host for State {
         let Some(field) = self.manifest.env.get(&name) else {
             return Ok(Err(Error::UnknownField(format!("the manifest has no [env.{}]", name.escape_debug()))));
         };
-        Ok(Ok(self.own(&name).cloned().or_else(|| field.default_value())))
+        Ok(Ok(self.own(&name).or_else(|| self.everybodys(&name)).cloned().or_else(|| field.default_value())))
     }
 
     fn list(&mut self) -> Wasm<Result<Vec<env::Field>, Error>> {

@@ -10,6 +10,7 @@ use crate::bindings::astrid::sys::host::{
     self, Applied, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery,
     PrincipalUsage, Setting, Step, Topic,
 };
+use crate::bindings::astrid::sys::limit;
 use crate::bindings::astrid::sys::log::{self, Level};
 use crate::engine::State;
 
@@ -146,6 +147,23 @@ impl log::Host for State {
     fn log(&mut self, level: Level, message: String) -> Wasm<()> {
         self.fakes.logs.push(Logged { level, message: line(&message) });
         Ok(())
+    }
+}
+
+impl limit::Host for State {
+    fn take(&mut self, key: String, interval_ms: u32, burst: u32) -> Wasm<Result<(), limit::Refusal>> {
+        let within = (1..=256).contains(&key.len()) && (1..=86_400_000).contains(&interval_ms);
+        if !within || !(1..=1_000_000).contains(&burst) {
+            return Ok(Err(limit::Refusal::Invalid("the key or the rate is out of bounds".into())));
+        }
+        let (now, interval) = (self.clock.seconds() * 1000, u64::from(interval_ms));
+        let due = self.fakes.limits.get(&key).copied().unwrap_or(now).max(now);
+        let latest = now + interval * u64::from(burst - 1);
+        if due > latest {
+            return Ok(Err(limit::Refusal::Later(u32::try_from(due - latest).unwrap_or(u32::MAX))));
+        }
+        self.fakes.limits.insert(key, due + interval);
+        Ok(Ok(()))
     }
 }
 

@@ -6,13 +6,11 @@
 //! instance, the call; or, warm, fuel and the call in a store from a list. It has no message, no check, no limits, no
 //! deadline and no figures.
 
-use std::fs::File;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure};
 use astrid_capsule::PrincipalId;
-use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Isolation;
 use astrid_host::host::Host;
 use astrid_host::pool::Concurrency;

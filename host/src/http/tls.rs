@@ -1,0 +1,271 @@
+//! TLS on the TCP listener.
+//!
+//! Owns the certificate and its key, and takes them anew when their files change: connections that are there stay as they
+//! are, and new files that can't be used leave those before in use.
+//!
+//! Bounded by: [`MAX_FILE_BYTES`] a file. What a handshake may take is the listener's to say.
+//! Refuses to know: what is said over it.
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The most bytes of a file of certificates or of a key.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// What a client may choose from, the best first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// `[http.tls]` of the configuration: PEM files. A relative path is one below the home's `etc/`; an empty one is none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// The certificate, and after it those that lead to its root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// Says what is missing of what belongs together.
+    pub fn check(&self) -> Result<(), String> {
+        let is_set = |path: &Path| !path.as_os_str().is_empty();
+        match (is_set(&self.cert), is_set(&self.key)) {
+            (true, false) => Err("http.tls.cert is set and http.tls.key is not; name the certificate's key".into()),
+            (false, true) => Err("http.tls.key is set and http.tls.cert is not; name the key's certificate".into()),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
+}
+
+/// By what a change of a file is noticed: when it was changed, which file it is, how large.
+type Stamp = [Option<(i64, i64, u64, u64)>; 2];
+
+fn stamp(files: [&Path; 2]) -> Stamp {
+    let of = |meta: Metadata| (meta.mtime(), meta.mtime_nsec(), meta.ino(), meta.len());
+    files.map(|path| std::fs::metadata(path).ok().map(of))
+}
+
+/// What became of a look at the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// They are as they were.
+    Same,
+    /// New connections get what they hold now.
+    Changed,
+    /// They can't be used, and new connections get what was there before. The log says why.
+    Kept,
+}
+
+/// TLS as it is spoken now.
+pub struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    stamp: Stamp,
+    config: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// Reads the files, if there shall be TLS. `etc`: where relative paths begin.
+    ///
+    /// # Errors
+    /// A file that is missing, not readable or no PEM of what it should be, by its path and key; a key that is another
+    /// certificate's.
+    pub fn open(config: &Config, etc: &Path) -> anyhow::Result<Option<Self>> {
+        if !config.is_on() {
+            return Ok(None);
+        }
+        let (cert, key) = (etc.join(&config.cert), etc.join(&config.key));
+        let stamp = stamp([&cert, &key]);
+        let loaded = load(&cert, &key)?;
+        Ok(Some(Self { cert, key, current: Mutex::new(Current { stamp, config: loaded }) }))
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.current.lock().expect("no panic under this lock").config.clone().into()
+    }
+
+    /// Looks whether the files have changed, and takes them if so, or if `anyway`.
+    pub fn refresh(&self, anyway: bool) -> Refreshed {
+        // Before they are read: what changes meanwhile is seen the next time.
+        let stamp = stamp([&self.cert, &self.key]);
+        {
+            let mut current = self.current.lock().expect("no panic under this lock");
+            if stamp == current.stamp && !anyway {
+                return Refreshed::Same;
+            }
+            current.stamp = stamp;
+        }
+        match load(&self.cert, &self.key) {
+            Ok(config) => {
+                self.current.lock().expect("no panic under this lock").config = config;
+                tracing::info!(cert = %self.cert.display(), "new connections get the certificate as it is now");
+                Refreshed::Changed
+            }
+            Err(error) => {
+                tracing::warn!("the certificate that was there before stays in use: {error:#}");
+                Refreshed::Kept
+            }
+        }
+    }
+
+    /// What is not as it should be and no reason to stop, with what to do.
+    pub fn warning(&self) -> Option<(String, String)> {
+        let mode = std::fs::metadata(&self.key).ok()?.mode() & 0o7777;
+        let key = self.key.display();
+        (mode & 0o077 != 0).then(|| {
+            (format!("http.tls.key: {key} may be read by others (mode {mode:04o})"), format!("chmod 600 {key}"))
+        })
+    }
+}
+
+fn load(cert: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
+    let chain = certificates("http.tls.cert", cert)?;
+    let private = PrivateKeyDer::from_pem_slice(&read("http.tls.key", key)?)
+        .map_err(|error| anyhow::anyhow!("http.tls.key: {} is no private key in PEM: {error}", key.display()))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+    let mut config = builder.with_single_cert(chain, private).with_context(|| {
+        format!("http.tls.cert and http.tls.key: {} and {} do not belong together", cert.display(), key.display())
+    })?;
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    Ok(Arc::new(config))
+}
+
+fn certificates(what: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let pem = read(what, path)?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| anyhow::anyhow!("{what}: {} is no PEM: {error}", path.display()))?;
+    ensure!(!found.is_empty(), "{what}: {} holds no certificate in PEM", path.display());
+    Ok(found)
+}
+
+fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    let cant = || format!("{what}: can't read {}", path.display());
+    let mut bytes = Vec::new();
+    File::open(path).with_context(cant)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(cant)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        bail!("{what}: {} has more than {MAX_FILE_BYTES} bytes", path.display());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A certificate and its key, in PEM.
+    fn pair() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    /// A folder with a pair, and what `[http.tls]` says of it.
+    fn folder() -> (tempfile::TempDir, Config) {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = pair();
+        std::fs::write(dir.path().join("cert.pem"), cert).unwrap();
+        std::fs::write(dir.path().join("key.pem"), key).unwrap();
+        let config = Config { cert: "cert.pem".into(), key: "key.pem".into() };
+        (dir, config)
+    }
+
+    #[test]
+    fn what_belongs_together_is_asked_for_by_key() {
+        let check = |cert: &str, key: &str| Config { cert: cert.into(), key: key.into() }.check().unwrap_err();
+        assert!(check("a", "").contains("http.tls.key is not"));
+        assert!(check("", "a").contains("http.tls.cert is not"));
+        Config::default().check().unwrap();
+        assert!(Tls::open(&Config::default(), Path::new("/")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_is_something_else_is_named_with_its_key() {
+        let (dir, config) = folder();
+        let at = |name: &str| dir.path().join(name);
+        assert!(Tls::open(&config, dir.path()).unwrap().is_some());
+        std::fs::write(at("rubbish.pem"), "-----BEGIN CERTIFICATE-----\nzz\n").unwrap();
+        std::fs::write(at("empty.pem"), "").unwrap();
+        std::fs::write(at("large.pem"), vec![b'a'; 1 + MAX_FILE_BYTES as usize]).unwrap();
+        std::fs::write(at("other.pem"), pair().1).unwrap();
+        let with = |change: fn(&mut Config)| {
+            let mut changed = config.clone();
+            change(&mut changed);
+            let error = Tls::open(&changed, dir.path()).map(|_| ()).unwrap_err();
+            format!("{error:#}")
+        };
+        for (change, key, file, why) in [
+            ((|c| c.cert = "none.pem".into()) as fn(&mut Config), "http.tls.cert", "none.pem", "can't read"),
+            (|c| c.key = "none.pem".into(), "http.tls.key", "none.pem", "can't read"),
+            (|c| c.cert = "rubbish.pem".into(), "http.tls.cert", "rubbish.pem", "no PEM"),
+            (|c| c.cert = "empty.pem".into(), "http.tls.cert", "empty.pem", "no certificate"),
+            (|c| c.cert = "key.pem".into(), "http.tls.cert", "key.pem", "no certificate"),
+            (|c| c.key = "cert.pem".into(), "http.tls.key", "cert.pem", "no private key"),
+            (|c| c.key = "large.pem".into(), "http.tls.key", "large.pem", "more than 1048576 bytes"),
+            (|c| c.key = "other.pem".into(), "http.tls.key", "other.pem", "do not belong together"),
+        ] {
+            let error = with(change);
+            assert!(error.contains(key) && error.contains(file) && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn changed_files_are_taken_and_broken_ones_leave_what_was_there_and_are_tried_once() {
+        let (dir, config) = folder();
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        let current = || tls.current.lock().unwrap().config.clone();
+        let first = current();
+        assert_eq!(tls.refresh(false), Refreshed::Same);
+        assert!(Arc::ptr_eq(&first, &current()));
+
+        let (cert, key) = pair();
+        // Half of a change: the key is still the one before.
+        std::fs::write(dir.path().join("new.pem"), cert).unwrap();
+        std::fs::rename(dir.path().join("new.pem"), dir.path().join("cert.pem")).unwrap();
+        assert_eq!(tls.refresh(false), Refreshed::Kept);
+        assert_eq!(tls.refresh(false), Refreshed::Same);
+        assert!(Arc::ptr_eq(&first, &current()));
+        std::fs::write(dir.path().join("new.pem"), key).unwrap();
+        std::fs::rename(dir.path().join("new.pem"), dir.path().join("key.pem")).unwrap();
+        assert_eq!(tls.refresh(false), Refreshed::Changed);
+        let second = current();
+        assert!(!Arc::ptr_eq(&first, &second));
+
+        assert_eq!(tls.refresh(true), Refreshed::Changed, "asked for, they are read anyway");
+        std::fs::remove_file(dir.path().join("key.pem")).unwrap();
+        assert_eq!(tls.refresh(false), Refreshed::Kept);
+        assert!(!Arc::ptr_eq(&second, &current()), "of before the key was gone");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_said_with_what_to_do() {
+        let (dir, config) = folder();
+        let key = dir.path().join("key.pem");
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        for (mode, warns) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(tls.warning().is_some(), warns, "{mode:o}");
+        }
+        let (what, next) = tls.warning().unwrap();
+        assert!(what.contains("key.pem") && what.contains("0604") && next.starts_with("chmod 600"), "{what} {next}");
+    }
+}

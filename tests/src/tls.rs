@@ -1,0 +1,146 @@
+//! Certificates of a test's own, and clients that speak TLS: HTTP/1.1, HTTP/2, or whatever bytes they like.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::DEADLINE;
+use crate::http::{Request, Response, build};
+
+/// The name that certificates are for.
+const NAME: &str = "localhost";
+
+/// A certificate that vouches for itself, and its key.
+pub struct Pair {
+    cert: String,
+    key: String,
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a name");
+        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    /// Replaces a file at once, as those do who renew certificates.
+    fn replace(path: &Path, pem: &str) {
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, pem).expect("a folder of the test's");
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600)).expect("its owner may");
+        std::fs::rename(beside, path).expect("a folder of the test's");
+    }
+
+    /// Writes `cert.pem`.
+    pub fn write_cert(&self, folder: &Path) {
+        Self::replace(&folder.join("cert.pem"), &self.cert);
+    }
+
+    /// Writes `key.pem`.
+    pub fn write_key(&self, folder: &Path) {
+        Self::replace(&folder.join("key.pem"), &self.key);
+    }
+
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("it was made so")
+    }
+}
+
+/// Shakes hands with a host that has to show `shown`, offering `alpn`.
+pub async fn shake(address: SocketAddr, shown: &Pair, alpn: &[&str]) -> Result<TlsStream<TcpStream>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(shown.der()).expect("a certificate");
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("ring has them").with_root_certificates(roots);
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let shaking = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(NAME).expect("a name");
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let shaken = tokio::time::timeout(DEADLINE, shaking).await;
+    shaken.unwrap_or_else(|_| panic!("no handshake after {DEADLINE:?}")).map_err(|error| error.to_string())
+}
+
+/// What was agreed on with ALPN.
+pub fn agreed(stream: &TlsStream<TcpStream>) -> Option<String> {
+    stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+}
+
+/// A kept connection of HTTP/2 that takes many requests at once.
+pub struct Connection {
+    sender: http2::SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+impl Connection {
+    /// Over TLS, where the host agrees to HTTP/2. `window`: how many bytes of one answer it takes before it reads.
+    pub async fn open(address: SocketAddr, shown: &Pair, window: u32) -> Self {
+        let stream = shake(address, shown, &["h2"]).await.expect("a handshake");
+        assert_eq!(agreed(&stream).as_deref(), Some("h2"));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.expect("a greeting");
+        let driver = tokio::spawn(async {
+            // What breaks the connection fails the request too.
+            let _ = connection.await;
+        });
+        Self { sender, driver }
+    }
+
+    /// Sends, and reads the head of the answer, at most until [`DEADLINE`].
+    pub async fn begin(&self, request: Request) -> Result<hyper::Response<Incoming>, String> {
+        let mut sender = self.sender.clone();
+        let sending = async {
+            sender.ready().await?;
+            let (mut head, body) = build(request).into_parts();
+            head.headers.remove("host");
+            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+            head.uri = format!("https://{NAME}{path}").parse().expect("a path");
+            sender.send_request(hyper::Request::from_parts(head, body)).await
+        };
+        let begun = tokio::time::timeout(DEADLINE, sending).await;
+        begun.unwrap_or_else(|_| panic!("no answer after {DEADLINE:?}")).map_err(|error| format!("{error:?}"))
+    }
+
+    /// As [`Self::begin`], and the whole answer.
+    pub async fn send(&self, request: Request) -> Result<Response, String> {
+        let (head, body) = self.begin(request).await?.into_parts();
+        let body = tokio::time::timeout(DEADLINE, body.collect()).await;
+        let body =
+            body.unwrap_or_else(|_| panic!("no end after {DEADLINE:?}")).map_err(|error| format!("{error:?}"))?;
+        Ok(Response { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
+    }
+
+    /// Waits for the end of the connection, at most until [`DEADLINE`].
+    pub async fn ended(&mut self) {
+        let ended = tokio::time::timeout(DEADLINE, &mut self.driver).await;
+        ended.unwrap_or_else(|_| panic!("still open after {DEADLINE:?}")).expect("it does not panic");
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
