@@ -23,10 +23,12 @@
 //! - [`run_loops`]: work that goes on without being asked
 //! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
+//! - [`audit`]: what is written down of what happened
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
 
+mod audit;
 mod capsules;
 mod console;
 mod distributions;

@@ -143,6 +143,10 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     let narrow = Home::new().start_in_address_space(200 << 20, &["--runtime-instances", "64"]);
     assert_eq!(narrow.tcp(Request::get("/healthz")).await.expect(200)["status"], "degraded");
     seen.scrape(&narrow).await;
+    // And one that can't write its facts.
+    crate::audit::stand_in_the_way(narrow.home());
+    narrow.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
+    seen.until_moved(&narrow, &["astrid_facts_failing"]).await;
 
     let constant = ["astrid_build_info"];
     let still: Vec<_> = SERIES.iter().map(|s| s.name).filter(|n| !seen.moved(n) && !constant.contains(n)).collect();

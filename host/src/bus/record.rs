@@ -9,7 +9,7 @@ use astrid_capsule::manifest::{Audit, Subscribe};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Failure, Message, Refusal, RefusalCode};
+use super::{Failure, Message, RETRY_MS, Refusal, RefusalCode};
 use crate::authority::Admission;
 use crate::journal::{Decision, Fact, Journal, Outcome, Unavailable};
 
@@ -110,6 +110,13 @@ fn reason(failure: &Failure) -> String {
     }
 }
 
+/// What whoever asked is told; why is in the log.
 fn unrecorded(error: &Unavailable) -> Failure {
-    Failure::Refused(Refusal { code: RefusalCode::Unavailable, reason: error.to_string() })
+    match error {
+        Unavailable::Overloaded => Failure::Overloaded { retry_ms: RETRY_MS },
+        _ => Failure::Refused(Refusal {
+            code: RefusalCode::Unavailable,
+            reason: "it must be recorded, and can't be now".to_owned(),
+        }),
+    }
 }

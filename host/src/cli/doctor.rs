@@ -151,6 +151,15 @@ struct Health {
     uptime_secs: u64,
     capsules: CapsuleHealth,
     pool: PoolHealth,
+    audit: AuditHealth,
+}
+
+/// Whether facts are recorded.
+#[derive(Deserialize)]
+struct AuditHealth {
+    facts: u64,
+    /// Why not.
+    fault: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -197,7 +206,15 @@ fn check_health(success: bool, body: &[u8]) -> Vec<Finding> {
             "use Linux 6.7 or newer, and allow the process all the address space it asks for (ulimit -v unlimited)",
         ),
     };
-    vec![process, capsules, pool]
+    let audit = match &health.audit.fault {
+        None => ok("audit", format!("{} facts", health.audit.facts)),
+        Some(fault) => fail(
+            "audit",
+            format!("no facts are recorded: {fault}"),
+            "see whether the disk is full; then `astrid audit verify`",
+        ),
+    };
+    vec![process, capsules, pool, audit]
 }
 
 /// Whether only the owner can read what is secret: everything in `keys/` that doesn't say it is public.
@@ -307,7 +324,7 @@ mod tests {
         (ran.exit, serde_json::from_str(&ran.out).unwrap())
     }
 
-    const WELL: &str = r#"{"status":"ok","version":"0.1.0","uptime_secs":9,"capsules":{"live":3,"failed":[]},"pool":{"instances":64,"in_use":1,"warnings":[]}}"#;
+    const WELL: &str = r#"{"status":"ok","version":"0.1.0","uptime_secs":9,"capsules":{"live":3,"failed":[]},"pool":{"instances":64,"in_use":1,"warnings":[]},"audit":{"facts":5,"fault":null}}"#;
 
     #[test]
     fn a_host_that_is_well_passes() {
@@ -315,7 +332,7 @@ mod tests {
         host.astrid(&["keypair", "generate", "a"]);
         let (exit, report) = examine(&host.home);
         assert_eq!((exit, report["ok"].as_bool()), (Exit::Done, Some(true)), "{report}");
-        for check in ["home", "keys", "lock", "host", "health", "capsules", "pool"] {
+        for check in ["home", "keys", "lock", "host", "health", "capsules", "pool", "audit"] {
             assert_eq!(level(&report, check), "ok", "{report}");
         }
         assert_eq!(level(&report, "distribution"), "warn");

@@ -145,7 +145,7 @@ enum Verb {
     Env(env::Verb),
     /// Check and prove the log of facts from its files; no host is needed
     #[command(subcommand)]
-    Audit(audit::Verb),
+    Audit(Box<audit::Verb>),
     /// Send a message to a topic
     #[command(subcommand)]
     Bus(bus::Verb),

@@ -150,6 +150,8 @@ struct Shared {
     grown: watch::Sender<u64>,
     /// The first index whose entry is kept.
     first: AtomicU64,
+    /// The tail is to be made shorter, because it has entries that must go.
+    shorten: AtomicBool,
 }
 
 /// What can be read without the disk.
@@ -190,6 +192,7 @@ impl Journal {
             live: broadcast::Sender::new(LIVE_FACTS),
             grown: watch::Sender::new(0),
             first: AtomicU64::new(0),
+            shorten: AtomicBool::new(false),
         });
         let outcome = |outcome| counter!(FACTS, "outcome" => outcome);
         let journal = Self {

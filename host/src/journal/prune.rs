@@ -1,6 +1,6 @@
 //! Deleting the oldest entries. Hashes stay, so what is left can be proven, and the log goes on as it was.
 //!
-//! First it is a fact, durably; then the host's own note of it (`pruned`) moves; then files go. After a crash in between,
+//! First it is a fact, durably, and the tail gives up what lies in whole bundles; then the host's own note of it (`pruned`) moves; then files go. After a crash in between,
 //! the next time goes on where this one was. Refuses to know how long anything should be kept.
 
 use std::fs::{self, File};
@@ -64,6 +64,7 @@ impl Journal {
                 target: Some(first.to_string()),
                 ..self.fact(PRUNED)
             };
+            self.shared.shorten.store(true, Ordering::Release);
             self.append_durable(fact).await.map_err(|error| error.to_string())?;
         }
         let (shared, folder) = (self.shared.clone(), self.tiles.folder().to_owned());

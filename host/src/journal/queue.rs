@@ -121,6 +121,13 @@ impl Queue {
         state.closed && state.jobs.is_empty()
     }
 
+    /// Takes who waits for durability; their facts stay.
+    pub(super) fn take_answers(&self) -> Vec<Answer> {
+        let mut state = self.lock();
+        state.urgent = false;
+        state.jobs.iter_mut().filter_map(|job| job.answer.take()).collect()
+    }
+
     /// Waits for `time`, or until the queue is closed; whether it is.
     pub(super) fn pause(&self, time: Duration) -> bool {
         let state = self.lock();

@@ -14,6 +14,9 @@ use super::tail::{Header, Tail};
 use super::tiles::{self, Edge, Full, Kind, WIDTH};
 use super::{Open, Recorded, checkpoint_path, pruned_path, summary_place, tail_path, tree};
 
+/// Calls of which it is remembered that they have begun: more than ever run at once.
+const MAX_OPEN: usize = 65_536;
+
 /// All that the writer needs to go on.
 pub(super) struct Recovered {
     pub(super) folder: PathBuf,
@@ -84,7 +87,7 @@ pub(super) fn recover(folder: &Path, key: &note::Key) -> Result<Recovered, Strin
     if found.torn > 0 {
         tracing::warn!(bytes = found.torn, "the end of the log of facts was being written when the host died");
     }
-    Ok(Recovered { first: pruned.first, ..replay(folder, found, checkpoint)? })
+    replay(folder, found, checkpoint, pruned.first)
 }
 
 /// The checkpoint, if this host has signed it; under whatever name that its log had then.
@@ -99,6 +102,7 @@ fn replay(
     folder: &Path,
     found: super::tail::Found,
     checkpoint: Option<(String, Checkpoint)>,
+    first: u64,
 ) -> Result<Recovered, String> {
     let header = &found.tail.header;
     let Some(mut edge) = header.edge().filter(|edge| edge.size().is_multiple_of(WIDTH)) else {
@@ -129,8 +133,12 @@ fn replay(
         last.push(Recorded { index: edge.size() - 1, bytes: entry.into() });
         if edge.size().is_multiple_of(WIDTH) {
             let index = edge.size() / WIDTH - 1;
-            files.push(Unsaved::bundle(folder, index, bundle(&last)));
-            files.push(Unsaved::summary(folder, index, &std::mem::take(&mut summary)));
+            let summary = std::mem::take(&mut summary);
+            // What was pruned stays so.
+            if index * WIDTH >= first {
+                files.push(Unsaved::bundle(folder, index, bundle(&last)));
+                files.push(Unsaved::summary(folder, index, &summary));
+            }
             last.clear();
         }
     }
@@ -150,7 +158,7 @@ fn replay(
         open,
         checkpoint,
         unclean,
-        first: 0,
+        first,
         files,
     })
 }
@@ -165,6 +173,9 @@ pub(super) fn bundle(entries: &[Recorded]) -> Vec<u8> {
 /// Remembers what began until it has ended.
 pub(super) fn note_open(open: &mut Open, id: &str, action: &str, outcome: Outcome) {
     if outcome == Outcome::Began {
+        if open.len() >= MAX_OPEN {
+            return;
+        }
         open.insert(id.to_owned(), action.to_owned());
     } else if !open.is_empty() {
         open.remove(id);

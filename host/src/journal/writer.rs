@@ -118,12 +118,12 @@ impl Writer {
                     if !failing {
                         tracing::error!(fault, "facts can't be recorded; they wait, and durable ones are refused");
                     }
-                    for job in &mut batch {
-                        if let Some(answer) = job.answer.take() {
-                            let _ = answer.send(Err(Unavailable::Failing(fault.clone())));
-                        }
+                    self.shared.set_fault(Some(fault.clone()));
+                    // Who came before that was known must not wait for the disk either.
+                    let waiting = batch.iter_mut().filter_map(|job| job.answer.take());
+                    for answer in waiting.chain(self.shared.queue.take_answers()) {
+                        let _ = answer.send(Err(Unavailable::Failing(fault.clone())));
                     }
-                    self.shared.set_fault(Some(fault));
                     if closed {
                         return;
                     }
@@ -155,8 +155,11 @@ impl Writer {
             self.publish()?;
         }
         let held = self.edge.size() - self.tail.header.start;
-        if !closed && (held >= ROTATE_FACTS || self.tail.bytes() >= ROTATE_BYTES) && held >= WIDTH {
+        let shorten = self.shared.shorten.load(Ordering::Acquire);
+        let long = held >= ROTATE_FACTS || self.tail.bytes() >= ROTATE_BYTES;
+        if shorten || (!closed && long && held >= WIDTH) {
             self.rotate()?;
+            self.shared.shorten.store(false, Ordering::Release);
         }
         if count > 0 {
             metrics::histogram!(WRITE_SECONDS).record(began.elapsed());
@@ -273,7 +276,9 @@ impl Writer {
         let [before, last] = mem::replace(&mut self.partials, [Vec::new(), partials]);
         let [kept, current] = &mut self.partials;
         for path in before.into_iter().filter(|path| !last.contains(path) && !current.contains(path)) {
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(&path);
+            // And its folder, once it is empty: the tile may be whole by now.
+            let _ = path.parent().map(fs::remove_dir);
         }
         *kept = last;
         Ok(())
@@ -286,7 +291,11 @@ impl Writer {
         }
         let mut folders = BTreeSet::from([self.folder.as_path()]);
         for path in &self.unsynced {
-            File::open(path).and_then(|file| file.sync_data()).map_err(failed(path))?;
+            match File::open(path).and_then(|file| file.sync_data()) {
+                // It was pruned meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(failed(path))?,
+            }
             folders.extend(path.ancestors().skip(1).take_while(|folder| *folder != self.folder));
         }
         for folder in folders {

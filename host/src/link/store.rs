@@ -1,5 +1,6 @@
 //! `astrid:store`.
 
+use astrid_capsule::Capability;
 use wasmtime::component::Resource;
 
 use super::bindings::handler::astrid::store::kv;
@@ -8,6 +9,7 @@ use crate::authority::Change;
 pub use crate::buckets::{Bucket, Transaction};
 use crate::buckets::{Error, counted};
 use crate::host::Host;
+use crate::journal::Fact;
 use crate::pool::{Lane, Overloaded};
 use crate::store::{Commit, Counted};
 
@@ -69,6 +71,24 @@ impl Call {
             })
         });
         async move { turn?.await }
+    }
+
+    /// What somebody holds from now on, as a fact.
+    fn change_of_standing(&self, change: &Change) -> Fact {
+        let list = |held: &[Capability]| held.iter().map(Capability::as_str).collect::<Vec<_>>().join(" ");
+        let (action, target, detail) = match change {
+            Change::SetPrincipal(id, standing) => {
+                let enabled = if standing.enabled { "enabled" } else { "disabled" };
+                let (groups, grants) = (standing.groups.join(" "), list(&standing.grants));
+                let detail =
+                    format!("{enabled}; groups {groups}; grants {grants}; revokes {}", list(&standing.revokes));
+                ("authority.principal.set", id.to_string(), Some(detail))
+            }
+            Change::RemovePrincipal(id) => ("authority.principal.remove", id.to_string(), None),
+            Change::SetGroup(name, held) => ("authority.group.set", name.clone(), Some(list(held))),
+            Change::RemoveGroup(name) => ("authority.group.remove", name.clone(), None),
+        };
+        Fact { target: Some(target), detail, ..self.fact(action) }
     }
 
     /// Waits for the disk in the principal's turn. The time counts as waiting, the line included.
@@ -206,10 +226,15 @@ impl kv::HostTransaction for Call {
             return Ok(Ok(()));
         }
         let host = self.host.clone();
+        let facts: Vec<Fact> = changes.iter().map(|change| self.change_of_standing(change)).collect();
         if carry(&host, changes, &mut commit).await.is_err() {
             return Ok(Err(kv::Error::Unavailable));
         }
-        Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
+        let committed = Call::commit(self, Ok(commit)).await;
+        if committed.is_ok() {
+            facts.into_iter().for_each(|fact| host.journal.append(fact));
+        }
+        Ok(committed.map(|_| ()))
     }
 
     async fn drop(&mut self, transaction: Resource<TransactionOfCall>) -> wasmtime::Result<()> {

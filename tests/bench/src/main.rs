@@ -16,11 +16,13 @@
 //! | [`fuel`] | what metering costs a guest |
 //! | [`memory`] | what a live instance takes |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
+//! | [`audit`] | facts recorded, read and checked |
 //! | [`boot`] | from spawn to the first answer; what an idle daemon takes |
 //!
 //! [`load`] makes requests and counts, [`usage`] is what a process used, [`daemon`] starts daemons, [`library`] is the
 //! host without sockets, and wasmtime without the host; [`native`] is the native HTTP peer, [`report`] holds the results.
 
+mod audit;
 mod boot;
 mod bus;
 mod calls;
@@ -96,7 +98,10 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 16] = [
+const BENCHES: [(&str, Bench); 19] = [
+    ("audit.facts", audit::facts),
+    ("audit.query", audit::query),
+    ("audit.verify", audit::check),
     ("boot", boot::bench),
     ("http.read", http::read),
     ("http.status", http::status),
