@@ -91,7 +91,7 @@ impl Home {
             fs::copy(&from, distro.join(name)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
         };
         copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../registry/Distro.toml"), "Distro.toml");
-        for name in ["identity", "system", "gateway"] {
+        for name in ["identity", "system", "audit", "gateway"] {
             copy(crate::pack::packed(name), &format!("{name}.capsule"));
         }
     }

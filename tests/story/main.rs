@@ -24,6 +24,7 @@
 //! - [`supply`]: who signed a capsule, and whom the operator trusts
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`audit`]: what is written down of what happened
+//! - [`history`]: what people see of it
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -36,6 +37,7 @@ mod durability;
 mod environment;
 mod field;
 mod generations;
+mod history;
 mod hostile;
 mod hostile_crowd;
 mod interceptors;
@@ -62,6 +64,9 @@ use astrid_tests::http::{Connection, Request, Response};
 use astrid_tests::pack;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
+
+/// Instances that are there as long as the host: the run loop of `audit`.
+const RESIDENT: u64 = 1;
 
 /// A principal with its session.
 #[derive(Clone)]

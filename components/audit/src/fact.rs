@@ -89,7 +89,17 @@ pub struct Redaction {
 impl Redaction {
     /// Fields that may be cut out. Without the others an entry could not be told from another.
     pub const FIELDS: [&str; 12] = [
-        "principal", "session", "capsule", "hash", "target", "requires", "rule", "reason", "cause", "detail", "payload",
+        "principal",
+        "session",
+        "capsule",
+        "hash",
+        "target",
+        "requires",
+        "rule",
+        "reason",
+        "cause",
+        "detail",
+        "payload",
         "decision",
     ];
 
@@ -109,7 +119,10 @@ impl Redaction {
                 _ if Self::FIELDS.contains(&rule) => redaction.fields.push(rule.to_owned()),
                 _ => {
                     let known = Self::FIELDS.join(", ");
-                    return Err(format!("`{}` is neither a pointer into /detail nor one of {known}", rule.escape_debug()));
+                    return Err(format!(
+                        "`{}` is neither a pointer into /detail nor one of {known}",
+                        rule.escape_debug()
+                    ));
                 }
             }
         }

@@ -256,7 +256,11 @@ mod tests {
         fn got(&self) -> (Vec<u64>, u64, Option<u64>) {
             let told = self.told.take();
             let indices = told.iter().flat_map(|told| told.entries.iter().map(|entry| entry.index)).collect();
-            (indices, told.iter().map(|told| told.lost).sum(), told.iter().filter_map(|told| told.renew_from).next_back())
+            (
+                indices,
+                told.iter().map(|told| told.lost).sum(),
+                told.iter().filter_map(|told| told.renew_from).next_back(),
+            )
         }
     }
 

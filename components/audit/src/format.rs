@@ -264,10 +264,7 @@ mod tests {
             assert!(!line.chars().any(|c| c.is_control() || c == '\u{2028}') || format == Format::Ocsf, "{line}");
             assert!(!line.contains(['\n', '\r']), "{line}");
         }
-        assert_eq!(
-            line(&bare("host.start", Outcome::Ok)),
-            "1970-01-01T00:00:00.000000001Z host host.start ok"
-        );
+        assert_eq!(line(&bare("host.start", Outcome::Ok)), "1970-01-01T00:00:00.000000001Z host host.start ok");
         assert!(line(&whole()).ends_with("cause=r-1 took=1.500ms"), "{}", line(&whole()));
         assert!(line(&whole()).contains(r#"reason="no\nright=|\\""#), "{}", line(&whole()));
     }
@@ -275,7 +272,8 @@ mod tests {
     #[test]
     fn cef_escapes_what_would_be_syntax() {
         let line = cef(9, &Fact { action: "a|b\\c".into(), ..whole() });
-        let begin = format!(r"CEF:0|Astrid|Astrid|{VERSION}|a\|b\\c|a\|b\\c|5|rt=1700000000123 externalId=9 act=a|b\\c ");
+        let begin =
+            format!(r"CEF:0|Astrid|Astrid|{VERSION}|a\|b\\c|a\|b\\c|5|rt=1700000000123 externalId=9 act=a|b\\c ");
         assert!(line.starts_with(&begin), "{line}");
         assert!(line.contains(r" reason=no\nright\=|\\ sproc=gateway "), "{line}");
         assert!(line.ends_with(" fileHash=cd34 cn1Label=durationNanos cn1=1500000"), "{line}");

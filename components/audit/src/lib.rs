@@ -80,7 +80,8 @@ fn whole_log() -> Result<(), Refusal> {
 fn checkpoint(message: Message) -> Answer {
     let Nothing {} = message.object()?;
     whole_log()?;
-    let note = journal::checkpoint().ok_or_else(|| Refusal::not_found("nothing is signed yet; try again in a second"))?;
+    let note =
+        journal::checkpoint().ok_or_else(|| Refusal::not_found("nothing is signed yet; try again in a second"))?;
     Ok(note.into_bytes())
 }
 

@@ -72,9 +72,8 @@ impl Reader<'_> {
 
 /// Whether a fact is what the filter wants.
 pub fn fits(filter: &Filter, fact: &Fact) -> bool {
-    let begins = |wanted: &str| {
-        fact.action.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
+    let begins =
+        |wanted: &str| fact.action.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     filter.principal.as_ref().is_none_or(|wanted| fact.principal.as_ref() == Some(wanted))
         && filter.action.as_deref().is_none_or(begins)
         && filter.outcome.is_none_or(|wanted| wanted == fact.outcome.into())
@@ -317,7 +316,10 @@ mod tests {
         ] {
             let shown = format!("{request:?}");
             let on = Request {
-                from: Some(0), method: request.method.clone(), principal: request.principal.clone(), ..request
+                from: Some(0),
+                method: request.method.clone(),
+                principal: request.principal.clone(),
+                ..request
             };
             let back = Request { from: None, method: on.method.clone(), principal: on.principal.clone(), ..on };
             assert_eq!(ask(ALL, &log, back).entries.len(), wanted, "{shown}");
