@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 
 use astrid_sdk::bus::{self, Failure};
 use astrid_sdk::journal::{Error, Recorded};
-use astrid_sdk::log;
 use serde::{Deserialize, Serialize};
 
 use crate::fact::Redaction;
@@ -22,10 +21,11 @@ use crate::query::{Reader, read};
 
 /// The topic on which facts are told.
 pub const FACT: &str = "audit.v1.fact";
-/// Principals that follow at the same time; one more is not told anything.
-pub const MAX_FOLLOWERS: usize = 10_000;
+/// Principals that follow at the same time, each by a handle, of which an instance has 1024. One more is told that it misses
+/// everything, whenever it tries again.
+pub const MAX_FOLLOWERS: usize = 1000;
 /// The most facts that are looked through to make up for what a follower asks for from before.
-pub const MAX_CATCH_UP: u64 = 10_000;
+pub const MAX_CATCH_UP: u64 = 2000;
 /// Entries of one message.
 pub const MAX_TOLD: usize = 64;
 /// Bytes of entries after which no further one goes into the same message.
@@ -120,18 +120,17 @@ impl<B: Behalf> Feed<B> {
         if self.is_idle() {
             self.position = log.size();
         }
-        let position = self.position;
-        let wanted = follow.from.unwrap_or(position).min(position);
-        // Whoever begins without saying where, or too far back, is told that something may be missing.
-        let from = wanted.max(position.saturating_sub(MAX_CATCH_UP));
         let known = self.followers.remove(principal);
-        let mut lost = (from - wanted) + known.as_ref().map_or(u64::from(follow.from.is_none()), |known| known.lost);
-        let until = known.as_ref().map_or(position, |known| known.from);
+        let until = known.as_ref().map_or(self.position, |known| known.from);
+        let wanted = follow.from.map_or(until, |from| from.min(until));
+        let from = wanted.max(until.saturating_sub(MAX_CATCH_UP));
+        // Whoever begins without saying where, or too far back, is told that something may be missing.
+        let unsaid = u64::from(follow.from.is_none());
+        let mut lost = (from - wanted) + known.as_ref().map_or(unsaid, |known| known.lost);
         if known.is_none() && self.followers.len() >= MAX_FOLLOWERS {
-            log::warn!("{MAX_FOLLOWERS} principals follow: {principal} does not");
+            let _ = behalf.tell(&Told { lost: lost.max(1), ..Told::default() });
             return Ok(());
         }
-        let from = if known.is_some() && follow.from.is_none() { until } else { from.min(until) };
         if from == until && lost > 0 && known.is_none() {
             let _ = behalf.tell(&Told { lost, ..Told::default() });
             lost = 0;
@@ -379,6 +378,19 @@ mod tests {
         world.now += RENEW_AFTER_MS - 1;
         world.tell();
         assert_eq!(ear.got(), (vec![], 0, None), "it has just said so");
+    }
+
+    #[test]
+    fn who_finds_no_room_is_told_so() {
+        let mut world = World::new();
+        let (ear, late) = (Ear::default(), Ear::default());
+        (0..MAX_FOLLOWERS).for_each(|n| world.follow(&n.to_string(), &ear, Some(0)));
+        world.follow("late", &late, Some(0));
+        assert_eq!(late.got(), (vec![], 1, None));
+        world.follow("7", &ear, Some(0));
+        world.add("late");
+        world.tell();
+        assert_eq!((late.got().0, ear.got().1), (vec![], 0));
     }
 
     #[test]
