@@ -19,6 +19,10 @@ use crate::format::{Entry, Format};
 use crate::log::Log;
 use crate::query::{Reader, read};
 
+/// For so long after a loop has begun, the one before may still hand over its followers, each with its index, in
+/// milliseconds. Who follows without one until then is not taken for somebody new.
+const HAND_OVER_MS: u64 = 12_000;
+
 /// The topic on which facts are told.
 pub const FACT: &str = "audit.v1.fact";
 /// Principals that follow at the same time, each by a handle, of which an instance has 1024. One more is told that it misses
@@ -33,7 +37,7 @@ pub const MAX_TOLD_BYTES: usize = 48 << 10;
 /// Facts that are read at once.
 const PAGE: u32 = 500;
 /// A `caller` acts for 300 seconds. This long before, its follower is asked to say again that it follows, in milliseconds.
-const RENEW_AFTER_MS: u64 = 150_000;
+const RENEW_AFTER_MS: u64 = 200_000;
 /// How often it is asked, in milliseconds.
 const ASK_EVERY_MS: u64 = 30_000;
 
@@ -85,15 +89,16 @@ pub struct Feed<B> {
     followers: BTreeMap<String, Follower<B>>,
     /// The first index that was not read yet.
     position: u64,
-}
-
-impl<B> Default for Feed<B> {
-    fn default() -> Self {
-        Self { followers: BTreeMap::new(), position: 0 }
-    }
+    /// When it began: milliseconds of the caller's clock.
+    began: u64,
 }
 
 impl<B: Behalf> Feed<B> {
+    /// One that nobody follows yet, at `now` in milliseconds.
+    pub fn new(now: u64) -> Self {
+        Self { followers: BTreeMap::new(), position: 0, began: now }
+    }
+
     /// Whether nobody follows.
     pub fn is_idle(&self) -> bool {
         self.followers.is_empty()
@@ -121,6 +126,9 @@ impl<B: Behalf> Feed<B> {
             self.position = log.size();
         }
         let known = self.followers.remove(principal);
+        if known.is_none() && follow.from.is_none() && now.saturating_sub(self.began) < HAND_OVER_MS {
+            return Ok(());
+        }
         let until = known.as_ref().map_or(self.position, |known| known.from);
         let wanted = follow.from.map_or(until, |from| from.min(until));
         let from = wanted.max(until.saturating_sub(MAX_CATCH_UP));
@@ -271,7 +279,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { log: Memory::default(), feed: Feed::default(), now: 1 }
+            Self { log: Memory::default(), feed: Feed::new(1), now: 1 }
         }
 
         fn add(&self, principal: &str) {
@@ -333,6 +341,7 @@ mod tests {
         world.follow("first", &first, Some(0));
         (0..MAX_CATCH_UP + 5).for_each(|_| world.add("far"));
         world.tell();
+        world.now += HAND_OVER_MS;
         world.follow("none", &none, None);
         assert_eq!(none.got(), (vec![], 1, None));
         world.follow("far", &far, Some(0));
@@ -400,10 +409,12 @@ mod tests {
         world.follow("alice", &ear, Some(0));
         world.add("alice");
         world.tell();
-        std::mem::take(&mut world.feed).hand_over();
+        std::mem::replace(&mut world.feed, Feed::new(world.now)).hand_over();
         world.add("alice");
         let (indices, _, from) = ear.got();
         assert_eq!(indices, [0]);
+        world.follow("alice", &ear, None);
+        assert!(world.feed.is_idle(), "it will say from where");
         world.follow("alice", &ear, from);
         world.follow("alice", &ear, from);
         world.add("alice");

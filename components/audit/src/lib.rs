@@ -94,6 +94,9 @@ fn tile(message: Message) -> Answer {
         Refusal::invalid(format!("`{}` is no path of a tile", path.escape_debug()))
     })?;
     let entries = matches!(kind, TileKind::Entries);
+    if entries && index < journal::first() / 256 {
+        return Err(Refusal::not_found("these entries are deleted; their hashes are there"));
+    }
     let bytes = journal::tile(kind, index, width).map_err(log::refusal)?;
     if entries && message.streams {
         for piece in bytes.chunks(PIECE) {
@@ -126,10 +129,10 @@ fn run() -> Result<(), String> {
     run::ready();
     let began = Instant::now();
     let now = || began.elapsed().as_millis() as u64;
-    let (mut feed, mut pruned) = (Feed::default(), None::<Instant>);
+    let (mut feed, mut pruned) = (Feed::new(now()), None::<Instant>);
     loop {
         // Whose message it was pays until the next `next`, so nothing is done in between for others.
-        let patience = if feed.is_idle() { PATIENCE } else { Duration::ZERO };
+        let patience = if feed.is_idle() && pruned.is_some() { PATIENCE } else { Duration::ZERO };
         match follow.next(patience) {
             Ok(Some(Event::Message(bus::Received { message, caller }))) => {
                 match message.object::<Follow>() {

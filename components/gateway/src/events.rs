@@ -4,6 +4,9 @@
 //! come. What it must know, the first index that the client has not got, stands in the relay's context. What was recorded
 //! before the stream began and the client wants is asked of `audit.v1.query` and sent first.
 //!
+//! A stream is followed for as long as it says so, in answer to what it is told; a circle of messages ends at the bus's depth. It
+//! begins anew with every quiet moment; where none comes for too long the stream ends, and its client goes on where it was.
+//!
 //! Who sees what is audit's to decide. Bounded by [`MAX_MISSED`] facts that are made up for, and by what the host allows for
 //! relays. Events: `ready`, `audit` with the index for its id, `gap`.
 
@@ -91,7 +94,7 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
 /// The bytes of what has come.
 pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     let from = serde_json::from_slice::<Resumed>(&context).map_or(0, |resumed| resumed.from);
-    let mut body = String::new();
+    let (mut body, mut follows) = (String::new(), true);
     for event in &events {
         match event {
             Event::Message(message) => match serde_json::from_slice::<Told>(&message.payload) {
@@ -103,31 +106,29 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
                     let later = |entry: &&Value| index(entry).is_none_or(|index| index >= from);
                     told.entries.iter().filter(later).for_each(|entry| body.push_str(&audit(entry)));
                     if told.renew_from.is_some() {
-                        follow(told.renew_from);
+                        follows &= follow(told.renew_from);
                     }
                 }
                 Err(error) => log::warn!("what is said on {FACT} is not what was expected: {error}"),
             },
             Event::Gap(missing) => {
                 body.push_str(&gap(missing.lost));
-                follow(None);
+                follows &= follow(None);
             }
             Event::Idle => {
                 body.push_str(": here\n\n");
-                follow(None);
+                follows &= follow(None);
             }
             Event::Piece(_) | Event::End(_) => {}
         }
     }
-    Output::more(body)
+    Output { body: body.into(), last: !follows }
 }
 
-/// Says that somebody listens, on behalf of whose stream it is.
-fn follow(from: Option<u64>) {
+/// Says that somebody listens, on behalf of whose stream it is. False if that could not be said.
+fn follow(from: Option<u64>) -> bool {
     let wish = from.map_or_else(|| json!({}), |from| json!({ "from": from }));
-    if let Err(failure) = bus::publish(FOLLOW, &wish) {
-        log::warn!("{FOLLOW}: {failure}");
-    }
+    bus::publish(FOLLOW, &wish).inspect_err(|failure| log::debug!("a stream ends: {FOLLOW}: {failure}")).is_ok()
 }
 
 fn index(entry: &Value) -> Option<u64> {
