@@ -177,7 +177,8 @@ impl Tail {
         let first = self.filter.path(context, &[("limit", Some(self.entries.into()))]);
         let mut page: Page = context.client.get("read the facts", &first).await?.read()?;
         page.entries.reverse();
-        let mut from = page.size;
+        // One may have been recorded between the count and the page.
+        let mut from = page.entries.last().map_or(0, |newest| newest.index + 1).max(page.size);
         loop {
             print(context, &page.entries)?;
             if context.console.closed() {
