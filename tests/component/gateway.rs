@@ -1,7 +1,8 @@
 //! The HTTP surface: every route with fakes at the other end, every failure, and the shape of everything.
 
 use astrid_sdk_test::{
-    Capsule, Failure, Identified, Message, OWNER_UID, Presented, Refusal, RefusalCode, Rejection, Request, Response,
+    Capsule, Event, Failure, Identified, Message, OWNER_UID, Presented, Refusal, RefusalCode, Rejection, Request,
+    Response,
 };
 use serde_json::{Value, json};
 
@@ -154,6 +155,7 @@ fn routes() -> Vec<Route> {
         route("PUT", "/api/sys/principals/bob/quotas", Some(quotas), "identity.v1.quota.set", change, 200),
         route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
         route("GET", "/api/sys/config", None, "system.v1.config", json!({}), 200),
+        route("GET", "/api/sys/audit", None, "audit.v1.query", json!({}), 200),
         route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
         route("GET", "/api/capsules", None, "system.v1.capsule.list", json!({}), 200),
         route("POST", "/api/capsules", Some(install.clone()), "system.v1.capsule.install", install, 200),
@@ -202,6 +204,9 @@ fn every_route_but_redeem_wants_a_session_before_it_sends_anything() {
     let plain =
         |method, path, body| Route { method, path, body, topic: "", payload: json!({}), target: None, status: 200 };
     others.push(plain("GET", "/api/auth/me", None));
+    others.push(plain("GET", "/api/sys/audit/checkpoint", None));
+    others.push(plain("GET", "/api/sys/audit/tile/0/000", None));
+    others.push(plain("GET", "/api/events", None));
     others.push(plain("POST", "/api/sys/shutdown", None));
     others.push(plain("GET", "/api/capsules/notes/env", None));
     others.push(plain("POST", "/api/capsules/notes/env/KEY", Some(json!({ "value": "x" }))));
@@ -696,6 +701,49 @@ fn a_path_is_judged_before_a_method_a_method_before_a_credential_and_a_credentia
     assert_error(&send(&mut gateway, bad("POST", "/api/sys/invites")), 401, "unauthorized");
     let typed = Request::new("POST", "/api/sys/invites").body("text/plain", "{");
     assert_error(&as_alice(&mut gateway, typed), 415, "unsupported_media_type");
+}
+
+#[test]
+fn a_tile_and_a_checkpoint_pass_as_they_are() {
+    let mut gateway = gateway();
+    gateway.on_request("audit.v1.checkpoint", |_| Ok(b"origin\n7\n".to_vec()));
+    gateway.on_request_stream("audit.v1.tile", |_| (vec![vec![0, 255], vec![1]], Ok(vec![])));
+    let note = as_alice(&mut gateway, Request::get("/api/sys/audit/checkpoint"));
+    assert_eq!((note.status, &note.body[..]), (200, &b"origin\n7\n"[..]));
+    assert_eq!(note.header("content-type"), Some("text/plain; charset=utf-8"));
+    let tile = as_alice(&mut gateway, Request::get("/api/sys/audit/tile/entries/x001/234.p/5"));
+    assert_eq!((tile.status, &tile.body[..]), (200, &[0, 255, 1][..]));
+    assert_eq!(tile.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(payload(gateway.requested().last().unwrap()), json!({ "path": "entries/x001/234.p/5" }));
+    assert_error(&as_alice(&mut gateway, Request::get("/api/sys/audit/tile/0/0%2F0")), 400, "bad_request");
+}
+
+#[test]
+fn events_begin_with_what_was_missed_and_go_on_with_what_is_told() {
+    let mut gateway = gateway();
+    gateway.grant("alice", "audit:read_all");
+    let entries = json!([{ "index": 42, "line": "a" }, { "index": 44, "line": "b" }]);
+    gateway.on_request("audit.v1.query", answering(json!({ "entries": entries, "next_from": 45, "size": 50 })));
+    let request = Request::get("/api/events").header("last-event-id", "41");
+    let response = as_alice(&mut gateway, request);
+    assert_eq!((response.status, response.header("content-type")), (200, Some("text/event-stream")));
+    let body = String::from_utf8(response.body.clone()).unwrap();
+    let events: Vec<&str> = body.split_terminator("\n\n").collect();
+    assert_eq!(events[0], "event: ready\ndata: {\"firehose\":true,\"principal\":\"alice\"}");
+    assert!(events[1].starts_with("id: 42\nevent: audit\ndata: ") && events[2].starts_with("id: 44\n"), "{body}");
+    assert_eq!(events[3..], ["event: gap\ndata: {\"lost\":5}"], "what is too much is told");
+    assert_eq!(payload(&gateway.requested()[0]), json!({ "from": 42, "limit": 1000 }));
+    let [follow] = gateway.published() else { panic!("{:?}", gateway.published()) };
+    assert_eq!((follow.topic.as_str(), follow.principal.as_str()), ("audit.v1.follow", "alice"));
+    assert_eq!(payload(follow), json!({ "from": 50 }));
+
+    let told = json!({ "entries": [{ "index": 49 }, { "index": 50 }], "lost": 0, "renew_from": 51 });
+    let told = Event::message("alice", "audit.v1.fact", told.to_string());
+    let relayed = gateway.as_principal("alice").relay(br#"{"from":50}"#, &[told, Event::Idle]).unwrap();
+    assert_eq!(String::from_utf8(relayed.body).unwrap(), "id: 50\nevent: audit\ndata: {\"index\":50}\n\n: here\n\n");
+    let renewed: Vec<Value> = gateway.published().iter().skip(1).map(payload).collect();
+    assert_eq!(renewed, [json!({ "from": 51 }), json!({})]);
+    assert_error(&as_alice(&mut gateway, Request::get("/api/events").header("last-event-id", "x")), 400, "bad_request");
 }
 
 #[test]

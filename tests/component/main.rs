@@ -4,6 +4,7 @@
 //! is never written down. How a component keeps its promises is its own business and has native tests beside it.
 //! `cargo astrid test component` builds the capsules first.
 
+mod audit;
 mod gateway;
 mod identity;
 mod system;

@@ -110,6 +110,18 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ("quota-get", json!({})),
             ("quota-set", json!({ "principal": "default", "quotas": quotas })),
         ],
+        "audit" => vec![
+            (
+                "query",
+                json!({
+                    "since": 1, "until": 2, "method": "a", "principal": "default", "outcome": "ok", "limit": 1, "cursor": 1,
+                    "format": "cef",
+                }),
+            ),
+            ("query", json!({ "from": 1 })),
+            ("checkpoint", json!({})),
+            ("tile", json!({ "path": "0/000" })),
+        ],
         _ => vec![
             ("status", json!({})),
             ("logs", json!({ "capsule": "a", "level": "warn", "after": 1, "limit": 1 })),
@@ -162,6 +174,11 @@ fn what_identitys_schemas_refuse_identity_refuses() {
     let mut identity = crate::capsule("identity");
     identity.start().expect("it starts").expect("and is fine");
     hold_to_types("identity", &mut identity);
+}
+
+#[test]
+fn what_audits_schemas_refuse_audit_refuses() {
+    hold_to_types("audit", &mut crate::capsule("audit"));
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Home {
         let distro_toml = distro.join("Distro.toml");
         let text = fs::read_to_string(&distro_toml).expect("it was copied");
         fs::write(&distro_toml, text + "env = { PUBLIC_INTERVAL_MS = 0 }\n").expect("a folder of the test's");
-        for name in ["identity", "system", "gateway"] {
+        for name in ["identity", "system", "audit", "gateway"] {
             copy(crate::pack::packed(name), &format!("{name}.capsule"));
         }
     }

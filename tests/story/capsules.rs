@@ -56,7 +56,7 @@ async fn an_installed_capsule_answers_at_once_and_after_a_restart() {
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(2))).await.expect(200), json!(2));
     assert!(daemon.unix(bus("preview3.v1.draw", &json!({}))).await.expect(200).is_u64());
     let ids: Vec<String> = installed(&daemon).await.into_iter().map(|(id, _)| id).collect();
-    assert_eq!(ids, ["echo", "gateway", "identity", "preview3", "system"]);
+    assert_eq!(ids, ["audit", "echo", "gateway", "identity", "preview3", "system"]);
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn no_request_fails_while_the_capsules_that_serve_it_are_replaced() {
     // Each is a session by identity, a request by the gateway and an answer by echo.
     let load = Load::start(connections, &bus("echo.v1.say", &json!("x")).bearer(&person.bearer)).await;
     for patch in 1..=5 {
-        for name in ["echo", "gateway", "identity", "system"] {
+        for name in ["audit", "echo", "gateway", "identity", "system"] {
             let file = format!("{name}-{patch}");
             let next = pack::repacked(daemon.home().beside(), &file, name, |m| m.package.version.patch = patch);
             let done = install(&daemon, &next);

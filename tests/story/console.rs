@@ -15,10 +15,10 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
     let echo = echo.to_str().unwrap();
 
     let status = daemon.astrid(&["status"]);
-    assert!(status.out().contains("capsules      gateway, identity, system"), "{status:?}");
+    assert!(status.out().contains("capsules      audit, gateway, identity, system"), "{status:?}");
     assert_eq!(
         daemon.astrid(&["--json", "status"]).json()["loaded_capsules"],
-        json!(["gateway", "identity", "system"])
+        json!(["audit", "gateway", "identity", "system"])
     );
 
     let installed = daemon.astrid(&["capsule", "install", echo]);

@@ -93,7 +93,7 @@ async fn a_home_is_made_offline_and_its_capsules_are_told_what_the_operator_says
 
     let init = ["--json", "init", "--distro", text(&source), "--vars", text(&vars), "--var", "limit=7"];
     let made = home.astrid(&init).json();
-    let next = ["identity", "system", "gateway", "env"].map(|name| format!("{name} at-next-start"));
+    let next = ["identity", "system", "audit", "gateway", "env"].map(|name| format!("{name} at-next-start"));
     assert_eq!((what(&made), &made["distro"]["id"]), (next.to_vec(), &json!("astrid")));
     assert_eq!(home.astrid(&init).json(), made, "again is the same");
     assert!(home.path().join("distro/Distro.lock").exists());

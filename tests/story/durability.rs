@@ -200,7 +200,7 @@ async fn stop_while_busy(signal: Signal) {
     // The three loops and the gateway's call above each; or the brief one is over already, on a busy machine.
     while !busy[2].is_finished() {
         let health = idle.send(Request::get("/healthz")).await.unwrap().expect(200);
-        if health["pool"]["in_use"].as_u64().unwrap() >= 6 {
+        if health["pool"]["in_use"].as_u64().unwrap() >= 6 + crate::RESIDENT {
             break;
         }
     }
@@ -231,7 +231,7 @@ async fn a_second_signal_ends_a_drain_at_once_and_the_exit_code_says_so() {
     leave_running(&daemon, "long.spin.v1.compute").await;
     let mut idle = daemon.connect().await;
     // The loop, and the gateway's call above it.
-    while idle.send(Request::get("/healthz")).await.unwrap().expect(200)["pool"]["in_use"] != 2 {}
+    while idle.send(Request::get("/healthz")).await.unwrap().expect(200)["pool"]["in_use"] != 2 + crate::RESIDENT {}
 
     daemon.signal(Signal::TERM);
     until_said(&daemon, "stopping: SIGTERM").await;

@@ -283,7 +283,7 @@ async fn however_often_a_capsule_dies_the_calls_beside_and_after_are_answered_an
     assert_eq!(daemon.unix(bus("bomb.v1.thousand", &json!({}))).await.expect(200), 2000);
     let in_use = async || daemon.tcp(Request::get("/healthz")).await.expect(200)["pool"]["in_use"].clone();
     let started = Instant::now();
-    while in_use().await != 0 {
+    while in_use().await != crate::RESIDENT {
         assert!(started.elapsed() < DEADLINE, "{}", in_use().await);
     }
     assert_well(&daemon).await;
@@ -306,7 +306,7 @@ async fn an_installation_starts_its_capsule_once_and_nobody_elses() {
 async fn every_capsule_that_the_workspace_has_loads_on_the_host_that_it_is_built_with() {
     let daemon = Daemon::start();
     let guests = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/guests")).expect("a folder");
-    let mut installed = vec!["gateway".to_owned(), "identity".to_owned(), "system".to_owned()];
+    let mut installed = ["audit", "gateway", "identity", "system"].map(str::to_owned).to_vec();
     for guest in guests {
         let name = guest.expect("an entry").file_name().into_string().expect("a text");
         install_guests(&daemon, &[&name]);

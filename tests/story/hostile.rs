@@ -47,7 +47,7 @@ async fn assert_nothing_is_left(daemon: &Daemon) {
     let started = Instant::now();
     loop {
         let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
-        if health["pool"]["in_use"] == 0 {
+        if health["pool"]["in_use"] == crate::RESIDENT {
             return;
         }
         assert!(started.elapsed() < DEADLINE, "{health}");
@@ -130,7 +130,7 @@ async fn sixteen_principals_publications_are_handled_at_once_by_a_capsule_and_th
         }
         assert!(started.elapsed() < DEADLINE, "{ended} of 17, {seen}");
     }
-    assert_eq!(most, 16);
+    assert_eq!(most, 16 + crate::RESIDENT);
 }
 
 #[tokio::test]

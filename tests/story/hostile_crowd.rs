@@ -150,7 +150,7 @@ async fn until_it_is_quiet(daemon: &Daemon) {
         let metrics = daemon.tcp(Request::get("/metrics")).await;
         let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
         let queued = metrics.lines().any(|line| line.starts_with("astrid_bus_queue_bytes ") && !line.ends_with(" 0"));
-        if health["pool"]["in_use"] == 0 && !queued {
+        if health["pool"]["in_use"] == crate::RESIDENT && !queued {
             return;
         }
         assert!(started.elapsed() < DEADLINE, "{health}");

@@ -31,6 +31,7 @@
 //! - [`tls`]: TLS, both versions of HTTP over it, and certificates that change
 //! - [`types`]: what capsules say of their topics' types, and a host that holds them to it
 //! - [`audit`]: what is written down of what happened
+//! - [`history`]: what people see of it
 //! - [`console`]: the command line
 //!
 //! `cargo astrid test story` builds the programs and the capsules first.
@@ -47,6 +48,7 @@ mod edge;
 mod environment;
 mod field;
 mod generations;
+mod history;
 mod hostile;
 mod hostile_crowd;
 mod identities;
@@ -76,6 +78,9 @@ use astrid_tests::pack;
 use astrid_tests::steps::{Load, bus, install, install_with};
 use ed25519_dalek::SigningKey;
 use serde_json::json;
+
+/// Instances that are there as long as the host: the run loop of `audit`.
+const RESIDENT: u64 = 1;
 
 /// A principal with its session.
 #[derive(Clone)]

@@ -81,7 +81,7 @@ async fn every_line_of_the_metrics_is_valid_and_what_happens_is_counted() {
     install_guests(&daemon, &["echo", "trap", "counter"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     let before = metrics(&daemon).await;
-    assert_eq!(sum(&before, "astrid_capsules", &[("state", "live")]), 6.0);
+    assert_eq!(sum(&before, "astrid_capsules", &[("state", "live")]), 7.0);
     assert_eq!(sum(&before, "astrid_build_info", &[]), 1.0);
 
     for _ in 0..10 {

@@ -135,7 +135,7 @@ async fn of_a_principals_calls_as_many_run_at_once_as_its_quota_says_and_others_
     let spinning = tokio::spawn(async move { first.send(spin).await.expect("an answer") });
     // The spinning call and its gateway's are there.
     let in_use = |health: &Value| health["pool"]["in_use"].as_u64().expect("a number");
-    until(&daemon, Request::get("/healthz"), |answer| in_use(&answer.json()) >= 2).await;
+    until(&daemon, Request::get("/healthz"), |answer| in_use(&answer.json()) >= 2 + crate::RESIDENT).await;
     daemon.tcp(bus("echo.v1.say", &json!(1)).bearer(&bob.bearer)).await.expect(200);
     second.send(bus("echo.v1.say", &json!(1)).bearer(&ada.bearer)).await.expect("an answer").expect(200);
     // It waited for the end of the one before, which its manifest gives a second.

@@ -57,8 +57,9 @@ async fn until_state(daemon: &Daemon, wanted: &str) {
     }
 }
 
+/// Instances beside those that are always there.
 async fn in_use(daemon: &Daemon) -> f64 {
-    sum(&metrics(daemon).await, "astrid_pool_in_use", &[])
+    sum(&metrics(daemon).await, "astrid_pool_in_use", &[]) - crate::RESIDENT as f64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -51,7 +51,7 @@ async fn until_open(daemon: &Daemon, count: f64) {
 
 /// Waits until no instance is alive.
 async fn until_nothing_runs(daemon: &Daemon) {
-    until(daemon, Request::get("/healthz"), |answer| answer.json()["pool"]["in_use"] == 0).await;
+    until(daemon, Request::get("/healthz"), |answer| answer.json()["pool"]["in_use"] == crate::RESIDENT).await;
 }
 
 async fn ended_by(daemon: &Daemon, outcome: &str) -> f64 {
@@ -272,7 +272,10 @@ async fn what_waits_for_a_binding_is_held_to_its_manifests_budget() {
     };
     // One runs, so that the others wait: two have room.
     let running = send(bus("streamer.v1.spin", &json!({})).bearer(&ada.bearer));
-    until(&daemon, Request::get("/healthz"), |answer| answer.json()["pool"]["in_use"].as_u64() >= Some(2)).await;
+    until(&daemon, Request::get("/healthz"), |answer| {
+        answer.json()["pool"]["in_use"].as_u64() >= Some(2 + crate::RESIDENT)
+    })
+    .await;
     let waiting = [send(spin()), send(spin()), send(spin())];
     for answer in waiting {
         let answer = answer.await.expect("an answer");

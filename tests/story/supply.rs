@@ -166,9 +166,9 @@ async fn a_distribution_that_must_be_signed_is_not_installed_until_it_is() {
     let home = Home::new();
     let daemon = home.start_with(&["--set", "trust.distro=require"]);
     let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
-    assert_eq!(health["capsules"]["failed"], json!(["gateway", "identity", "system"]));
+    assert_eq!(health["capsules"]["failed"], json!(["audit", "gateway", "identity", "system"]));
     assert_eq!(daemon.stop().code, Some(0));
-    let names = ["identity", "system", "gateway"];
+    let names = ["identity", "system", "audit", "gateway"];
     for name in names {
         pack::sign(&home.path().join(format!("distro/{name}.capsule")), &[publisher(1)]);
     }

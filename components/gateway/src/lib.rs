@@ -12,6 +12,7 @@
 pub mod cors;
 pub mod credential;
 pub mod errors;
+pub mod events;
 pub mod plan;
 pub mod respond;
 pub mod routes;
@@ -103,9 +104,13 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
             let answer = bus::request_raw(topic, &payload, &Options::default());
             Ok(respond::answered(success, answer.map_err(|failure| errors::of_public_failure(failure, topic))?))
         }
-        Plan::About { .. } | Plan::Me | Plan::Listed { .. } | Plan::BusRequest { .. } | Plan::BusPublish { .. } => {
-            Err(Problem::unauthorized())
-        }
+        Plan::About { .. }
+        | Plan::Me
+        | Plan::Listed { .. }
+        | Plan::Bytes { .. }
+        | Plan::Events { .. }
+        | Plan::BusRequest { .. }
+        | Plan::BusPublish { .. } => Err(Problem::unauthorized()),
     }
 }
 
@@ -131,6 +136,12 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
             let answer = listed(session, topic, &payload).map_err(own(topic))?;
             Ok(respond::answered(200, answer))
         }
+        Plan::Bytes { topic, payload, content_type } => {
+            let pieces = session.pieces(topic, &payload, &Options::default());
+            let bytes = pieces.collect::<Result<Vec<_>, _>>().map_err(own(topic))?.concat();
+            Ok(respond::bytes(content_type, bytes))
+        }
+        Plan::Events { from } => events::open(session, from),
         Plan::BusRequest { topic, payload, options } => {
             require(session, "bus:request")?;
             let answer = session.request(&topic, &payload, &options).map_err(named(&topic))?;
@@ -162,3 +173,4 @@ fn require(session: &Session, capability: &str) -> Result<(), Problem> {
 
 astrid_sdk::front_end!(serve);
 astrid_sdk::starter!(start);
+astrid_sdk::relay!(events::relay);

@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::credential;
 use crate::errors::Problem;
+use crate::events;
 use crate::routes::{Action, Body, Matched, Value};
 use crate::uri;
 
@@ -36,6 +37,15 @@ pub enum Plan {
     Listed {
         topic: &'static str,
         payload: Vec<u8>,
+    },
+    Bytes {
+        topic: &'static str,
+        payload: Vec<u8>,
+        content_type: &'static str,
+    },
+    /// From this index, else from what is recorded next.
+    Events {
+        from: Option<u64>,
     },
     BusRequest {
         topic: String,
@@ -73,6 +83,8 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         }
         Action::Me => Plan::Me,
         Action::Listed(topic) => Plan::Listed { topic, payload: written(arguments) },
+        Action::Bytes(topic, content_type) => Plan::Bytes { topic, payload: written(arguments), content_type },
+        Action::Events => Plan::Events { from: events::resumed(request)? },
         Action::BusRequest => Plan::BusRequest {
             topic: text(&mut arguments, "topic").unwrap_or_default(),
             options: Options { target: text(&mut arguments, "target"), timeout_ms: timeout(&arguments)? },
@@ -90,7 +102,8 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
 fn arguments(matched: &Matched<'_>, query: Option<&str>) -> Result<Map<String, Json>, Problem> {
     let mut arguments = Map::new();
     for (name, raw) in &matched.parameters {
-        arguments.insert((*name).into(), uri::parameter(name, raw)?.into());
+        let segments = raw.split('/').map(|segment| uri::parameter(name, segment));
+        arguments.insert((*name).into(), segments.collect::<Result<Vec<_>, _>>()?.join("/").into());
     }
     let takes = matched.route.query;
     let known: Vec<_> = takes.iter().map(|(key, _)| *key).collect();

@@ -27,6 +27,11 @@ pub fn answered(status: u16, answer: Vec<u8>) -> Response {
     response.with_header("content-type", if json { "application/json" } else { "application/octet-stream" })
 }
 
+/// A handler's answer as it is, of a type that the route knows.
+pub fn bytes(content_type: &str, bytes: Vec<u8>) -> Response {
+    Response { body: bytes, ..Response::new(200) }.with_header("content-type", content_type)
+}
+
 /// Who the caller is, as identity says, and until when the session lasts.
 pub fn me(answer: &[u8], expires_at_epoch: u64) -> Result<Response, Problem> {
     let mut me: Map<String, Value> =

@@ -50,6 +50,10 @@ pub enum Action {
     Me,
     /// A list by a request of this topic: everything, or, for whoever may not see that, what is about the caller.
     Listed(&'static str),
+    /// As `Topic`, answered with bytes as they are, of this type; the answer may come in pieces.
+    Bytes(&'static str, &'static str),
+    /// The facts as they are recorded, as server-sent events.
+    Events,
     /// A request of the topic in the path.
     BusRequest,
     /// A publication on the topic in the path.
@@ -59,7 +63,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Route {
     pub method: &'static str,
-    /// Segments after a `/`; `{name}` is a parameter of one segment.
+    /// Segments after a `/`; `{name}` is a parameter of one segment, `{+name}` at the end one of one or more.
     pub template: &'static str,
     pub auth: Auth,
     pub query: &'static [(&'static str, Value)],
@@ -70,6 +74,17 @@ pub struct Route {
 const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number)];
 const LOGS: &[(&str, Value)] =
     &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
+const AUDIT: &[(&str, Value)] = &[
+    ("since", Value::Number),
+    ("until", Value::Number),
+    ("method", Value::Text),
+    ("principal", Value::Text),
+    ("outcome", Value::Text),
+    ("limit", Value::Number),
+    ("cursor", Value::Number),
+    ("from", Value::Number),
+    ("format", Value::Text),
+];
 const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
 const CHECK: &[(&str, Value)] = &[("capability", Value::Text)];
 const REMOVE: &[(&str, Value)] = &[("purge", Value::Flag)];
@@ -88,8 +103,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 56] = {
-    use Action::{About, BusPublish, BusRequest, Change, Listed, Me, Presented, Topic};
+pub const ROUTES: [Route; 60] = {
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -131,6 +146,10 @@ pub const ROUTES: [Route; 56] = {
         route("GET",    "/api/sys/principals/{principal}/usage",  Bearer, &[], Nothing,   About("system.v1.usage", 200)),
         route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
         route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
+        route("GET",    "/api/sys/audit",                 Bearer, AUDIT,   Nothing,       Topic("audit.v1.query", 200)),
+        route("GET",    "/api/sys/audit/checkpoint",      Bearer, &[],     Nothing,       Bytes("audit.v1.checkpoint", "text/plain; charset=utf-8")),
+        route("GET",    "/api/sys/audit/tile/{+path}",    Bearer, &[],     Nothing,       Bytes("audit.v1.tile", "application/octet-stream")),
+        route("GET",    "/api/events",                    Bearer, &[],     Nothing,       Events),
         route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
@@ -190,6 +209,10 @@ pub fn find<'p>(method: &str, path: &'p str) -> Result<Found<'p>, Problem> {
 
 /// The parameters if the path fits: the same literal segments, and something for each parameter.
 fn parameters<'p>(template: &'static str, path: &'p str) -> Option<Vec<(&'static str, &'p str)>> {
+    if let Some((template, last)) = template.split_once("{+") {
+        let (name, rest) = (last.strip_suffix('}')?, path.strip_prefix(template)?);
+        return rest.split('/').all(|segment| !segment.is_empty()).then(|| vec![(name, rest)]);
+    }
     let mut parameters = Vec::new();
     let mut segments = path.split('/');
     for want in template.split('/') {
@@ -225,7 +248,7 @@ mod tests {
     #[test]
     fn every_route_is_found_at_its_own_path() {
         for route in &ROUTES {
-            let path = route.template.replace(['{', '}'], "");
+            let path = route.template.replace(['{', '+', '}'], "");
             let found = matched(route.method, &path).route;
             assert_eq!((found.method, found.template), (route.method, route.template));
         }
@@ -242,6 +265,8 @@ mod tests {
     fn parameters_come_as_they_stand_on_the_wire() {
         assert_eq!(matched("DELETE", "/api/sys/invites/a%2Fb").parameters, [("fingerprint", "a%2Fb")]);
         assert_eq!(matched("POST", "/api/bus/request/echo.v1.say").parameters, [("topic", "echo.v1.say")]);
+        let tile = "/api/sys/audit/tile/entries/x001/234.p/5";
+        assert_eq!(matched("GET", tile).parameters, [("path", "entries/x001/234.p/5")]);
     }
 
     #[test]
@@ -262,6 +287,10 @@ mod tests {
             "/api/bus/request",
             "/api/bus/request/",
             "/api/bus/other/a",
+            "/api/sys/audit/tile",
+            "/api/sys/audit/tile/",
+            "/api/sys/audit/tile/0//000",
+            "/api/sys/audit/tile/0/000/",
             "/api/../api/auth/me",
             "/apiauth/me",
         ] {

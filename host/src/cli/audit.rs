@@ -1,5 +1,5 @@
 //! `astrid audit`: checking a log of facts, and proving one of them, from its files alone. No host is needed, and none is
-//! asked: whoever checks must not have to believe it.
+//! asked: whoever checks must not have to believe it. What asks one is in [`facts`].
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
 use super::keystore::{KeyName, Keystore};
-use super::{Context, table, text, time};
+use super::{Context, facts, table, text, time};
 use crate::config::Config;
 use crate::files;
 use crate::journal::note::{self, Checkpoint, Key, MAX_NOTE};
@@ -21,6 +21,18 @@ use crate::keys::Keys;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
+    /// Show facts of the host, newest first
+    Query(facts::Query),
+    /// Show facts of the host as they are recorded
+    Tail(facts::Tail),
+    /// Copy the host's log into a folder, and check the copy
+    Export(facts::Export),
+    #[command(flatten)]
+    Offline(Offline),
+}
+
+#[derive(Subcommand)]
+pub(super) enum Offline {
     /// Check every fact of a log, its order and its signature; name the first difference
     Verify {
         #[command(flatten)]
@@ -81,7 +93,7 @@ pub(super) struct Log {
     key: Option<Key>,
 }
 
-fn parse_key(text: &str) -> Result<Key, String> {
+pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     Key::parse(text).map_err(|error| error.to_string())
 }
 
@@ -102,7 +114,7 @@ impl Log {
 }
 
 /// The key of the home's log.
-fn own_key(context: &Context<'_>) -> Result<Key, Failure> {
+pub(super) fn own_key(context: &Context<'_>) -> Result<Key, Failure> {
     let path = context.home.keys().join("host.key");
     if !path.exists() {
         return Err(unreadable(&path, "there is no such key").next("say whose log it is, with --key"));
@@ -124,21 +136,32 @@ fn checkpoint(path: &std::path::Path, key: &Key) -> Result<Checkpoint, Failure> 
 }
 
 impl Verb {
-    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        match self {
+            Verb::Query(query) => query.run(context).await,
+            Verb::Tail(tail) => tail.run(context).await,
+            Verb::Export(export) => export.run(context).await,
+            Verb::Offline(verb) => verb.run(context),
+        }
+    }
+}
+
+impl Offline {
+    fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         if context.client.is_remote() {
-            return Err(Failure::usage("audit reads files: run it where the log is, without --url"));
+            return Err(Failure::usage("this reads files: run it where the log is, without --url"));
         }
         match self {
-            Verb::Verify { log, against, witness } => verify_log(context, log, &against, witness),
-            Verb::Prove { index, log } => {
+            Offline::Verify { log, against, witness } => verify_log(context, log, &against, witness),
+            Offline::Prove { index, log } => {
                 let (folder, key) = log.open(context)?;
                 let (proof, entry) = Inclusion::of(&folder, &key, index).map_err(different)?;
                 let fact = String::from_utf8_lossy(&entry);
                 let document = json!({ "index": index, "fact": fact, "proof": proof.to_string() });
                 print(context, &document, proof.to_string())
             }
-            Verb::Extends { checkpoint, log } => extends(context, &checkpoint, log),
-            Verb::Show { index, log } => {
+            Offline::Extends { checkpoint, log } => extends(context, &checkpoint, log),
+            Offline::Show { index, log } => {
                 let (folder, key) = log.open(context)?;
                 let (_, entry) = Inclusion::of(&folder, &key, index).map_err(different)?;
                 let fact = Fact::parse(&entry);
@@ -147,11 +170,11 @@ impl Verb {
                 let text = lines(index, &document);
                 print(context, &document, text)
             }
-            Verb::Key => {
+            Offline::Key => {
                 let key = own_key(context)?.to_string();
                 print(context, &json!({ "key": key }), key)
             }
-            Verb::Witness { log, keep, keypair, name } => witness(context, log, &keep, &keypair, &name),
+            Offline::Witness { log, keep, keypair, name } => witness(context, log, &keep, &keypair, &name),
         }
     }
 }

@@ -20,6 +20,7 @@ mod device;
 mod distro;
 mod doctor;
 mod env;
+mod facts;
 mod failure;
 mod group;
 mod invite;
@@ -170,7 +171,7 @@ enum Verb {
     /// Set, list and delete what capsules are told: their environment, secrets included
     #[command(subcommand, visible_alias = "secret")]
     Env(env::Verb),
-    /// Check and prove the log of facts from its files; no host is needed
+    /// Show what has happened; check and prove the log of facts from its files, without a host
     #[command(subcommand)]
     Audit(Box<audit::Verb>),
     /// Send a message to a topic
@@ -254,7 +255,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Trust(verb) => verb.run(context),
         Verb::Quota(verb) => verb.run(context).await,
         Verb::Env(verb) => verb.run(context).await,
-        Verb::Audit(verb) => verb.run(context),
+        Verb::Audit(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
     }

@@ -1,0 +1,212 @@
+//! `GET /api/events`: facts as they are recorded, as server-sent events.
+//!
+//! Nothing waits here: a stream is a relay of the subscription to `audit.v1.fact`, and [`relay`] is called when something has
+//! come. What it must know, the first index that the client has not got, stands in the relay's context. What was recorded
+//! before the stream began and the client wants is asked of `audit.v1.query` and sent first.
+//!
+//! A stream is followed for as long as it says so, in answer to what it is told; a circle of messages ends at the bus's depth. It
+//! begins anew with every quiet moment; where none comes for too long the stream ends, and its client goes on where it was.
+//!
+//! Who sees what is audit's to decide. Bounded by [`MAX_MISSED`] facts that are made up for, and by what the host allows for
+//! relays. Events: `ready`, `audit` with the index for its id, `gap`.
+
+use astrid_sdk::authority::Session;
+use astrid_sdk::bus::{self, Options};
+use astrid_sdk::http::{Event, Output, Request, Response};
+use astrid_sdk::log;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::errors::{self, Asked, Problem};
+
+const QUERY: &str = "audit.v1.query";
+const FACT: &str = "audit.v1.fact";
+const FOLLOW: &str = "audit.v1.follow";
+/// The most facts that one stream makes up for when it begins.
+pub const MAX_MISSED: u32 = 1000;
+/// After so long without an event there is a comment, in milliseconds.
+const IDLE_MS: u32 = 15_000;
+
+#[derive(Serialize, Deserialize)]
+struct Resumed {
+    /// The first index that was not sent when the stream began.
+    from: u64,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    entries: Vec<Value>,
+    next_from: Option<u64>,
+    size: u64,
+}
+
+/// As `audit.v1.fact` has it.
+#[derive(Deserialize)]
+struct Told {
+    entries: Vec<Value>,
+    #[serde(default)]
+    lost: u64,
+    #[serde(default)]
+    renew_from: Option<u64>,
+}
+
+/// The index after the one in `Last-Event-ID`.
+pub fn resumed(request: &Request) -> Result<Option<u64>, Problem> {
+    let mut values = request.header("last-event-id");
+    let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
+    let index = str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let index = index.ok_or_else(|| Problem::bad_request("last-event-id is no id of an event of this stream"))?;
+    Ok(Some(index.saturating_add(1)))
+}
+
+/// Begins a stream.
+pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
+    let own = |topic| move |failure| errors::of_failure(failure, Asked::OwnTopic(topic));
+    // In this order nothing is missed: what is recorded after the question comes through the subscription.
+    let subscription = session.subscribe(&[FACT.to_owned()]).map_err(own(FACT))?;
+    let asked = match from {
+        Some(from) => json!({ "from": from, "limit": MAX_MISSED }),
+        None => json!({ "limit": 1 }),
+    };
+    let answer = session.request(QUERY, asked.to_string().as_bytes(), &Options::default()).map_err(own(QUERY))?;
+    let page: Page = serde_json::from_slice(&answer)
+        .map_err(|error| Problem::unavailable(format!("audit's answer is not what was expected: {error}")))?;
+    let ready = json!({ "principal": session.principal(), "firehose": session.holds("audit:read_all", None) });
+    let mut body = event(None, "ready", &ready);
+    let next = match from {
+        None => page.size,
+        Some(_) => {
+            page.entries.iter().for_each(|entry| body.push_str(&audit(entry)));
+            let next = page.next_from.unwrap_or(page.size);
+            if next < page.size {
+                body.push_str(&gap(page.size - next));
+            }
+            next.max(page.size)
+        }
+    };
+    let follow = json!({ "from": next }).to_string();
+    session.publish(FOLLOW, follow.as_bytes(), None).map_err(own(FOLLOW))?;
+    let context = json!(Resumed { from: next }).to_string();
+    let response = Response { body: body.into(), ..Response::new(200) };
+    Ok(response.with_header("content-type", "text/event-stream").relaying(subscription, context, IDLE_MS))
+}
+
+/// The bytes of what has come.
+pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
+    let from = serde_json::from_slice::<Resumed>(&context).map_or(0, |resumed| resumed.from);
+    let (mut body, mut follows) = (String::new(), true);
+    for event in &events {
+        match event {
+            Event::Message(message) => match serde_json::from_slice::<Told>(&message.payload) {
+                Ok(told) => {
+                    if told.lost > 0 {
+                        body.push_str(&gap(told.lost));
+                    }
+                    // What the stream began with came through the subscription as well.
+                    let later = |entry: &&Value| index(entry).is_none_or(|index| index >= from);
+                    told.entries.iter().filter(later).for_each(|entry| body.push_str(&audit(entry)));
+                    if told.renew_from.is_some() {
+                        follows &= follow(told.renew_from);
+                    }
+                }
+                Err(error) => log::warn!("what is said on {FACT} is not what was expected: {error}"),
+            },
+            Event::Gap(missing) => {
+                body.push_str(&gap(missing.lost));
+                follows &= follow(None);
+            }
+            Event::Idle => {
+                body.push_str(": here\n\n");
+                follows &= follow(None);
+            }
+            Event::Piece(_) | Event::End(_) => {}
+        }
+    }
+    Output { body: body.into(), last: !follows }
+}
+
+/// Says that somebody listens, on behalf of whose stream it is. False if that could not be said.
+fn follow(from: Option<u64>) -> bool {
+    let wish = from.map_or_else(|| json!({}), |from| json!({ "from": from }));
+    bus::publish(FOLLOW, &wish).inspect_err(|failure| log::debug!("a stream ends: {FOLLOW}: {failure}")).is_ok()
+}
+
+fn index(entry: &Value) -> Option<u64> {
+    entry.get("index").and_then(Value::as_u64)
+}
+
+fn audit(entry: &Value) -> String {
+    event(index(entry), "audit", entry)
+}
+
+/// At least so many are missing here.
+fn gap(lost: u64) -> String {
+    event(None, "gap", &json!({ "lost": lost }))
+}
+
+/// JSON has no line ends of its own, so that data is one line.
+fn event(id: Option<u64>, name: &str, data: &Value) -> String {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    format!("{id}event: {name}\ndata: {data}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use astrid_sdk::bus::Message;
+    use astrid_sdk::http::Connection;
+
+    use super::*;
+
+    fn told(payload: &Value) -> Event {
+        Event::Message(Message {
+            id: 1,
+            topic: FACT.into(),
+            principal: "alice".into(),
+            sender: "audit".into(),
+            target: None,
+            remaining_ms: 0,
+            streams: false,
+            payload: payload.to_string().into(),
+        })
+    }
+
+    fn text(events: Vec<Event>) -> String {
+        String::from_utf8(relay(json!({ "from": 5 }).to_string().into(), events).body).unwrap()
+    }
+
+    #[test]
+    fn a_fact_is_an_event_with_its_index_and_what_was_sent_already_is_left_out() {
+        let entries: Vec<Value> = (3..7).map(|index| json!({ "index": index, "fact": { "id": "a\nb" } })).collect();
+        let body = text(vec![told(&json!({ "entries": entries, "lost": 2 }))]);
+        let audit = |n| format!("id: {n}\nevent: audit\ndata: {{\"fact\":{{\"id\":\"a\\nb\"}},\"index\":{n}}}\n\n");
+        assert_eq!(body, format!("event: gap\ndata: {{\"lost\":2}}\n\n{}{}", audit(5), audit(6)));
+    }
+
+    #[test]
+    fn what_does_not_read_costs_no_stream() {
+        assert_eq!(
+            text(vec![told(&json!([1])), told(&json!({ "entries": [{ "index": 9 }] }))]).matches("id: 9").count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_last_event_id_is_an_index_or_refused() {
+        let ask = |values: &[&str]| {
+            let headers = values.iter().map(|value| ("last-event-id".to_owned(), value.as_bytes().to_vec())).collect();
+            resumed(&Request {
+                id: "1".into(),
+                method: "GET".into(),
+                path: "/api/events".into(),
+                query: None,
+                headers,
+                body: vec![],
+                connection: Connection { address: None, unix_uid: None, tls: false },
+            })
+        };
+        assert_eq!((ask(&[]).unwrap(), ask(&["41"]).unwrap(), ask(&[" 0 "]).unwrap()), (None, Some(42), Some(1)));
+        for bad in ["x", "-1", "1.0", "18446744073709551616", ""] {
+            assert_eq!(ask(&[bad]).unwrap_err().kind.status(), 400, "{bad}");
+        }
+    }
+}
