@@ -953,6 +953,7 @@ mod principals_and_groups {
                 "session-refresh",
                 "session-end",
                 "device-",
+                "approval-",
                 "login",
             ];
             if free.iter().any(|prefix| handler.starts_with(prefix)) {

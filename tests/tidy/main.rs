@@ -230,8 +230,9 @@ fn the_catalogue_of_capabilities_is_what_the_manifests_declare_and_require() {
         }
         match (binding.public, binding.requires.is_empty()) {
             (true, _) => drop(open.insert(topic)),
-            (false, true) => drop(unguarded.insert(topic)),
-            (false, false) => {}
+            // Who subscribes reads what its principal may.
+            (false, true) if binding.handler.is_some() => drop(unguarded.insert(topic)),
+            (false, _) => {}
         }
     }
     for (id, entry) in &declared {
