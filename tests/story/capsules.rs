@@ -113,7 +113,7 @@ async fn a_capsule_serves_its_mount_once_the_operator_grants_that() {
         assert!(reason.contains("http:mount"), "{reason}");
     }
     daemon.tcp(Request::get("/front/echo")).await.refusal(404, "not_found");
-    assert_eq!(installed(&daemon).await.len(), 3);
+    assert_eq!(installed(&daemon).await.len(), 4);
 
     for name in ["front", "wasi-http"] {
         // What was not asked for is not given, whatever the operator grants.
@@ -279,7 +279,7 @@ async fn what_is_no_capsule_is_refused_by_name_before_anything_is_installed() {
     let caller = refused(&daemon, &pack::packed("caller"), &["bus:send:echo:*", "sys:host"]);
     assert!(caller.contains("bus:send:identity:v1:*") && !caller.contains("bus:send:caller"), "{caller}");
     assert_eq!(fs::read_dir(&bin).unwrap().count(), before, "nothing was kept");
-    assert_eq!(installed(&daemon).await.len(), 3);
+    assert_eq!(installed(&daemon).await.len(), 4);
 
     // A link to an archive is an archive: what it names is read, by the host's own rights.
     let link = folder.join("link-to-echo.capsule");

@@ -26,7 +26,7 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
     let again = daemon.astrid(&["capsule", "install", echo, "--json"]).json();
     assert_eq!(again["previous_version"], "0.1.0");
     let list = daemon.astrid(&["capsule", "list"]);
-    assert_eq!(list.out().lines().count(), 5, "{list:?}");
+    assert_eq!(list.out().lines().count(), 6, "{list:?}");
     assert!(list.stdout.starts_with("ID ") && list.stdout.contains("\necho "), "{list:?}");
     assert_eq!(daemon.astrid(&["capsule", "list", "--json"]).json()["capsules"][0]["id"], "echo");
     let topics = daemon.astrid(&["capsule", "topics", "system"]);

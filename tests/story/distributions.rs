@@ -128,7 +128,7 @@ async fn applying_twice_is_applying_once_and_a_new_value_needs_no_new_generation
     let (source, vars) = (source(&home, TELLS), vars(&home));
     let apply = ["--json", "distro", "apply", text(&source), "--vars", text(&vars), "--var", "limit=7"];
     let first = daemon.astrid(&apply).json();
-    let unchanged = ["identity unchanged", "system unchanged", "gateway unchanged"];
+    let unchanged = ["identity unchanged", "system unchanged", "audit unchanged", "gateway unchanged"];
     assert_eq!(what(&first), [&unchanged[..], &["env installed"]].concat());
     assert_eq!(told(&daemon, "LIMIT").await, "7");
     let again = daemon.astrid(&apply).json();
@@ -150,7 +150,7 @@ async fn an_archive_that_the_lock_does_not_pin_is_refused_by_name_and_an_update_
     let home = Home::new();
     let source = source(&home, "[[capsule]]\nname = \"env\"\nsource = \"guests/env.capsule\"\ngrants = [\"*\"]\n");
     let locked = home.astrid(&["--json", "distro", "update", text(&source)]).json();
-    assert_eq!(what(&locked)[3], "env new");
+    assert_eq!(what(&locked)[4], "env new");
     fs::copy(pack::packed("echo"), source.join("guests/env.capsule")).unwrap();
     let wrong = home.astrid(&["distro", "apply", text(&source)]);
     assert!(wrong.refusal(1).contains("capsule env: guests/env.capsule holds the capsule `echo`"));
@@ -164,7 +164,10 @@ async fn an_archive_that_the_lock_does_not_pin_is_refused_by_name_and_an_update_
     let mismatch = mismatch.refusal(1);
     assert!(mismatch.contains("Distro.lock pins archive 000") && mismatch.contains("of `env`"), "{mismatch}");
     let updated = home.astrid(&["--json", "distro", "update", text(&source)]).json();
-    assert_eq!(what(&updated), ["identity unchanged", "system unchanged", "gateway unchanged", "env changed"]);
+    assert_eq!(
+        what(&updated),
+        ["identity unchanged", "system unchanged", "audit unchanged", "gateway unchanged", "env changed"]
+    );
     home.astrid(&["--json", "distro", "apply", text(&source)]).json();
 
     // What somebody did to the home's own folder is found at the start, and the others serve.
@@ -174,7 +177,7 @@ async fn an_archive_that_the_lock_does_not_pin_is_refused_by_name_and_an_update_
     assert_eq!(health["capsules"]["failed"], json!(["env"]), "{health}");
     assert!(fs::read_to_string(home.path().join("log/astrid.log")).unwrap().contains("pins archive 000"));
     let shown = daemon.astrid(&["--json", "distro", "show"]).json();
-    assert!(shown["capsules"][3]["drift"].as_str().unwrap().contains("pins archive"), "{shown}");
+    assert!(shown["capsules"][4]["drift"].as_str().unwrap().contains("pins archive"), "{shown}");
     let applied = daemon.astrid(&["--json", "distro", "apply"]);
     assert!(applied.refusal(1).contains("pins archive"), "{applied:?}");
 }
@@ -203,7 +206,7 @@ async fn a_bundle_makes_the_same_home_on_a_machine_that_has_nothing_else() {
     let missing = other.astrid(&["distro", "bundle", "import", text(&bundle)]);
     assert!(missing.refusal(1).contains("variable `key` has no value"));
     let import = ["--json", "distro", "bundle", "import", text(&bundle), "--vars", text(&vars), "--var", "limit=5"];
-    assert_eq!(what(&other.astrid(&import).json()).len(), 4);
+    assert_eq!(what(&other.astrid(&import).json()).len(), 5);
     let lock = |home: &Home| fs::read(home.path().join("distro/Distro.lock")).unwrap();
     assert_eq!(lock(&home), lock(&other));
     let daemon = other.start();

@@ -306,7 +306,9 @@ async fn an_installation_starts_its_capsule_once_and_nobody_elses() {
 async fn every_capsule_that_the_workspace_has_loads_on_the_host_that_it_is_built_with() {
     let daemon = Daemon::start();
     let guests = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/guests")).expect("a folder");
-    let mut installed = ["audit", "gateway", "identity", "system"].map(str::to_owned).to_vec();
+    // `verse` stands in for it.
+    daemon.astrid(&["capsule", "remove", "audit"]).out();
+    let mut installed = ["gateway", "identity", "system"].map(str::to_owned).to_vec();
     for guest in guests {
         let name = guest.expect("an entry").file_name().into_string().expect("a text");
         install_guests(&daemon, &[&name]);

@@ -79,7 +79,7 @@ use astrid_tests::steps::{Load, bus, install, install_with};
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
-/// Instances that are there as long as the host: the run loop of `audit`.
+/// Instances that are there as long as the host: the run loop of `audit`, which has as many subscriptions.
 const RESIDENT: u64 = 1;
 
 /// A principal with its session.

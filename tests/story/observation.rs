@@ -170,7 +170,7 @@ async fn code_that_was_changed_on_disk_never_runs() {
     let daemon = home.start();
     let health = daemon.tcp(Request::get("/healthz")).await.expect(200);
     assert_eq!(health["status"], "degraded");
-    assert_eq!(health["capsules"], json!({ "live": 4, "failed": ["counter"] }));
+    assert_eq!(health["capsules"], json!({ "live": 5, "failed": ["counter"] }));
     assert!(daemon.stderr().contains(&format!("{counter}.wasm")), "{}", daemon.stderr());
     daemon.unix(bus("counter.v1.calls", &json!({}))).await.refusal(404, "not_found");
     assert_eq!(daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200), json!(1));

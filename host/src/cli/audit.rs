@@ -28,7 +28,7 @@ pub(super) enum Verb {
     /// Copy the host's log into a folder, and check the copy
     Export(facts::Export),
     #[command(flatten)]
-    Offline(Offline),
+    Offline(Box<Offline>),
 }
 
 #[derive(Subcommand)]

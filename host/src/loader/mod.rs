@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Isolation, Manifest, grant};
+use astrid_capsule::manifest::{Isolation, Manifest, Subscribe, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
@@ -364,7 +364,9 @@ impl Loader {
             // One that failed keeps what is its own: it may be live again after the next start.
             let Ok(theirs) = Manifest::parse(&record.manifest) else { continue };
             for binding in &manifest.subscribe {
-                if theirs.subscribe.iter().any(|b| b.topic == binding.topic) {
+                // Each of those who subscribe gets what is its own; a handler is the only one of its topic.
+                let handled = |b: &Subscribe| b.handler.is_some() || binding.handler.is_some();
+                if theirs.subscribe.iter().any(|b| b.topic == binding.topic && handled(b)) {
                     let topic = &binding.topic;
                     return Err(InstallError::Conflict(format!("{id}: topic {topic} is bound by `{other}`")));
                 }
