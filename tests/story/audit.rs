@@ -9,7 +9,7 @@ use astrid_tests::http::Request;
 use astrid_tests::pack;
 use serde_json::{Value, json};
 
-use crate::{bus, install, install_guests, join, until};
+use crate::{bus, install, install_guests, join, key, public_hex, until};
 
 const SECRET: &str = "sk-aubergine-0042";
 
@@ -126,6 +126,39 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
     fs::write(&bundle, bytes).unwrap();
     let refused = other.astrid(&["audit", "verify", &copy, "--key", &key]);
     assert!(refused.refusal(1).contains("tile/entries/000") && refused.refusal(1).contains("entry 0"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn who_came_in_and_who_did_not_is_a_fact_with_fingerprints_and_no_token_or_key() {
+    let home = Home::new();
+    let daemon = home.start();
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    let wrong = format!("astrid-inv-{}", "A".repeat(43));
+    let redeem = json!({ "token": wrong, "public_key": public_hex(&key(2)) });
+    daemon.tcp(Request::post("/api/auth/redeem", &redeem)).await.refusal(401, "unauthorized");
+    let answer = daemon.tcp(Request::post("/api/auth/challenge", &json!({ "principal": "ada" }))).await.expect(200);
+    let login = json!({
+        "principal": "ada",
+        "challenge": answer["challenge"],
+        "public_key": public_hex(&key(1)),
+        "signature": "0".repeat(128),
+    });
+    daemon.tcp(Request::post("/api/auth/login", &login)).await.refusal(401, "unauthorized");
+    daemon.stop();
+
+    let facts = facts(&home);
+    let redeemed = |outcome: &str| json!({ "action": "bus.identity.v1.invite.redeem", "outcome": outcome });
+    let came = one(&facts, &redeemed("ok"));
+    let detail: Value = serde_json::from_str(came["detail"].as_str().expect("a detail")).unwrap();
+    assert!(detail.to_string().contains("ada") && detail.to_string().contains("fingerprint"), "{detail}");
+    for failed in [one(&facts, &redeemed("refused")), one(&facts, &json!({ "action": "bus.identity.v1.login" }))] {
+        assert!(failed["outcome"] == "refused" && failed["reason"].is_string(), "{failed}");
+        assert!(failed["detail"].is_string(), "{failed}");
+    }
+    let all = json!(facts).to_string();
+    for secret in [&wrong, &ada.bearer, answer["challenge"].as_str().unwrap(), &public_hex(&key(1))] {
+        assert!(!all.contains(secret), "{secret} stands in a fact");
+    }
 }
 
 #[tokio::test]
