@@ -316,6 +316,6 @@ async fn what_another_capsule_has_is_refused_with_that_capsules_name() {
     });
     let reason = refused(&daemon, &undeclared, &[]);
     assert!(reason.contains("requires `counter:put`, which no installed manifest declares"), "{reason}");
-    assert_eq!(installed(&daemon).await.len(), 5);
+    assert_eq!(installed(&daemon).await.len(), 6);
     assert_well(&daemon).await;
 }

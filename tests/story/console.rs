@@ -28,7 +28,7 @@ async fn every_verb_has_a_table_for_people_one_line_of_json_for_programs_and_end
     let list = daemon.astrid(&["capsule", "list"]);
     assert_eq!(list.out().lines().count(), 6, "{list:?}");
     assert!(list.stdout.starts_with("ID ") && list.stdout.contains("\necho "), "{list:?}");
-    assert_eq!(daemon.astrid(&["capsule", "list", "--json"]).json()["capsules"][0]["id"], "echo");
+    assert_eq!(daemon.astrid(&["capsule", "list", "--json"]).json()["capsules"][1]["id"], "echo");
     let topics = daemon.astrid(&["capsule", "topics", "system"]);
     assert!(topics.out().starts_with("TOPIC") && topics.stdout.contains("capsules.which"), "{topics:?}");
     assert_eq!(daemon.astrid(&["capsule", "topics", "echo", "--json"]).json()["topics"][0]["topic"], "echo.v1.say");
