@@ -362,7 +362,7 @@ mod tests {
         let signatures = signature::parse_lines(&fs::read_to_string(home.join("distro/index.sig")).unwrap()).unwrap();
         assert!(root.key.verifies(Purpose::Index, index.as_bytes(), &signatures[0]));
         let index = Index::parse(&index).unwrap();
-        assert_eq!(index.entries().len(), 3);
+        assert_eq!(index.entries().len(), 4);
         let lock = Lock::parse(&fs::read_to_string(home.join("distro/Distro.lock")).unwrap()).unwrap();
         let pinned = |entry: &registry::Entry| {
             lock.capsule.iter().any(|locked| locked.name == entry.name && locked.archive == entry.hash)
