@@ -5,7 +5,7 @@ use astrid_tests::http::{Connection, Request, Response};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{Person, bus, fingerprint, install_guests, invite, join, key, public_hex, redemption};
+use crate::{Person, bus, install_guests, join, key, public_hex};
 
 /// Another device of whoever asks: its session.
 async fn paired(daemon: &Daemon, request: Request, number: u8) -> (Person, String) {
@@ -130,21 +130,6 @@ async fn a_session_with_a_scope_never_meets_an_instance_that_one_without_it_has_
     for (bearer, count) in [(&ada.bearer, 1), (&ada.bearer, 2), (&tv.bearer, 1), (&radio.bearer, 2), (&ada.bearer, 3)] {
         let request = bus("hoarder.v1.count", &json!({})).bearer(bearer);
         assert_eq!(daemon.tcp(request).await.expect(200), count);
-    }
-}
-
-#[tokio::test]
-async fn a_call_is_logged_with_what_its_capsule_says_of_it_and_without_a_token() {
-    let daemon = Daemon::start_with(&["--set", "log.level=debug"]);
-    let token = invite(&daemon, "agent", 1).await;
-    let wrong = format!("{}x", &token[..token.len() - 1]);
-    daemon.tcp(redemption(&wrong, &public_hex(&key(1)))).await.refusal(401, "unauthorized");
-    let lines = daemon.unix(Request::get("/api/sys/logs?capsule=identity&level=debug&limit=1000")).await.expect(200);
-    let lines: Vec<_> = lines["lines"].as_array().unwrap().iter().map(|line| line["message"].to_string()).collect();
-    for (print, part) in [(&token, "max_uses"), (&wrong, "the invite is not valid")] {
-        let told = |line: &&String| line.contains("a call ended") && line.contains(&fingerprint(print));
-        assert!(lines.iter().any(|line| told(&line) && line.contains(part)), "{part}: {lines:?}");
-        assert!(!lines.iter().any(|line| line.contains(&print[12..])), "{lines:?}");
     }
 }
 

@@ -311,6 +311,10 @@ async fn every_capsule_that_the_workspace_has_loads_on_the_host_that_it_is_built
     let mut installed = ["gateway", "identity", "system"].map(str::to_owned).to_vec();
     for guest in guests {
         let name = guest.expect("an entry").file_name().into_string().expect("a text");
+        // It stands in for `identity`, without which nobody could ask; [`crate::identities`] has it in its place.
+        if name == "api-key" {
+            continue;
+        }
         install_guests(&daemon, &[&name]);
         installed.push(name);
     }
