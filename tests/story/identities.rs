@@ -57,7 +57,7 @@ async fn an_identity_that_knows_one_api_key_takes_the_place_of_ours_and_gives_it
     let held = json!(["bus:request", "capsule:*", "system:status"]);
     assert_eq!((&robot["principal"], &robot["groups"], &robot["capabilities"]), (&json!("robot"), &json!([]), &held));
     let status = daemon.tcp(Request::get("/api/sys/status").bearer(KEY)).await.expect(200);
-    assert_eq!(status["connections_by_principal"], json!({ "robot": 1 }), "{status}");
+    assert!(status["connections_by_principal"]["robot"].as_u64() >= Some(1), "{status}");
     let denied = daemon.tcp(Request::get("/api/sys/logs").bearer(KEY)).await.refusal(403, "forbidden");
     assert!(denied.contains("system:logs"), "{denied}");
 
