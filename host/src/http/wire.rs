@@ -1,7 +1,7 @@
 //! What is spoken on a connection: HTTP/1 or HTTP/2, with one set of limits.
 //!
 //! Owns framing, what one connection may send at once, and its end: when the client is too slow or says nothing, when the
-//! host stops. What a request says is answered by [`answer`](super::answer()).
+//! host stops. What a request says is answered by [`answer`](mod@super::answer).
 //!
 //! Bounded by: [`MAX_HEADERS`], [`MAX_HEAD_BYTES`]; over HTTP/2 also [`MAX_STREAMS`] and the windows below, and
 //! [`MAX_RESET_STREAMS`] that a client has taken back and that are not yet forgotten: one more ends the connection.

@@ -61,7 +61,7 @@ fn split(width: u64) -> u64 {
     1 << (u64::BITS - 1 - (width - 1).leading_zeros())
 }
 
-/// PATH(`index`, D[`size`]): from the leaf's sibling up. `index` is below `size`.
+/// The audit path of leaf `index` in the tree of the first `size`: from the leaf's sibling up. `index` is below `size`.
 pub fn inclusion<S: Subtrees>(source: &mut S, index: u64, size: u64) -> Result<Vec<Hash>, S::Error> {
     let (mut from, mut to, mut path) = (0, size, Vec::new());
     while to - from > 1 {
@@ -78,7 +78,7 @@ pub fn inclusion<S: Subtrees>(source: &mut S, index: u64, size: u64) -> Result<V
     Ok(path)
 }
 
-/// PROOF(`old`, D[`new`]): that the tree of `new` leaves begins with that of `old`. `old` is at most `new`.
+/// The consistency proof (RFC 6962, 2.1.2) that the tree of `new` leaves begins with that of `old`. `old` is at most `new`.
 pub fn consistency<S: Subtrees>(source: &mut S, old: u64, new: u64) -> Result<Vec<Hash>, S::Error> {
     let (mut from, mut to, mut whole, mut proof) = (0, new, true, Vec::new());
     if old == 0 {

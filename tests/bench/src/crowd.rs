@@ -1,6 +1,6 @@
 //! A crowd that asks the same again and again through whatever happens, and remembers when which answers came.
 //!
-//! Unlike [`load`](crate::load) it survives failures and counts them, by the phase in which the request was made. A connection
+//! Unlike [`load`] it survives failures and counts them, by the phase in which the request was made. A connection
 //! that breaks is a failure, and is made anew. An answer that is not the first one again, byte for byte, is one as well.
 
 use std::io;
