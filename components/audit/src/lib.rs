@@ -4,7 +4,7 @@
 //! sees what was done on their own behalf, whoever holds `audit:read_all` sees everything. That is decided here and not by
 //! what the bindings require, so that reading leaves no fact: a log that grows by being read has no end.
 //!
-//! [`query`] gives pages of it, [`format`] lines, [`fact`] cuts out what is not to be seen, [`tile`] lets anybody's tool check it,
+//! [`mod@query`] gives pages of it, [`mod@format`] lines, [`fact`] cuts out what is not to be seen, [`mod@tile`] lets anybody's tool check it,
 //! [`feed`] tells whoever follows, [`retention`] says what is kept.
 
 pub mod fact;
