@@ -261,6 +261,17 @@ pub enum Scope {
     Both,
 }
 
+impl Scope {
+    /// As a manifest writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Global => "global",
+            Scope::Own => "self",
+            Scope::Both => "both",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Danger {
@@ -268,6 +279,18 @@ pub enum Danger {
     Normal,
     Elevated,
     Extreme,
+}
+
+impl Danger {
+    /// As a manifest writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Danger::Safe => "safe",
+            Danger::Normal => "normal",
+            Danger::Elevated => "elevated",
+            Danger::Extreme => "extreme",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -1,15 +1,16 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Applied, Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind, LogLine,
-    PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
+    Applied, Capability, Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind,
+    LogLine, PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 19] = [
+const HANDLERS: [&str; 20] = [
     "status",
     "logs",
     "shutdown",
+    "capabilities",
     "config",
     "capsule-list",
     "capsule-install",
@@ -158,6 +159,26 @@ fn capsules_are_listed_with_version_state_and_hash() {
         { "id": "b", "version": "0.1.0", "state": "failed", "hash": "00" },
     ] });
     assert_eq!(ask(&mut system, "capsule-list", json!({})), Ok(want));
+}
+
+#[test]
+fn the_catalogue_is_the_hosts_with_each_category_once() {
+    let mut system = system();
+    let declared = |id: &str, category: &str| Capability {
+        id: id.into(),
+        label: "Label".into(),
+        description: "What it is for".into(),
+        category: category.into(),
+        scope: "both".into(),
+        danger: "safe".into(),
+    };
+    system.host().capabilities = vec![declared("a:b", "x"), declared("c:d", "w"), declared("e:f", "x")];
+    let found = ask(&mut system, "capabilities", json!({})).unwrap();
+    assert_eq!(found["categories"], json!(["w", "x"]));
+    let first = json!({
+        "id": "a:b", "label": "Label", "description": "What it is for", "category": "x", "scope": "both", "danger": "safe",
+    });
+    assert_eq!((&found["capabilities"][0], found["capabilities"].as_array().unwrap().len()), (&first, 3));
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ("status", json!({})),
             ("logs", json!({ "capsule": "a", "level": "warn", "after": 1, "limit": 1 })),
             ("shutdown", json!({})),
+            ("capabilities", json!({})),
             ("config", json!({})),
             ("capsule-list", json!({})),
             ("capsule-install", json!({ "source": "/a.capsule", "grants": ["sys:host"], "shadow": 1 })),

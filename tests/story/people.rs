@@ -3,11 +3,12 @@
 
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, Response};
+use astrid_tests::pack;
 use ed25519_dalek::Signer;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Person, invite, join, key, public_hex, redemption};
+use crate::{Person, install, invite, join, key, public_hex, redemption};
 
 fn patch(path: &str, body: &Value) -> Request {
     with_body("PATCH", path, body)
@@ -228,6 +229,37 @@ async fn of_many_who_make_the_same_principal_or_delete_it_at_once_one_does() {
     daemon.tcp(redemption(token, &public_hex(&key(9)))).await.refusal(401, "unauthorized");
     let good = invite(&daemon, "agent", 1).await;
     daemon.tcp(redemption(&good, &public_hex(&key(9)))).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_catalogue_has_what_installed_capsules_declare_and_nothing_else() {
+    let daemon = Daemon::start();
+    let ada = join(&daemon, "agent", "ada", 1).await;
+    let catalogue = async || {
+        let found = ask(&daemon, &ada, Request::get("/api/sys/capabilities")).await.expect(200);
+        found["capabilities"].as_array().unwrap().clone()
+    };
+    let ids = |rows: &[Value]| rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let before = catalogue().await;
+    assert!(ids(&before).is_sorted(), "{before:?}");
+    let extreme = before.iter().find(|row| row["id"] == "capsule:install").expect("it is declared");
+    assert_eq!((&extreme["scope"], &extreme["danger"]), (&json!("global"), &json!("extreme")), "{extreme}");
+    assert!(extreme["label"].is_string() && extreme["description"].is_string(), "{extreme}");
+    // Two capsules declare it.
+    assert_eq!(ids(&before).iter().filter(|id| *id == "quota:get").count(), 1);
+
+    let archive = pack::repacked(daemon.home().beside(), "declaring", "echo", |manifest| {
+        let mut declared = pack::read("system").manifest.capability.remove(0);
+        declared.id = astrid_capsule::Capability::parse("echo:loudly").expect("a capability");
+        manifest.capability.push(declared);
+    });
+    install(&daemon, &archive);
+    assert!(ids(&catalogue().await).contains(&"echo:loudly".to_owned()));
+    let listed = daemon.astrid(&["caps", "list"]).out().to_owned();
+    assert!(listed.contains("echo:loudly") && listed.contains("extreme"), "{listed}");
+    daemon.astrid(&["capsule", "remove", "echo"]).out();
+    assert_eq!(catalogue().await, before);
+    daemon.tcp(Request::get("/api/sys/capabilities")).await.refusal(401, "unauthorized");
 }
 
 #[tokio::test]

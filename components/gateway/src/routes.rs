@@ -103,7 +103,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 60] = {
+pub const ROUTES: [Route; 61] = {
     use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -150,6 +150,7 @@ pub const ROUTES: [Route; 60] = {
         route("GET",    "/api/sys/audit/checkpoint",      Bearer, &[],     Nothing,       Bytes("audit.v1.checkpoint", "text/plain; charset=utf-8")),
         route("GET",    "/api/sys/audit/tile/{+path}",    Bearer, &[],     Nothing,       Bytes("audit.v1.tile", "application/octet-stream")),
         route("GET",    "/api/events",                    Bearer, &[],     Nothing,       Events),
+        route("GET",    "/api/sys/capabilities",          Bearer, &[],     Nothing,       Topic("system.v1.capabilities", 200)),
         route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),

@@ -1,6 +1,6 @@
 //! The JSON of each operation, and the host's records that it stands for. Pure: nothing here calls the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use astrid_sdk::bus::Refusal;
 use astrid_sdk::host::{self, InstallError, LogQuery};
@@ -195,6 +195,23 @@ impl From<Vec<host::Capsule>> for Capsules {
     }
 }
 
+/// Every capability that people can be granted.
+#[derive(Debug, Serialize)]
+pub struct Catalogue {
+    pub capabilities: Vec<Capability>,
+    pub categories: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Capability {
+    pub id: String,
+    pub label: String,
+    pub description: String,
+    pub category: String,
+    pub scope: String,
+    pub danger: String,
+}
+
 /// Sorted by key.
 #[derive(Debug, Serialize)]
 pub struct Settings {
@@ -208,6 +225,22 @@ pub struct Setting {
     pub value: String,
     /// `flag`, `file`, `env`, `derived` or `default`.
     pub source: String,
+}
+
+impl From<Vec<host::Capability>> for Catalogue {
+    fn from(declared: Vec<host::Capability>) -> Self {
+        let categories: BTreeSet<_> = declared.iter().map(|one| one.category.clone()).collect();
+        let capability = |one: host::Capability| Capability {
+            id: one.id,
+            label: one.label,
+            description: one.description,
+            category: one.category,
+            scope: one.scope,
+            danger: one.danger,
+        };
+        let capabilities = declared.into_iter().map(capability).collect();
+        Self { capabilities, categories: categories.into_iter().collect() }
+    }
 }
 
 impl From<Vec<host::Setting>> for Settings {

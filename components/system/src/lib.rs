@@ -38,6 +38,11 @@ fn capsule_list(message: Message) -> Answer {
     json(&desk::Capsules::from(host::capsules()))
 }
 
+fn capabilities(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&desk::Catalogue::from(host::capabilities()))
+}
+
 fn config(message: Message) -> Answer {
     let Nothing {} = message.object()?;
     json(&desk::Settings::from(host::config()))
@@ -181,6 +186,7 @@ handlers! {
     "status" => status,
     "logs" => logs,
     "shutdown" => shutdown,
+    "capabilities" => capabilities,
     "config" => config,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,

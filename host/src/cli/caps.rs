@@ -15,6 +15,8 @@ pub(super) enum Verb {
         /// Whose [default: the caller's]
         principal: Option<String>,
     },
+    /// List every capability that there is to be granted
+    List,
     /// Grant capabilities, and lift a revoke of the same
     Grant(Change),
     /// Revoke capabilities, whatever gives them
@@ -95,6 +97,7 @@ impl Verb {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Verb::Show { principal } => show(context, principal).await,
+            Verb::List => list(context).await,
             Verb::Grant(change) => {
                 let what = format!("grant to {}", change.principal);
                 let path = format!("{}/caps", path(&change.principal));
@@ -128,6 +131,34 @@ impl Change {
     fn body(&self) -> String {
         json!({ "capabilities": self.capabilities, "unsafe_admin": self.unsafe_admin }).to_string()
     }
+}
+
+/// What there is to be granted.
+#[derive(Deserialize)]
+struct Catalogue {
+    capabilities: Vec<Declared>,
+}
+
+#[derive(Deserialize)]
+struct Declared {
+    id: String,
+    description: String,
+    category: String,
+    scope: String,
+    danger: String,
+}
+
+async fn list(context: &mut Context<'_>) -> Result<Exit, Failure> {
+    let answer = context.client.get("list the capabilities", "/api/sys/capabilities").await?;
+    if context.console.json {
+        context.console.document(&answer.body)?;
+        return Ok(Exit::Done);
+    }
+    let Catalogue { capabilities } = answer.read()?;
+    let rows: Vec<[String; 5]> =
+        capabilities.into_iter().map(|one| [one.id, one.category, one.scope, one.danger, one.description]).collect();
+    context.console.print(&table::table(["CAPABILITY", "CATEGORY", "SCOPE", "DANGER", "WHAT FOR"], &rows))?;
+    Ok(Exit::Done)
 }
 
 async fn show(context: &mut Context<'_>, principal: Option<String>) -> Result<Exit, Failure> {

@@ -158,6 +158,18 @@ impl host::Host for Call {
         Ok(topics.map(|topics| topics.into_iter().map(topic).collect()))
     }
 
+    async fn capabilities(&mut self) -> wasmtime::Result<Vec<host::Capability>> {
+        let declared = self.host.loader.declared().into_iter().map(|one| host::Capability {
+            id: one.id.to_string(),
+            label: one.label,
+            description: one.description,
+            category: one.category,
+            scope: one.scope.as_str().to_owned(),
+            danger: one.danger.as_str().to_owned(),
+        });
+        Ok(declared.collect())
+    }
+
     async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
         let settings = self.host.config.settings().into_iter();
         Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())

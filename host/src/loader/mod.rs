@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Isolation, Manifest, Subscribe, grant};
+use astrid_capsule::manifest::{Declaration, Isolation, Manifest, Subscribe, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
@@ -156,6 +156,17 @@ impl Loader {
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// What installed manifests declare, sorted by id; of what several declare, that of the first capsule by id.
+    pub fn declared(&self) -> Vec<Declaration> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let manifests = capsules.values().filter_map(|(record, _)| Manifest::parse(&record.manifest).ok());
+        let mut declared = BTreeMap::new();
+        for found in manifests.flat_map(|manifest| manifest.capability) {
+            declared.entry(found.id.to_string()).or_insert(found);
+        }
+        declared.into_values().collect()
     }
 
     /// Whoever gives this capsule's relays their bytes now; none unless a version of it is live.

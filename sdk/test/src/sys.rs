@@ -7,8 +7,8 @@ use wasmtime::Result as Wasm;
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
-    self, Applied, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine, LogQuery,
-    PrincipalUsage, Setting, Step, Topic,
+    self, Applied, Capability, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine,
+    LogQuery, PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::limit;
 use crate::bindings::astrid::sys::log::{self, Level};
@@ -34,6 +34,7 @@ pub struct FakeHost {
     /// The topics of each known capsule.
     pub topics: BTreeMap<String, Vec<Topic>>,
     pub config: Vec<Setting>,
+    pub capabilities: Vec<Capability>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
     /// What the next installs answer.
@@ -75,6 +76,7 @@ impl Default for FakeHost {
             usage: BTreeMap::new(),
             topics: BTreeMap::new(),
             config: Vec::new(),
+            capabilities: Vec::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
             installs: Vec::new(),
@@ -182,6 +184,10 @@ impl host::Host for State {
 
     fn topics(&mut self, capsule: String) -> Wasm<Option<Vec<Topic>>> {
         Ok(self.fakes.host.topics.get(&capsule).cloned())
+    }
+
+    fn capabilities(&mut self) -> Wasm<Vec<Capability>> {
+        Ok(self.fakes.host.capabilities.clone())
     }
 
     fn config(&mut self) -> Wasm<Vec<Setting>> {
