@@ -82,6 +82,25 @@ impl Pattern {
         segments_match(self.segments(), topic.segments())
     }
 
+    /// Whether there can be a topic that both match.
+    pub fn overlaps(&self, other: &Pattern) -> bool {
+        let (mut ours, mut theirs) = (self.segments().peekable(), other.segments().peekable());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return true,
+                (Some(a), Some(b)) => {
+                    if (a == "*" && ours.peek().is_none()) || (b == "*" && theirs.peek().is_none()) {
+                        return true;
+                    }
+                    if a != b && a != "*" && b != "*" {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+    }
+
     /// Orders patterns that match the same topic: the one with the longer literal beginning is the better match,
     /// then the one with more literal segments, then the one with more segments.
     pub fn specificity(&self) -> (usize, usize, usize) {
@@ -192,6 +211,21 @@ mod tests {
             topic in prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..6),
         ) {
             prop_assert_eq!(matches(&pattern.join("."), &topic.join(".")), model(&pattern, &topic));
+        }
+
+        #[test]
+        fn patterns_overlap_exactly_when_there_is_a_topic_that_both_match(
+            a in prop::collection::vec(prop::sample::select(vec!["a", "b", "*"]), 1..4),
+            b in prop::collection::vec(prop::sample::select(vec!["a", "b", "*"]), 1..4),
+        ) {
+            // No longer topic and no third name can make a difference.
+            let longer = |short: &[Vec<&'static str>]| -> Vec<Vec<&'static str>> {
+                short.iter().flat_map(|t| ["a", "b"].map(|s| [&t[..], &[s]].concat())).collect()
+            };
+            let lengths = std::iter::successors(Some(longer(&[vec![]])), |topics| Some(longer(topics)));
+            let both = lengths.take(4).flatten().any(|topic| model(&a, &topic) && model(&b, &topic));
+            let [a, b] = [a, b].map(|pattern| Pattern::parse(&pattern.join(".")).unwrap());
+            prop_assert_eq!((a.overlaps(&b), b.overlaps(&a)), (both, both), "{} and {}", a, b);
         }
 
         #[test]

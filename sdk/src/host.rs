@@ -2,6 +2,7 @@
 
 pub use crate::bindings::imports::astrid::sys::host::{
     Applied, Capability, Capsule, Direction, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine,
-    LogQuery, PrincipalUsage, Setting, Step, Topic, TopicType, apply_distro, capabilities, capsules, config, env_clear,
-    env_fields, env_set, gc, history, install, logs, remove, rollback, shutdown, status, swap, topics, usage,
+    LogQuery, Overlap, PrincipalUsage, Setting, Step, Topic, TopicType, apply_distro, capabilities, capsules, config,
+    env_clear, env_fields, env_set, gc, history, install, logs, remove, rollback, shutdown, status, swap, topics,
+    usage,
 };

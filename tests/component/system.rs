@@ -60,6 +60,7 @@ fn installed(previous_version: Option<&str>) -> Installed {
         target_dir: "/home/bin".into(),
         env_needs_prompt: false,
         unhandled: vec!["translate.v1.text".into()],
+        overlaps: vec![],
         shadowed: 0,
         publisher: previous_version.map(|_| "acme".into()),
     }
@@ -260,6 +261,7 @@ fn an_install_passes_path_and_grants_and_answers_what_is_live_now() {
         "previous_version": "1.0.0", "wasm_hash": "ab".repeat(32), "env_path": "/api/capsules/notes/env",
         "env_needs_prompt": false, "publisher": "acme", "asks": ["keys:notes"], "grants": ["keys:notes"],
         "missing_imports": [{ "namespace": "translate", "interface": "translate.v1.text", "requirement": "handler" }],
+        "export_conflicts": [],
     });
     assert_eq!(ask(&mut system, "capsule-install", request), Ok(want));
     let (path, options) = &system.host().installs[0];

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use astrid_capsule::Capability;
 use astrid_capsule::manifest::Manifest;
+use astrid_capsule::{Capability, Pattern};
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::{Request, raw};
 use astrid_tests::pack;
@@ -100,6 +100,35 @@ async fn no_request_fails_while_the_capsules_that_serve_it_are_replaced() {
     let daemon = home.start();
     assert!(installed(&daemon).await.iter().all(|(_, version)| version == "0.1.5"));
     daemon.tcp(Request::get("/api/auth/me").bearer(&person.bearer)).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_installation_tells_what_another_serves_as_well_and_the_very_same_is_refused() {
+    let daemon = Daemon::start();
+    let folder = daemon.home().beside();
+    install(&daemon, &pack::packed("echo"));
+    let under = |name: &str| {
+        pack::repacked(folder, name, "front", |manifest| {
+            manifest.package.name = name.into();
+            manifest.http.as_mut().unwrap().mounts = vec!["/api/front".into(), "/apifront".into()];
+        })
+    };
+    let below = under("below");
+    let ended = daemon.astrid(&["capsule", "install", below.to_str().unwrap(), "--grant", "http:mount"]);
+    ended.out();
+    assert!(ended.stderr.contains("/api/front is in part gateway's as well"), "{}", ended.stderr);
+    daemon.tcp(Request::get("/api/front/echo")).await.expect(200);
+    daemon.tcp(Request::get("/api/auth/me")).await.refusal(401, "unauthorized");
+    let reason = refused(&daemon, &under("twin"), &["http:mount"]);
+    assert!(reason.contains("/api/front is mounted by `below`"), "{reason}");
+
+    let wide = pack::repacked(folder, "wide", "echo", |manifest| {
+        manifest.package.name = "wide".into();
+        manifest.subscribe[0].topic = Pattern::parse("echo.v1.*").unwrap();
+    });
+    let done = install(&daemon, &wide);
+    assert_eq!(done["export_conflicts"], json!([{ "interface": "echo.v1.*", "existing_capsule": "echo" }]));
+    daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
 }
 
 #[tokio::test]

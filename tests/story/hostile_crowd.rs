@@ -5,6 +5,8 @@
 //! measured is printed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use astrid_tests::DEADLINE;
@@ -94,6 +96,39 @@ async fn outcomes(mut attack: JoinSet<Result<(u16, Connection), String>>) -> (BT
         connections.push(connection);
     }
     (statuses, connections)
+}
+
+/// Everybody comes on a new connection: the crowd, of which 200 are hostile calls of one principal, and somebody at the
+/// same address whom the host knows by their bearer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_new_connection_whoever_is_known_does_not_wait_behind_a_crowd_at_the_same_address() {
+    let daemon = daemon();
+    let (mallory, ada) = (join(&daemon, "admin", "mallory", 1).await, join(&daemon, "admin", "ada", 2).await);
+    // From now on the host knows whose they are.
+    for person in [&mallory, &ada] {
+        drop(connections(&daemon, person, 1).await);
+    }
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD / 5 {
+        crowd.push(daemon.connect().await);
+    }
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut attack = JoinSet::new();
+    for mut connection in crowd {
+        let (request, answered) = (bus("spin.v1.compute", &json!({})).bearer(&mallory.bearer), answered.clone());
+        attack.spawn(async move {
+            connection.send(request).await.expect("an answer").expect(504);
+            answered.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    // As many as the quota says compute; the others wait.
+    while daemon.tcp(Request::get("/healthz")).await.expect(200)["pool"]["in_use"].as_u64() < Some(8) {}
+    let before = answered.load(Ordering::Relaxed);
+    let mut connection = daemon.connect().await;
+    connection.send(bus("echo.v1.say", &json!(1)).bearer(&ada.bearer)).await.expect("an answer").expect(200);
+    let meanwhile = answered.load(Ordering::Relaxed) - before;
+    assert!(meanwhile <= CROWD / 20, "{meanwhile} calls of the crowd were served before");
+    attack.join_all().await;
 }
 
 /// The same request every 20 ms at most, all answered with 200: how long each took.

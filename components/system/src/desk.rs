@@ -373,6 +373,8 @@ pub struct Installed {
     pub env_needs_prompt: bool,
     /// Topics that it sends to and no installed capsule handles.
     pub missing_imports: Vec<MissingImport>,
+    /// What it serves and another capsule serves in part.
+    pub export_conflicts: Vec<ExportConflict>,
     /// Everything that the manifest asks.
     pub asks: Vec<String>,
     pub grants: Vec<String>,
@@ -399,12 +401,24 @@ pub struct MissingImport {
     pub requirement: &'static str,
 }
 
+/// Nothing is taken from either: the better match of a topic and the longer mount of a path is who serves.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ExportConflict {
+    /// The topic pattern or mount of the capsule that was installed.
+    pub interface: String,
+    pub existing_capsule: String,
+}
+
 impl From<host::Installed> for Installed {
     fn from(installed: host::Installed) -> Self {
         let missing = |topic: String| MissingImport {
             namespace: topic.split('.').next().unwrap_or_default().to_owned(),
             interface: topic,
             requirement: "handler",
+        };
+        let conflict = |overlap: host::Overlap| ExportConflict {
+            interface: overlap.interface,
+            existing_capsule: overlap.existing_capsule,
         };
         Self {
             target_dir: installed.target_dir,
@@ -415,6 +429,7 @@ impl From<host::Installed> for Installed {
             env_path: format!("/api/capsules/{}/env", installed.id),
             env_needs_prompt: installed.env_needs_prompt,
             missing_imports: installed.unhandled.into_iter().map(missing).collect(),
+            export_conflicts: installed.overlaps.into_iter().map(conflict).collect(),
             asks: installed.asks,
             grants: installed.grants,
             publisher: installed.publisher,
@@ -542,6 +557,7 @@ mod tests {
                 target_dir: "/bin".into(),
                 env_needs_prompt: true,
                 unhandled: vec!["b.v1.c".into()],
+                overlaps: vec![host::Overlap { interface: "/api/x".into(), existing_capsule: "gateway".into() }],
                 shadowed: 0,
                 publisher: previous.map(|_| "acme".into()),
             };
@@ -551,7 +567,8 @@ mod tests {
             installed(None),
             json!({"id": "a", "target_dir": "/bin", "phase": "install", "installed_version": "2.0.0", "wasm_hash": "00",
                    "env_path": "/api/capsules/a/env", "env_needs_prompt": true, "asks": ["http:mount"], "grants": [],
-                   "missing_imports": [{"namespace": "b", "interface": "b.v1.c", "requirement": "handler"}]})
+                   "missing_imports": [{"namespace": "b", "interface": "b.v1.c", "requirement": "handler"}],
+                   "export_conflicts": [{"interface": "/api/x", "existing_capsule": "gateway"}]})
         );
         assert_eq!(
             (&installed(Some("1.0.0"))["publisher"], &installed(Some("1.0.0"))["phase"]),

@@ -237,6 +237,14 @@ impl Authority {
         outcome
     }
 
+    /// Whose a bearer was when the authenticator was last asked about it; none once the standing of its principal has
+    /// changed since. It may have expired: this is for scheduling, and lets nobody in.
+    pub fn remembered(&self, bearer: &str) -> Option<PrincipalId> {
+        let key = sessions::digest_of_bearer(bearer);
+        let (identified, revision) = self.remembered.lock().expect("no panic under this lock").get(&key, 0)?;
+        (self.revision(&identified.principal) == Some(revision)).then_some(identified.principal)
+    }
+
     /// What is remembered was recorded when it was asked.
     fn record(&self, credential: &[u8; 32], outcome: &Result<Identified, Rejection>) {
         let Some(journal) = &self.journal else { return };
@@ -342,7 +350,10 @@ mod tests {
         assert_eq!(count(), 1);
         assert_eq!(authority.authenticate(bearer("bad"), 10).await, Err(Rejection::Rejected));
 
+        assert_eq!((authority.remembered("good"), authority.remembered("bad")), (Some(alice()), None));
+
         authority.apply(2, standing(true));
+        assert_eq!(authority.remembered("good"), None);
         assert!(authority.authenticate(bearer("good"), 10).await.is_ok());
         assert_eq!(count(), 3);
 

@@ -22,15 +22,21 @@ pub enum Presented {
 impl Presented {
     /// What the answer is remembered under: a hash, so that no credential stays in memory.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
         match self {
-            Presented::Bearer(token) => hasher.update(b"bearer\0").update(token.as_bytes()),
+            Presented::Bearer(token) => digest_of_bearer(token),
             Presented::Unix { uid, owner } => {
-                hasher.update(b"unix\0").update(&uid.to_le_bytes()).update(&[u8::from(*owner)])
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(b"unix\0").update(&uid.to_le_bytes()).update(&[u8::from(*owner)]);
+                hasher.finalize().into()
             }
-        };
-        hasher.finalize().into()
+        }
     }
+}
+
+pub(super) fn digest_of_bearer(token: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"bearer\0").update(token.as_bytes());
+    hasher.finalize().into()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

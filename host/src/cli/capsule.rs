@@ -126,12 +126,20 @@ struct Installed {
     env_needs_prompt: bool,
     #[serde(default)]
     missing_imports: Vec<Missing>,
+    #[serde(default)]
+    export_conflicts: Vec<Shared>,
     publisher: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Missing {
     interface: String,
+}
+
+#[derive(Deserialize)]
+struct Shared {
+    interface: String,
+    existing_capsule: String,
 }
 
 #[derive(Deserialize)]
@@ -391,6 +399,10 @@ fn finish(context: &mut Context<'_>, answer: &Answer) -> Result<Exit, Failure> {
     ]))?;
     for missing in installed.missing_imports {
         context.console.remark(&format!("nothing handles {} yet, to which it sends", text::shown(&missing.interface)));
+    }
+    for shared in installed.export_conflicts {
+        let (interface, other) = (text::shown(&shared.interface), text::shown(&shared.existing_capsule));
+        context.console.remark(&format!("{interface} is in part {other}'s as well; the closer match serves"));
     }
     if installed.env_needs_prompt {
         let id = text::quoted(&text::shown(&id));

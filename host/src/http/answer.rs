@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
 use super::wire::{MAX_HEAD_BYTES, MAX_HEADERS};
@@ -62,7 +62,8 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         Ok(body) => body,
         Err(answer) => return *answer,
     };
-    let exchange = Exchange { id: id.clone(), head, body, connection, rehearsal: false };
+    let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
+    let exchange = Exchange { id: id.clone(), head, body, connection, expected, rehearsal: false };
     match mount.serve(exchange).await {
         Ok(answer) => answer,
         Err(failure) => {
@@ -101,6 +102,14 @@ async fn read_body(body: Incoming, limit: u64, patience: Duration) -> Result<Byt
             Err(Box::new(answer))
         }
     }
+}
+
+/// The token of the only `Authorization` header, if its scheme is bearer (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
 }
 
 /// A label must not be whatever a client sends.

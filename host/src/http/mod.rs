@@ -6,7 +6,7 @@
 //!
 //! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
 //! bodies and the next request, and for clients to read. A body is counted while it arrives and cut at its mount's limit.
-//! Refuses to know: routes, credentials, what an answer means.
+//! Refuses to know: routes, what a credential says, what an answer means.
 
 mod answer;
 mod config;
@@ -55,8 +55,22 @@ pub struct Exchange {
     pub head: hyper::http::request::Parts,
     pub body: Bytes,
     pub connection: Arc<Connection>,
+    /// Whose its credential was when the authenticator was last asked about it. A hint for scheduling, which lets nobody in.
+    pub expected: Option<PrincipalId>,
     /// Whether nothing that comes of it may last.
     pub rehearsal: bool,
+}
+
+impl Exchange {
+    /// Whose share it counts against: on a new connection as well, whoever is known does not wait behind a crowd of
+    /// strangers at their address.
+    pub fn lane(&self) -> Lane {
+        match &self.expected {
+            _ if self.rehearsal => Lane::Host,
+            Some(principal) => Lane::Principal(principal.clone()),
+            None => self.connection.lane(),
+        }
+    }
 }
 
 /// Whatever serves a mount.

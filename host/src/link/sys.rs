@@ -12,7 +12,7 @@ use super::{Call, Doing};
 use crate::host::Host;
 use crate::journal::Wish;
 use crate::limit::{Rate, Refused};
-use crate::loader::{self, Applied, InstallError, Options, Step};
+use crate::loader::{self, Applied, InstallError, Options, Overlap, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::{Boxed, buckets};
@@ -194,6 +194,11 @@ impl host::Host for Call {
             target_dir,
             env_needs_prompt: done.env_needs_prompt,
             unhandled: done.unhandled,
+            overlaps: done
+                .overlaps
+                .into_iter()
+                .map(|Overlap { interface, existing_capsule }| host::Overlap { interface, existing_capsule })
+                .collect(),
             shadowed: done.shadowed.map_or(0, |compared| compared.calls),
             publisher: done.publisher,
         }))

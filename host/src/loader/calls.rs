@@ -173,7 +173,7 @@ impl Mounted for Generation {
             let (cause, rehearsal) = (Some(exchange.id.clone()), exchange.rehearsal);
             let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
             if let Some(export) = self.exports.front_end.clone() {
-                let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+                let lane = exchange.lane();
                 let shadowed = if rehearsal { None } else { self.watch.shadow() };
                 let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
                 let connection = Some(exchange.connection.clone());
@@ -213,7 +213,7 @@ impl Mounted for Generation {
                 };
                 return Ok(Response::from_parts(head, body));
             }
-            let lane = if rehearsal { Lane::Host } else { exchange.connection.lane() };
+            let lane = exchange.lane();
             let answer = self.clone().serve_wasi(sender, exchange, lane.clone()).await?;
             // Beside the call itself, which may still run.
             if answer.status().as_u16() == FAILED

@@ -18,7 +18,7 @@ use astrid_capsule::{Capability, Topic, check};
 use super::handover::Successor;
 use super::record::{self, Record, Step};
 use super::rehearsal::{Compared, MAX_SHADOWED, SHADOW_PATIENCE, Shadow};
-use super::{Change, Generation, InstallError, Loader, Runner, State, artefact, facts, read_archive, runner};
+use super::{Change, Generation, InstallError, Loader, Overlap, Runner, State, artefact, facts, read_archive, runner};
 use crate::Boxed;
 use crate::fault::{self, Point};
 use crate::host::Host;
@@ -57,6 +57,8 @@ pub struct Installed {
     pub env_needs_prompt: bool,
     /// Topics that it sends to and nothing handles, by the manifest's patterns.
     pub unhandled: Vec<String>,
+    /// What it serves and another capsule serves in part.
+    pub overlaps: Vec<Overlap>,
     pub shadowed: Option<Compared>,
     /// Whoever of `etc/trust/` vouches for the archive.
     pub publisher: Option<String>,
@@ -196,6 +198,7 @@ impl Loader {
         Ok(Installed {
             env_needs_prompt: host.env.needs_prompt(&id, &manifest.env),
             unhandled: self.unhandled(host, &manifest),
+            overlaps: self.overlaps(&manifest),
             asks: manifest.asked().iter().map(Capability::to_string).collect(),
             id,
             version: record.version,

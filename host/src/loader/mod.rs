@@ -10,6 +10,7 @@
 
 mod artefact;
 mod calls;
+mod claims;
 mod distribution;
 mod facts;
 mod generation;
@@ -31,13 +32,14 @@ use std::time::Duration;
 use anyhow::Context;
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
-use astrid_capsule::manifest::{Declaration, Isolation, Manifest, Subscribe, grant};
+use astrid_capsule::manifest::{Declaration, Isolation, Manifest, grant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
 use crate::host::Host;
 use crate::http::relay::Relayed;
+pub use claims::Overlap;
 pub use distribution::Applied;
 pub use generation::{Generation, Inbound, Key, Resident};
 pub use install::{Installed, Options};
@@ -362,36 +364,6 @@ impl Loader {
                     "{}: the binding of {} requires `{unknown}`, which no installed manifest declares; add a [[capability]]",
                     manifest.package.name, binding.topic
                 )));
-            }
-        }
-        Ok(())
-    }
-
-    /// What another capsule has already and only one can have.
-    fn conflicts(&self, manifest: &Manifest) -> Result<(), InstallError> {
-        let id = &manifest.package.name;
-        let capsules = self.capsules.read().expect("no panic under this lock");
-        for (other, (record, _)) in capsules.iter().filter(|(other, _)| *other != id) {
-            // One that failed keeps what is its own: it may be live again after the next start.
-            let Ok(theirs) = Manifest::parse(&record.manifest) else { continue };
-            for binding in &manifest.subscribe {
-                // Each of those who subscribe gets what is its own; a handler is the only one of its topic.
-                let handled = |b: &Subscribe| b.handler.is_some() || binding.handler.is_some();
-                if theirs.subscribe.iter().any(|b| b.topic == binding.topic && handled(b)) {
-                    let topic = &binding.topic;
-                    return Err(InstallError::Conflict(format!("{id}: topic {topic} is bound by `{other}`")));
-                }
-            }
-            let mut mounts = manifest.http.iter().flat_map(|http| &http.mounts);
-            let taken = |mount: &&String| theirs.http.iter().any(|http| http.mounts.contains(mount));
-            if let Some(mount) = mounts.find(taken) {
-                return Err(InstallError::Conflict(format!("{id}: {mount} is mounted by `{other}`")));
-            }
-            for exclusive in [grant::AUTHENTICATOR, grant::REGISTRAR] {
-                let asks = |m: &Manifest| m.asks.iter().any(|a| a.as_str() == exclusive);
-                if asks(&theirs) && asks(manifest) {
-                    return Err(InstallError::Conflict(format!("{id}: `{other}` holds {exclusive}, and only one can")));
-                }
             }
         }
         Ok(())

@@ -145,6 +145,7 @@ impl Generation {
             head: request.into_parts().0,
             body: Bytes::new(),
             connection: Connection::own(),
+            expected: None,
             rehearsal: true,
         };
         let answer = self.clone().serve(exchange).await.map_err(|failure| format!("fails: {}", failure.kind()))?;

@@ -1,6 +1,6 @@
 //! Daemons to measure: the release build in a home of its own, with the default distribution.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
@@ -18,8 +19,11 @@ use crate::Setup;
 use crate::load::{self, Target};
 
 const DISTRO: &str = include_str!("../../../registry/Distro.toml");
-/// A point of the curve; nobody signs with it here (the first key of RFC 8032, section 7.1).
-const PUBLIC_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+/// Points of the curve; nobody signs with them here (the first two keys of RFC 8032, section 7.1).
+const PUBLIC_KEYS: [&str; 2] = [
+    "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+    "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+];
 /// How long a daemon may take to do what it is told.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -80,8 +84,8 @@ impl Home {
         let ready: Value = serde_json::from_str(&line)
             .with_context(|| format!("the daemon did not get ready; {} says why", self.root.join("log").display()))?;
         let address = ready["address"].as_str().unwrap_or_default().parse().context("the daemon's address")?;
-        let bearer = administrator(&self.socket(), address)?;
-        Ok(Server { daemon, address, bearer })
+        let bearer = administrator(&self.socket(), address, PUBLIC_KEYS[0])?;
+        Ok(Server { daemon, address, bearer, socket: self.socket() })
     }
 }
 
@@ -120,6 +124,7 @@ pub(crate) struct Server {
     pub(crate) daemon: Daemon,
     address: SocketAddr,
     bearer: String,
+    socket: PathBuf,
 }
 
 impl Server {
@@ -130,6 +135,12 @@ impl Server {
     /// For a thread that makes requests of its own.
     pub(crate) fn requests(&self) -> Requests {
         Requests { address: self.address, bearer: self.bearer.clone() }
+    }
+
+    /// Makes another administrator, whose requests these are.
+    pub(crate) fn another_person(&self) -> anyhow::Result<Requests> {
+        let bearer = administrator(&self.socket, self.address, PUBLIC_KEYS[1])?;
+        Ok(Requests { address: self.address, bearer })
     }
 
     pub(crate) fn get(&self, path: &str) -> Arc<Target> {
@@ -152,18 +163,39 @@ impl Server {
         self.target(bodies.into_iter().map(|body| requests.post(path, &body)).collect(), 201)
     }
 
+    /// Installs an archive with everything that it asks.
+    pub(crate) fn install(&self, archive: &Path) -> anyhow::Result<()> {
+        let asked: Vec<String> =
+            read(archive)?.manifest.asked().iter().map(|asked| asked.as_str().to_owned()).collect();
+        let (status, body) =
+            self.send(self.post("/api/capsules", &json!({ "source": archive, "grants": asked })).request())?;
+        ensure!(status == 200, "installing {} was answered {status}: {body}", archive.display());
+        Ok(())
+    }
+
+    /// One request on a connection of its own: its status, and its body if that is JSON.
+    pub(crate) fn send(&self, request: &[u8]) -> anyhow::Result<(u16, Value)> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        exchange(&mut stream, request)
+    }
+
     fn target(&self, requests: Vec<Vec<u8>>, status: u16) -> Arc<Target> {
         Arc::new(Target { address: self.address, pid: self.daemon.pid(), requests, status })
     }
 }
 
-/// Writes whole requests of the administrator.
+/// Writes whole requests of one person.
 pub(crate) struct Requests {
     address: SocketAddr,
     bearer: String,
 }
 
 impl Requests {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn get(&self, path: &str) -> Vec<u8> {
         self.request(format!("GET {path} HTTP/1.1\r\n"), "")
     }
@@ -180,10 +212,10 @@ impl Requests {
 }
 
 /// A bearer of a new administrator: an invite that the owner issues over the Unix socket, redeemed over TCP.
-fn administrator(socket: &Path, address: SocketAddr) -> anyhow::Result<String> {
+fn administrator(socket: &Path, address: SocketAddr, public_key: &str) -> anyhow::Result<String> {
     let invite = json!({ "group": "admin", "max_uses": 1 });
     let issued = post(UnixStream::connect(socket)?, "/api/sys/invites", &invite)?;
-    let redemption = json!({ "token": issued["invite"]["token"], "public_key": PUBLIC_KEY });
+    let redemption = json!({ "token": issued["invite"]["token"], "public_key": public_key });
     let redeemed = post(TcpStream::connect(address)?, "/api/auth/redeem", &redemption)?;
     Ok(redeemed["session_token"].as_str().context("no bearer was given")?.to_owned())
 }
@@ -194,6 +226,30 @@ fn post(stream: impl Read + Write, path: &str, body: &Value) -> anyhow::Result<V
     let answer = ask(stream, &format!("{head}content-length: {}\r\n\r\n{body}", body.len()))?;
     let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |end| end + 4);
     serde_json::from_slice(&answer[body..]).with_context(|| format!("the answer to POST {path}"))
+}
+
+/// A packed capsule.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Archive> {
+    let file =
+        File::open(path).with_context(|| format!("opening {}: `cargo astrid build` packs it", path.display()))?;
+    Archive::read(BufReader::new(file)).with_context(|| format!("reading {}", path.display()))
+}
+
+/// One request on a kept connection: its status, and its body if that is JSON.
+pub(crate) fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> anyhow::Result<(u16, Value)> {
+    stream.write_all(request)?;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some((status, length)) = load::answer(&bytes)?
+            && bytes.len() >= length
+        {
+            let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |end| end + 4);
+            return Ok((status, serde_json::from_slice(&bytes[head..length]).unwrap_or_default()));
+        }
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "the server hung up");
+        bytes.extend_from_slice(&buffer[..read]);
+    }
 }
 
 /// One request and its whole answer, which must be a 200.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::daemon::Server;
+use crate::daemon::{self, Server};
 use crate::relay;
 
 const STREAMS: usize = 100;
@@ -44,7 +44,8 @@ impl Events {
         let (ended, may_fail) = (over.clone(), broken.clone());
         let publisher = thread::spawn(move || {
             let mut stream = TcpStream::connect(address)?;
-            let mut publish = |event: Value| relay::publish(&mut stream, &requests.post(TOPIC, &event));
+            let mut publish =
+                |event: Value| daemon::exchange(&mut stream, &requests.post(TOPIC, &event)).map(|(status, _)| status);
             let mut number = 0;
             while !ended.load(Ordering::Relaxed) {
                 match publish(json!(number))? {

@@ -15,6 +15,7 @@
 //! | [`strict`] | calls whose payload and answer are held to types |
 //! | [`bus`] | deliveries of the bus alone, its fairness, and what idle principals and other routes cost |
 //! | [`fuel`] | what metering costs a guest |
+//! | [`hostile`] | everybody else beside a thousand hostile calls |
 //! | [`memory`] | what a live instance takes |
 //! | [`invites`] | durable writes: through HTTP, and the store alone |
 //! | [`identity`] | reads among 100, 10,000 and 100,000 principals; making a thousand |
@@ -32,6 +33,7 @@ mod crowd;
 mod daemon;
 mod events;
 mod fuel;
+mod hostile;
 mod http;
 mod identity;
 mod invites;
@@ -104,7 +106,7 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 22] = [
+const BENCHES: [(&str, Bench); 23] = [
     ("audit.facts", audit::facts),
     ("audit.query", audit::query),
     ("audit.verify", audit::check),
@@ -123,6 +125,7 @@ const BENCHES: [(&str, Bench); 22] = [
     ("bus.routes", bus::routes),
     ("bus.idle", bus::idle),
     ("fuel", fuel::bench),
+    ("hostile", hostile::bench),
     ("memory.live", memory::live),
     ("memory.kept", memory::kept),
     ("invites.durable", invites::bench),

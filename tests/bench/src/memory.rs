@@ -42,6 +42,8 @@ pub(crate) fn live(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let bare = [Bare::new(&engine, &work, "echo", true)?, Bare::new(&engine, &work, "json", true)?];
     // Whatever is alive stays alive until the end: memory that somebody left behind would count as nobody's.
     let (mut calls, mut instances) = (JoinSet::new(), Vec::with_capacity(2 * LIVE + 2));
+    // Of run loops.
+    let residents = host.pool.in_use() as usize;
     runtime.block_on(async {
         let principals = principals(&host, CALLERS)?;
         let call = |kind: &str, payload: &Bytes, n: usize| {
@@ -52,10 +54,10 @@ pub(crate) fn live(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         for (place, (kind, payload)) in kinds.iter().enumerate() {
             // The first of each pays for what all have in common.
             calls.spawn(call(kind, payload, 0));
-            settled(&host, &mut calls, place * (LIVE + 1) + 1).await?;
+            settled(&host, &mut calls, residents + place * (LIVE + 1) + 1).await?;
             let before = resident()?;
             (0..LIVE).for_each(|n| drop(calls.spawn(call(kind, payload, n))));
-            settled(&host, &mut calls, (place + 1) * (LIVE + 1)).await?;
+            settled(&host, &mut calls, residents + (place + 1) * (LIVE + 1)).await?;
             let ours = share(before)?;
 
             instances.push(answered(&bare[place], payload).await?);

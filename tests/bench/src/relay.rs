@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::daemon::{self, Home, PATIENCE, Server};
 use crate::report::Report;
-use crate::{Setup, load, usage};
+use crate::{Setup, usage};
 
 const IDLE: usize = 1_000;
 const STREAMS: usize = 100;
@@ -19,10 +19,7 @@ const PUBLICATIONS: usize = 200;
 
 pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let server = Home::new(setup, "http.relay")?.start()?;
-    let archive = setup.capsule("live");
-    let body = json!({ "source": archive, "grants": ["authority:sessions", "http:mount"] });
-    let install = server.post("/api/capsules", &body);
-    daemon::ask(TcpStream::connect(install.address)?, std::str::from_utf8(install.request())?)?;
+    server.install(&setup.capsule("live"))?;
 
     // What a first crowd warms up is not what an idle stream takes.
     drop(open(&server, IDLE)?);
@@ -40,7 +37,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         let mut publisher = TcpStream::connect(target.address)?;
         publisher.set_read_timeout(Some(PATIENCE))?;
         for _ in 0..PUBLICATIONS {
-            let status = publish(&mut publisher, target.request())?;
+            let (status, _) = daemon::exchange(&mut publisher, target.request())?;
             ensure!(status == 202, "a publication was answered {status}");
         }
         reading.into_iter().try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader died"))?)
@@ -61,22 +58,6 @@ pub(crate) fn open(server: &Server, many: usize) -> anyhow::Result<Vec<TcpStream
         Ok(stream)
     });
     streams.collect()
-}
-
-/// One publication on this connection, and the status of its answer.
-pub(crate) fn publish(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<u16> {
-    stream.write_all(request)?;
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        match load::answer(&bytes)? {
-            Some((status, length)) if bytes.len() >= length => return Ok(status),
-            _ => {}
-        }
-        let read = stream.read(&mut buffer)?;
-        ensure!(read > 0, "the server hung up");
-        bytes.extend_from_slice(&buffer[..read]);
-    }
 }
 
 fn count(stream: &mut TcpStream, events: usize) -> anyhow::Result<()> {

@@ -1,31 +1,29 @@
 //! Versions that change under load: what callers, and readers of open streams, notice of it.
 //!
 //! Fifty connections ask again and again while a hundred streams are open and get events. In turns nothing is changed, the
-//! gateway is replaced by another version of it, and identity is. Then come versions of the gateway that trap, hang, leak or
+//! gateway is replaced by another version of it, identity is, and audit is. Then come versions of the gateway that trap, hang, leak or
 //! answer 500, which are taken back, and one that answers something else, which its predecessor's probe refuses. An answer
 //! that is not the first one again, byte for byte, is a failed request.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Manifest;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::crowd::Crowd;
-use crate::daemon::{Home, PATIENCE, Server};
+use crate::daemon::{Home, PATIENCE, Server, read};
 use crate::events::Events;
 use crate::report::Report;
-use crate::{Setup, load, median};
+use crate::{Setup, median};
 
 /// Of each capsule.
 const SWAPS: usize = 100;
-/// In each of which nothing, the gateway and identity are changed, one after the other.
+/// In each of which nothing, the gateway, identity and audit are changed, one after the other.
 const ROUNDS: usize = 5;
 /// How long nothing is changed in a round.
 const QUIET_FOR: Duration = Duration::from_secs(4);
@@ -38,22 +36,24 @@ const QUIET: usize = 0;
 const WARMING: usize = 1;
 const GATEWAY: usize = 2;
 const IDENTITY: usize = 3;
-const REFUSED: usize = 4;
+const AUDIT: usize = 4;
+const REFUSED: usize = 5;
 /// And one for each of [`WRONG`].
-const BROKEN: usize = 5;
+const BROKEN: usize = 6;
 
 pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let server = Home::new(setup, "swap")?.start()?;
-    install(&server, &setup.capsule("live"))?;
+    server.install(&setup.capsule("live"))?;
     let gateways = [another(setup, "gateway")?, setup.capsule("gateway")];
     let identities = [another(setup, "identity")?, setup.capsule("identity")];
+    let audits = [another(setup, "audit")?, setup.capsule("audit")];
 
     let events = Events::start(&server)?;
     let crowd = Crowd::start(&server.get(ASKED), BROKEN + WRONG.len())?;
     // Compiling is done once for a version, whatever takes its place later.
     crowd.enter(WARMING);
-    gateways.iter().chain(&identities).try_for_each(|version| install(&server, version))?;
-    let (mut gateway, mut identity) = (Vec::new(), Vec::new());
+    gateways.iter().chain(&identities).chain(&audits).try_for_each(|version| server.install(version))?;
+    let (mut gateway, mut identity, mut audit) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         crowd.enter(QUIET);
         thread::sleep(QUIET_FOR);
@@ -61,24 +61,28 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
         swap(&server, &gateways, &mut gateway)?;
         crowd.enter(IDENTITY);
         swap(&server, &identities, &mut identity)?;
+        crowd.enter(AUDIT);
+        swap(&server, &audits, &mut audit)?;
     }
     events.may_fail();
     for (n, mode) in WRONG.into_iter().enumerate() {
         crowd.enter(BROKEN + n);
         let well = version(&server)?.context("the gateway does not answer")?;
-        install(&server, &broken(setup, mode, n as u64)?)?;
+        server.install(&broken(setup, mode, n as u64)?)?;
         until_back(&server, &well).with_context(|| format!("a gateway that goes wrong by `{mode}`"))?;
     }
     crowd.enter(WARMING);
-    install(&server, &promising(setup)?)?;
+    server.install(&promising(setup)?)?;
     crowd.enter(REFUSED);
-    ensure!(install(&server, &broken(setup, "well", 9)?).is_err(), "a gateway that answers otherwise was installed");
+    ensure!(server.install(&broken(setup, "well", 9)?).is_err(), "a gateway that answers otherwise was installed");
     let phases = crowd.end()?;
     let (published, told) = events.end()?;
 
     let quiet = phases[QUIET].p99();
     report.add("swap.quiet", phases[QUIET].answered() as f64, "requests");
-    for (name, phase, took) in [("gateway", GATEWAY, gateway), ("identity", IDENTITY, identity)] {
+    for (name, phase, took) in
+        [("gateway", GATEWAY, gateway), ("identity", IDENTITY, identity), ("audit", AUDIT, audit)]
+    {
         report.add(format!("swap.{name}"), phases[phase].answered() as f64, "requests");
         report.add(format!("swap.{name}.failed"), phases[phase].failed as f64, "requests");
         report.add_beside(format!("swap.{name}.p99"), phases[phase].p99(), "ms", "nothing changes", quiet);
@@ -93,7 +97,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     report.add("swap.events.lost", told.lost as f64, "events");
     report.add("swap.events.doubled", told.doubled as f64, "events");
     server.daemon.stop()?;
-    let failed = [QUIET, WARMING, GATEWAY, IDENTITY, REFUSED].map(|phase| phases[phase].failed);
+    let failed = [QUIET, WARMING, GATEWAY, IDENTITY, AUDIT, REFUSED].map(|phase| phases[phase].failed);
     ensure!(failed.iter().sum::<usize>() == 0, "requests failed though no version was broken: {failed:?}");
     ensure!(told.lost == 0 && told.doubled == 0, "streams have lost {} events and doubled {}", told.lost, told.doubled);
     Ok(())
@@ -103,7 +107,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
 fn swap(server: &Server, versions: &[PathBuf; 2], took: &mut Vec<f64>) -> anyhow::Result<()> {
     for n in 0..SWAPS / ROUNDS {
         let began = Instant::now();
-        install(server, &versions[n % 2])?;
+        server.install(&versions[n % 2])?;
         took.push(began.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
@@ -141,12 +145,6 @@ fn promising(setup: &Setup) -> anyhow::Result<PathBuf> {
     pack(setup, "gateway", "gateway-promising", &manifest, component)
 }
 
-fn read(path: &Path) -> anyhow::Result<Archive> {
-    let file =
-        File::open(path).with_context(|| format!("opening {}: `cargo astrid build` packs it", path.display()))?;
-    Archive::read(BufReader::new(file)).with_context(|| format!("reading {}", path.display()))
-}
-
 /// Writes an archive with the types of a capsule of this workspace.
 fn pack(setup: &Setup, typed: &str, file: &str, manifest: &Manifest, component: Vec<u8>) -> anyhow::Result<PathBuf> {
     let path = setup.place(&format!("{file}.capsule"));
@@ -158,18 +156,9 @@ fn pack(setup: &Setup, typed: &str, file: &str, manifest: &Manifest, component: 
     Ok(path)
 }
 
-/// Installs an archive with everything that it asks.
-fn install(server: &Server, archive: &Path) -> anyhow::Result<()> {
-    let asked: Vec<String> = read(archive)?.manifest.asked().iter().map(|asked| asked.as_str().to_owned()).collect();
-    let (status, body) =
-        send(server.post("/api/capsules", &json!({ "source": archive, "grants": asked })).request(), server)?;
-    ensure!(status == 200, "installing {} was answered {status}: {body}", archive.display());
-    Ok(())
-}
-
 /// The gateway's installed version; none while it does not answer.
 fn version(server: &Server) -> anyhow::Result<Option<String>> {
-    let (status, body) = send(server.get("/api/capsules/gateway").request(), server)?;
+    let (status, body) = server.send(server.get("/api/capsules/gateway").request())?;
     Ok(body["version"].as_str().filter(|_| status == 200).map(str::to_owned))
 }
 
@@ -180,23 +169,4 @@ fn until_back(server: &Server, wanted: &str) -> anyhow::Result<()> {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-/// One request on a connection of its own: its status, and its body if that is JSON.
-fn send(request: &[u8], server: &Server) -> anyhow::Result<(u16, Value)> {
-    let mut stream = TcpStream::connect(server.address())?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request)?;
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        if let Some((status, length)) = load::answer(&bytes)?
-            && bytes.len() >= length
-        {
-            let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |end| end + 4);
-            return Ok((status, serde_json::from_slice(&bytes[head..length]).unwrap_or_default()));
-        }
-        let read = stream.read(&mut buffer)?;
-        ensure!(read > 0, "the server hung up");
-        bytes.extend_from_slice(&buffer[..read]);
-    }
 }
