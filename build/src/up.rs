@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use astrid_capsule::distro::lock::{self, Lock, Locked};
-use astrid_capsule::distro::{self, Distro};
+use astrid_capsule::distro::{self, Distro, bundle, embedded};
 use astrid_capsule::registry::{self, Index};
 use astrid_capsule::signature::{self, Purpose, SecretKey};
 use astrid_capsule::trust::Root;
@@ -97,12 +97,21 @@ pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
         let capsule = capsule.with_context(|| format!("{} names `{name}`, which no member is", registry.display()))?;
         Ok(capsule.archive().to_owned())
     };
-    furnish(&home.folder, &distro, &text, archive)?;
+    let lock = furnish(&home.folder, &distro, &text, archive)?;
+    embed(&workspace.target.join("release/astrid-daemon"), &home.folder.join("distro"), (&distro, &text, &lock))?;
     start(options, &home, &workspace.target.join("release"), json)
 }
 
-/// Puts the distribution into a home, signed and with a signed index.
-fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
+/// Puts the distribution into the daemon's file as well, for its safe mode.
+fn embed(daemon: &Path, folder: &Path, (distro, text, lock): (&Distro, &str, &Lock)) -> Result<()> {
+    let mut bundle = Vec::new();
+    bundle::write(distro, (text, lock), |path| fs::read(folder.join(path)), &mut bundle)?;
+    embedded::put(daemon, &bundle).with_context(|| format!("can't put the distribution into {}", daemon.display()))?;
+    Ok(())
+}
+
+/// Puts the distribution into a home, signed and with a signed index. Returns what pins it.
+fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> Result<PathBuf>) -> Result<Lock> {
     for folder in ["", "distro", "etc", "etc/trust", "keys", "log"] {
         files::private_folder(&home.join(folder))?;
     }
@@ -116,14 +125,14 @@ fn furnish(home: &Path, distro: &Distro, text: &str, archive: impl Fn(&str) -> R
         locked.push(Locked::of(&archive, &bytes));
         files::write_if_changed(&folder.join(entry.file()), &bytes)?;
     }
-    let lock = Lock::new(distro, locked).to_toml();
+    let lock = Lock::new(distro, locked);
     let index = index.to_toml();
     let signature = signature::lines(&[key.sign(Purpose::Index, index.as_bytes())]);
-    files::write_if_changed(&folder.join(lock::FILE), lock.as_bytes())?;
+    files::write_if_changed(&folder.join(lock::FILE), lock.to_toml().as_bytes())?;
     files::write_if_changed(&folder.join(distro::FILE), text.as_bytes())?;
     files::write_if_changed(&folder.join(registry::INDEX), index.as_bytes())?;
     files::write_if_changed(&folder.join(registry::SIGNATURES), signature.as_bytes())?;
-    Ok(())
+    Ok(lock)
 }
 
 /// The key with which this checkout signs what it puts into this home, made on first use; the home trusts it for the

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use astrid_capsule::archive::{self, Archive};
 use astrid_capsule::distro::lock::{self, Lock, Locked};
-use astrid_capsule::distro::{self, Distro, Entry, Undefined};
+use astrid_capsule::distro::{self, Distro, Entry, Undefined, bundle, embedded};
 use astrid_capsule::env::MAX_VALUE_BYTES;
 use astrid_capsule::registry::{self, Index};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,22 @@ pub struct Folder {
     pub distro: Distro,
     /// Absent: whatever lies in the folder is taken.
     pub lock: Option<Lock>,
+}
+
+/// Unpacks the distribution in this program's file, if there is one, into a folder of its own, which is made anew. Returns
+/// the folder.
+pub fn unpack_embedded(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let Some(bundle) = embedded::read(&mut File::open("/proc/self/exe")?)? else { return Ok(None) };
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    bundle::read(&bundle[..], |path, bytes| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        files::write_private(&path, bytes)
+    })?;
+    Ok(Some(folder.to_owned()))
 }
 
 /// An archive of the distribution as it lies in the folder.

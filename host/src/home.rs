@@ -122,6 +122,11 @@ impl Home {
         self.root.join("distro")
     }
 
+    /// Where the distribution in the program's file is unpacked in safe mode.
+    pub fn embedded(&self) -> PathBuf {
+        self.root.join("run/embedded")
+    }
+
     /// The store's one file.
     pub fn store(&self) -> PathBuf {
         self.root.join("store.redb")

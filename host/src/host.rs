@@ -27,7 +27,7 @@ use crate::pool::{Pool, Warm};
 use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::store::Store;
-use crate::{files, observe};
+use crate::{distro as distribution, files, observe};
 
 pub struct Host {
     pub config: Config,
@@ -65,7 +65,8 @@ pub struct Options {
     pub sets: Vec<String>,
     /// Where the distribution lies; `<home>/distro` unless named.
     pub distro: Option<PathBuf>,
-    /// Run the distribution's own versions and nothing else, whatever is installed.
+    /// Run the distribution's own versions and nothing else, whatever is installed: of the one in the program's own file,
+    /// if there is one and none is named.
     pub safe_mode: bool,
 }
 
@@ -168,8 +169,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
     record_configuration(&host);
-    let distro = options.distro.unwrap_or_else(|| host.home.distro());
-    runtime.block_on(serve(host.clone(), distro, options.safe_mode))?;
+    runtime.block_on(serve(host.clone(), options.distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
     runtime.shutdown_timeout(Duration::from_millis(500));
     // They hold the host, and nobody else would let go of them.
@@ -191,14 +191,19 @@ fn record_configuration(host: &Host) {
     host.journal.append(Fact { hash, detail, ..host.journal.fact("config.load") });
 }
 
-async fn serve(host: Arc<Host>, distro: PathBuf, safe_mode: bool) -> anyhow::Result<()> {
+async fn serve(host: Arc<Host>, named: Option<PathBuf>, safe_mode: bool) -> anyhow::Result<()> {
     let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
     let warnings = [host.config.http.warning(), host.tls.as_ref().and_then(Tls::warning)];
     for (what, next) in warnings.into_iter().flatten() {
         tracing::warn!("{what}; {next}");
     }
+    let own = named.is_none();
+    let distro = named.unwrap_or_else(|| host.home.distro());
     if safe_mode {
-        host.loader.boot_safely(&host, &distro).await?;
+        let folder = host.home.embedded();
+        let unpack = move || if own { distribution::unpack_embedded(&folder) } else { Ok(None) };
+        let embedded = host.blocking.run(unpack).await?.context("reading the distribution in this program")?;
+        host.loader.boot_safely(&host, &distro, embedded.as_deref()).await?;
     } else {
         host.loader.boot(&host, &distro).await?;
     }

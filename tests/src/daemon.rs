@@ -159,6 +159,27 @@ impl Home {
         self.try_start_as(program("astrid-daemon"), address, arguments)
     }
 
+    /// A copy of the daemon's program beside the home, with a distribution in it.
+    pub fn embedding(&self, bundle: &[u8]) -> PathBuf {
+        let copy = self.beside().join("daemon-of-its-own");
+        std::fs::copy(program("astrid-daemon").get_program(), &copy).expect("room for a copy");
+        astrid_capsule::distro::embedded::put(&copy, bundle).expect("it takes a distribution");
+        copy
+    }
+
+    /// As [`Self::start_with`], of another program.
+    #[track_caller]
+    pub fn start_program(&self, program: &Path, arguments: &[&str]) -> Daemon {
+        let started = self.try_start_program(program, arguments);
+        started.unwrap_or_else(|ended| panic!("the daemon did not start: {ended:?}"))
+    }
+
+    /// As [`Self::start_program`], for a daemon that may end instead.
+    #[track_caller]
+    pub fn try_start_program(&self, program: &Path, arguments: &[&str]) -> Result<Daemon, Ended> {
+        self.try_start_as(Command::new(program), "127.0.0.1:0", arguments)
+    }
+
     /// As [`Self::start_with`], in so many KiB of address space.
     #[track_caller]
     pub fn start_in_address_space(&self, kib: u64, arguments: &[&str]) -> Daemon {

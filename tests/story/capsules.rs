@@ -117,7 +117,10 @@ async fn an_installation_tells_what_another_serves_as_well_and_the_very_same_is_
     let ended = daemon.astrid(&["capsule", "install", below.to_str().unwrap(), "--grant", "http:mount"]);
     ended.out();
     assert!(ended.stderr.contains("/api/front is in part gateway's as well"), "{}", ended.stderr);
-    daemon.tcp(Request::get("/api/front/echo")).await.expect(200);
+    // The guest knows no such path; the gateway's 404 has a body.
+    let answer = daemon.tcp(Request::get("/api/front/echo")).await;
+    assert_eq!((answer.status, &answer.body[..]), (404, &b""[..]));
+    daemon.tcp(Request::get("/api/fronts")).await.refusal(404, "not_found");
     daemon.tcp(Request::get("/api/auth/me")).await.refusal(401, "unauthorized");
     let reason = refused(&daemon, &under("twin"), &["http:mount"]);
     assert!(reason.contains("/api/front is mounted by `below`"), "{reason}");

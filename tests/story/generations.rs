@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use astrid_capsule::Capability;
 use astrid_capsule::archive::Archive;
+use astrid_capsule::distro::lock::{Lock, Locked};
+use astrid_capsule::distro::{Distro, bundle};
 use astrid_capsule::manifest::{Manifest, Probe};
 use astrid_host::fault::Point;
 use astrid_tests::daemon::{Daemon, Home};
@@ -484,6 +486,52 @@ async fn in_safe_mode_the_distribution_runs_and_a_broken_gateway_is_repaired() {
     daemon.astrid(&["capsule", "remove", "echo"]).out();
     assert_eq!(daemon.stop().code, Some(0));
     home.start().unix(bus("echo.v1.say", &json!(1))).await.refusal(404, "not_found");
+}
+
+/// The home's distribution in one file.
+fn bundled(home: &Home) -> Vec<u8> {
+    let folder = home.path().join("distro");
+    let text = fs::read_to_string(folder.join("Distro.toml")).unwrap();
+    let distro = Distro::parse(&text).unwrap();
+    let locked = distro.capsule.iter().map(|entry| {
+        let bytes = fs::read(folder.join(entry.file())).unwrap();
+        Locked::of(&Archive::read(&bytes[..]).unwrap(), &bytes)
+    });
+    let (lock, mut bundle) = (Lock::new(&distro, locked.collect()), Vec::new());
+    bundle::write(&distro, (&text, &lock), |path| fs::read(folder.join(path)), &mut bundle).unwrap();
+    bundle
+}
+
+#[tokio::test]
+async fn the_distribution_in_the_program_starts_in_safe_mode_whatever_has_become_of_the_one_beside_it() {
+    let home = Home::new();
+    let program = home.embedding(&bundled(&home));
+    let daemon = home.start();
+    install(&daemon, &broken_gateway(&home, "0.2.0"));
+    assert_eq!(daemon.stop().code, Some(0));
+    let file = home.path().join("distro/Distro.toml");
+    let text = fs::read(&file).unwrap();
+    fs::write(&file, "nothing that reads").unwrap();
+    let ended = home.try_start(&["--safe-mode"]).err().expect("this program holds no distribution");
+    assert!(ended.stderr.contains("Distro.toml"), "{ended:?}");
+
+    // Nobody has to vouch for what is the program's own.
+    let daemon = home.start_program(&program, &["--safe-mode", "--set", "trust.distribution=require"]);
+    assert!(daemon.stderr().contains("the distribution in this program"), "{}", daemon.stderr());
+    assert_eq!(version(&daemon, "gateway").await, "0.1.0");
+    assert_well(&daemon).await;
+    daemon.astrid(&["capsule", "rollback", "gateway"]).out();
+    assert_eq!(daemon.stop().code, Some(0));
+    // Another time, and with another one named.
+    assert_eq!(home.start_program(&program, &["--safe-mode"]).stop().code, Some(0));
+    let named = home.path().join("distro");
+    home.try_start_program(&program, &["--safe-mode", "--distro", named.to_str().unwrap()])
+        .expect_err("it does not read");
+
+    fs::write(&file, text).unwrap();
+    let daemon = home.start_program(&program, &[]);
+    assert_eq!(version(&daemon, "gateway").await, "0.1.0");
+    assert_well(&daemon).await;
 }
 
 /// What a home with `fickle` in this version looks like, whole: it answers, and its record, its hooks, its history and its

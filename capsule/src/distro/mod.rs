@@ -6,6 +6,7 @@
 //! what `[invites]` says.
 
 pub mod bundle;
+pub mod embedded;
 pub mod lock;
 mod template;
 

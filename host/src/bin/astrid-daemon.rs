@@ -25,7 +25,8 @@ struct Arguments {
     /// The folder with Distro.toml and its capsules [default: distro in the home]
     #[arg(long, value_name = "DIR")]
     distro: Option<PathBuf>,
-    /// Run the distribution's own versions and nothing else, whatever is installed: to repair what is installed
+    /// Run the distribution's own versions and nothing else, whatever is installed: to repair what is installed. That is
+    /// the distribution in this program, if it holds one and --distro names none
     #[arg(long)]
     safe_mode: bool,
     /// Die at a point of a change, as a test wants it

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::client::Answer;
 use super::failure::{Exit, Failure};
+use super::policy::Consent;
 use super::watch::Watch;
 use super::{Context, table, text, time};
 use crate::files;
@@ -33,9 +34,8 @@ pub(super) enum Verb {
         /// A registry's folder that the host can read
         #[arg(long, value_name = "DIR")]
         registry: Option<PathBuf>,
-        /// Grant what the manifest asks for; may be repeated
-        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
-        grants: Vec<Capability>,
+        #[command(flatten)]
+        consent: Consent,
         /// Replace a live version only if this one answers its next N calls alike
         #[arg(long, value_name = "N", default_value_t = 0)]
         shadow: u32,
@@ -46,8 +46,8 @@ pub(super) enum Verb {
         capsule: String,
         /// A file that the host can read
         path: Option<PathBuf>,
-        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
-        grants: Vec<Capability>,
+        #[command(flatten)]
+        consent: Consent,
         #[arg(long, value_name = "N", default_value_t = 0)]
         shadow: u32,
     },
@@ -68,9 +68,8 @@ pub(super) enum Verb {
     Watch {
         /// A folder with a Capsule.toml
         folder: PathBuf,
-        /// Grant what the manifest asks for; may be repeated
-        #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
-        grants: Vec<Capability>,
+        #[command(flatten)]
+        consent: Consent,
         /// What builds the folder, called with `--json build DIR` [default: astrid-build]
         #[arg(long, value_name = "PROGRAM")]
         build: Option<PathBuf>,
@@ -167,21 +166,21 @@ impl Verb {
         match self {
             Verb::List => list(context).await,
             Verb::Topics { capsule } => topics(context, &capsule).await,
-            Verb::Install { path, registry: None, grants, shadow } => install(context, &path, grants, shadow).await,
-            Verb::Install { path, registry: Some(folder), grants, shadow } => {
+            Verb::Install { path, registry: None, consent, shadow } => install(context, &path, &consent, shadow).await,
+            Verb::Install { path, registry: Some(folder), consent, shadow } => {
                 let blob = find(&folder, &path)?;
-                install(context, &blob, grants, shadow).await
+                install(context, &blob, &consent, shadow).await
             }
-            Verb::Swap { capsule, path: Some(path), grants, shadow } => {
+            Verb::Swap { capsule, path: Some(path), consent, shadow } => {
                 named(&path, &capsule)?;
-                install(context, &path, grants, shadow).await
+                install(context, &path, &consent, shadow).await
             }
             Verb::Swap { capsule, path: None, .. } => change(context, &capsule, "swap", "swapped").await,
             Verb::Rollback { capsule } => change(context, &capsule, "rollback", "went back").await,
             Verb::History { capsule } => history(context, &capsule).await,
             Verb::Remove { capsule, purge } => remove(context, &capsule, purge).await,
             Verb::Gc => gc(context).await,
-            Verb::Watch { folder, grants, build, once } => Watch { folder, grants, build, once }.run(context).await,
+            Verb::Watch { folder, consent, build, once } => Watch { folder, consent, build, once }.run(context).await,
         }
     }
 }
@@ -319,13 +318,14 @@ fn find(folder: &Path, wanted: &Path) -> Result<PathBuf, Failure> {
 pub(super) async fn install(
     context: &mut Context<'_>,
     path: &Path,
-    mut grants: Vec<Capability>,
+    consent: &Consent,
     shadow: u32,
 ) -> Result<Exit, Failure> {
     let absolute = std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
     let Some(source) = absolute.to_str() else {
         return Err(Failure::usage(format!("{} is no UTF-8 path, and the host takes no other", absolute.display())));
     };
+    let mut grants = consent.to(&absolute)?;
     let failure = match send(context, source, &grants, shadow).await {
         Ok(answer) => return finish(context, &answer),
         Err(failure) => failure,

@@ -29,6 +29,7 @@ mod key;
 mod keypair;
 mod keystore;
 mod logs;
+mod policy;
 mod quota;
 mod sessions;
 mod table;

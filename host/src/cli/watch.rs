@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use astrid_capsule::Capability;
 use serde::Deserialize;
 
 use super::failure::{Exit, Failure};
+use super::policy::Consent;
 use super::{Context, capsule, text};
 
 /// How often the sources are looked at. What is saved in several steps is built once it stays the same for so long.
@@ -26,7 +26,7 @@ const BUILDER: &str = "astrid-build";
 /// What is watched, and how it is built and installed.
 pub(super) struct Watch {
     pub(super) folder: PathBuf,
-    pub(super) grants: Vec<Capability>,
+    pub(super) consent: Consent,
     /// Called with `--json build FOLDER`.
     pub(super) build: Option<PathBuf>,
     /// Whether to end after the first time.
@@ -80,7 +80,7 @@ impl Watch {
             let shown = format!("{} {}", text::shown(&name), text::shown(&version));
             context.console.remark(&format!("built {shown} in {took:.1} s"));
             let began = Instant::now();
-            capsule::install(context, &archive, self.grants.clone(), 0).await?;
+            capsule::install(context, &archive, &self.consent, 0).await?;
             context.console.remark(&format!("{shown} is live after {:.1} s", began.elapsed().as_secs_f64()));
         }
         Ok(Exit::Done)

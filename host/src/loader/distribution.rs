@@ -27,8 +27,9 @@ pub struct Applied {
 type Read = (Entry, Result<Packed, String>);
 
 /// The entries with their archives, and what is wrong with those that have none. Tells the environment what the
-/// distribution says from now on: every value that there is, whatever is wrong with others.
-fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
+/// distribution says from now on: every value that there is, whatever is wrong with others. Nobody has to vouch for what is
+/// `own`: the program's.
+fn read(host: &Host, folder: &Path, own: bool) -> Result<Option<Vec<Read>>, String> {
     let Some(folder) = Folder::read(folder)? else {
         host.env.share(Default::default());
         return Ok(None);
@@ -39,7 +40,9 @@ fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
     let packed = |entry: &Entry| {
         check.clone()?;
         let packed = folder.packed(entry)?;
-        judge(host, &folder.path, entry, &packed)?;
+        if !own {
+            judge(host, &folder.path, entry, &packed)?;
+        }
         if let Some((_, undefined)) = missing.iter().find(|(other, _)| other.name == entry.name) {
             return Err(undefined.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }
@@ -80,7 +83,7 @@ impl Loader {
         change: &mut Change<'a>,
     ) -> anyhow::Result<Vec<Applied>> {
         let (reading, path) = (host.clone(), folder.to_owned());
-        let entries = host.blocking.run(move || read(&reading, &path)).await?.map_err(anyhow::Error::msg)?;
+        let entries = host.blocking.run(move || read(&reading, &path, false)).await?.map_err(anyhow::Error::msg)?;
         let Some(entries) = entries else {
             tracing::warn!(path = %folder.display(), "no distribution; only what is installed already will run");
             return Ok(Vec::new());
@@ -128,8 +131,8 @@ impl Loader {
 }
 
 /// The distribution's own versions as if they were installed, for [`Loader::boot_safely`].
-pub(super) fn records(host: &Host, folder: &Path) -> anyhow::Result<Vec<(String, Record)>> {
-    let entries = read(host, folder).map_err(anyhow::Error::msg)?;
+pub(super) fn records(host: &Host, folder: &Path, own: bool) -> anyhow::Result<Vec<(String, Record)>> {
+    let entries = read(host, folder, own).map_err(anyhow::Error::msg)?;
     let entries = entries.ok_or_else(|| anyhow::anyhow!("reading {}: there is no distribution", folder.display()))?;
     let record = |(entry, packed): Read| {
         let packed = packed.map_err(|why| anyhow::anyhow!("loading {}: {why}", entry.name))?;

@@ -250,15 +250,18 @@ impl Loader {
         Ok(())
     }
 
-    /// Runs the distribution's capsules as its archives have them, and nothing else. What is installed stays as it is, and is
+    /// Runs the distribution's capsules as its archives have them, and nothing else. `embedded` is the folder of the one that
+    /// came with the program, which is as good as the program itself and needs nobody to vouch for it. What is installed stays as it is, and is
     /// there again after the next start; until then it can be replaced and rolled back. To remove what the distribution brings
     /// is to forget what was installed over it.
-    pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path) -> anyhow::Result<()> {
+    pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path, embedded: Option<&Path>) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
-        tracing::warn!("safe mode: only the distribution's own versions run");
+        let whose = if embedded.is_some() { "the distribution in this program" } else { "the distribution" };
+        tracing::warn!("safe mode: only the versions of {whose} run");
         let _ = self.distro.set(distro.to_owned());
-        let (reading, folder) = (host.clone(), distro.to_owned());
-        let distributed = host.blocking.run(move || distribution::records(&reading, &folder)).await??;
+        let (reading, folder) = (host.clone(), embedded.unwrap_or(distro).to_owned());
+        let own = embedded.is_some();
+        let distributed = host.blocking.run(move || distribution::records(&reading, &folder, own)).await??;
         let names = distributed.iter().map(|(id, _)| id.clone()).collect();
         self.as_distributed.set(names).map_err(|_| anyhow::anyhow!("a host boots once"))?;
         for (id, record) in distributed {
