@@ -19,7 +19,7 @@ use crate::journal::verify;
 
 /// The most entries of one answer.
 const MAX_ENTRIES: u32 = 1000;
-/// How often a tail looks for more.
+/// Between the end of a stream and the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -179,18 +179,34 @@ impl Tail {
         page.entries.reverse();
         // One may have been recorded between the count and the page.
         let mut from = page.entries.last().map_or(0, |newest| newest.index + 1).max(page.size);
+        print(context, &page.entries)?;
+        // A stream says that there is something; how it reads, and which of it is wanted, the history says. So nothing is
+        // lost where a stream ends or leaves something out. Asking leaves no fact: following does not feed itself.
         loop {
-            print(context, &page.entries)?;
-            if context.console.closed() {
-                return Ok(Exit::Done);
+            let mut stream = context.client.stream("follow the facts", "/api/events").await?;
+            loop {
+                loop {
+                    let next = self.filter.path(context, &[("limit", Some(MAX_ENTRIES.into())), ("from", Some(from))]);
+                    page = context.client.get("read the facts", &next).await?.read()?;
+                    from = page.next_from.unwrap_or(from);
+                    print(context, &page.entries)?;
+                    if page.entries.len() < MAX_ENTRIES as usize && from >= page.size {
+                        break;
+                    }
+                }
+                if context.console.closed() {
+                    return Ok(Exit::Done);
+                }
+                match stream.goes_on().await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(failure) => {
+                        context.console.remark(&format!("({}; following again)", failure.reason));
+                        break;
+                    }
+                }
             }
-            // Asking leaves no fact, so that following does not feed itself.
-            if page.entries.len() < MAX_ENTRIES as usize && from >= page.size {
-                tokio::time::sleep(INTERVAL).await;
-            }
-            let next = self.filter.path(context, &[("limit", Some(MAX_ENTRIES.into())), ("from", Some(from))]);
-            page = context.client.get("read the facts", &next).await?.read()?;
-            from = page.next_from.unwrap_or(from);
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 }
@@ -305,20 +321,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_shows_the_newest_oldest_first_and_goes_on_where_it_was() {
+    fn a_tail_shows_the_newest_oldest_first_and_goes_on_where_it_was_when_something_comes_on_another_stream_too() {
         let calls = AtomicU64::new(0);
         let host = Host::with(move |_| match calls.fetch_add(1, Ordering::Relaxed) {
             0 => (200, page(&[8, 7], "")),
-            1 => (200, page(&[], r#","next_from":9"#)),
-            2 => (200, page(&[9, 11], r#","next_from":12"#)),
+            1 | 4 => (200, "event: ready\ndata: {}\n\n".to_owned()),
+            2 => (200, page(&[], r#","next_from":9"#)),
+            3 => (200, page(&[9, 11], r#","next_from":12"#)),
+            5 => (200, page(&[12], r#","next_from":13"#)),
             _ => (503, r#"{"error":"overloaded"}"#.to_owned()),
         });
         let ran = host.astrid(&["audit", "tail", "--principal", "bo", "--entries", "2"]);
         assert_eq!(ran.exit, Exit::Failed);
-        assert_eq!(ran.out.replace("\\u{1b}", ""), "fact 7\nfact 8\nfact 9\nfact 11\n");
+        assert_eq!(ran.out.replace("\\u{1b}", ""), "fact 7\nfact 8\nfact 9\nfact 11\nfact 12\n");
         let asked: Vec<String> =
             host.requests().iter().map(|r| r.replace("GET /api/sys/audit?format=line&principal=bo&", "")).collect();
-        assert_eq!(asked, ["limit=2", "limit=1000&from=9", "limit=1000&from=9", "limit=1000&from=12"]);
+        let stream = "GET /api/events";
+        let wanted = ["limit=2", stream, "limit=1000&from=9", "limit=1000&from=9", stream, "limit=1000&from=12"];
+        assert_eq!(asked[..6], wanted);
     }
 
     #[test]
