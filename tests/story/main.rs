@@ -10,6 +10,7 @@
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
 //! - [`field`]: faults that hosts of plugins had in the field
+//! - [`forwarding`]: what is carried outside of what is written down
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
@@ -47,6 +48,7 @@ mod durability;
 mod edge;
 mod environment;
 mod field;
+mod forwarding;
 mod generations;
 mod history;
 mod hostile;
