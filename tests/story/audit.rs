@@ -14,7 +14,7 @@ use crate::{bus, install, install_guests, join, key, public_hex, until};
 const SECRET: &str = "sk-aubergine-0042";
 
 /// Every fact of a home whose daemon has ended, in order: the entries of its bundles.
-fn facts(home: &Home) -> Vec<Value> {
+pub(crate) fn facts(home: &Home) -> Vec<Value> {
     let folder = home.path().join("audit/tile/entries");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -290,6 +290,7 @@ async fn a_capsule_with_the_grants_reads_waits_and_prunes_and_one_without_is_ref
     let archive = pack::packed("reader");
     let refused = daemon.astrid(&["capsule", "install", &archive.display().to_string()]);
     assert!(refused.refusal(1).contains("journal:read") && refused.refusal(1).contains("journal:prune"), "{refused:?}");
+    assert!(refused.refusal(1).contains("sink:deliver"), "{refused:?}");
     install(&daemon, &archive);
     let ask = |what: &str, payload: Value| bus(&format!("reader.v1.{what}"), &payload);
 

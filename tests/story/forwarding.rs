@@ -13,11 +13,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 
-use crate::{assert_well, join, until};
+use crate::{assert_well, bus, install_guests, join, until};
 
 /// What somebody outside has got, an entry each.
 #[derive(Clone, Default)]
@@ -203,6 +203,29 @@ async fn every_fact_arrives_in_order_at_a_file_a_collector_and_syslog_though_the
     assert_eq!((count("archive", "ok"), count("archive", "failed")), (2, 0), "{told}");
     assert!(count("siem", "ok") >= 1 && count("siem", "failed") >= 1, "{told}");
     assert!(count("nowhere", "refused") >= 1, "{told}");
+}
+
+#[tokio::test]
+async fn a_place_that_hangs_has_one_delivery_at_a_time_and_whoever_asks_is_told_at_once() {
+    // It accepts, and then neither reads nor closes.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = Daemon::start_with(&["--set", &format!("sinks.silent.to=tcp://{}", silent.local_addr().unwrap())]);
+    install_guests(&daemon, &["reader"]);
+    let deliver = |to: &str, entries: &[&str], wait_ms: u32| {
+        bus("reader.v1.deliver", &json!({ "to": to, "entries": entries, "wait_ms": wait_ms }))
+    };
+    let (mut first, slow) = (daemon.connect_unix().await, deliver("silent", &["one"], 20_000));
+    let first = tokio::spawn(async move { first.send(slow).await });
+    let busy = |said: &str| said.contains("Busy");
+    until(&daemon, deliver("silent", &["two"], 0), |answer| answer.status == 400 && busy(&answer.json().to_string()))
+        .await;
+    assert!(!first.is_finished(), "nobody has answered it");
+    first.abort();
+    let refused = daemon.unix(deliver("elsewhere", &["one"], 0)).await.refusal(400, "bad_request");
+    assert!(refused.contains("NotFound"), "{refused}");
+    let large = "x".repeat(61_441);
+    let refused = daemon.unix(deliver("silent", &[&large], 0)).await.refusal(400, "bad_request");
+    assert!(refused.contains("the largest of 61441"), "{refused}");
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`reach`]: that what reaches outside is written down, function by function
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
@@ -61,6 +62,7 @@ mod neighbours;
 mod observation;
 mod people;
 mod quotas;
+mod reach;
 mod relays;
 mod run_loops;
 mod session;

@@ -5,6 +5,7 @@
 //! what the bindings require, so that reading leaves no fact: a log that grows by being read has no end.
 //!
 //! [`mod@query`] gives pages of it, [`mod@format`] lines, [`fact`] cuts out what is not to be seen, [`mod@tile`] lets anybody's tool check it,
+//! [`prove`] proves to everybody what is theirs,
 //! [`feed`] tells whoever follows, [`forward`] carries facts to places outside, [`retention`] says what is kept.
 
 pub mod fact;
@@ -12,6 +13,7 @@ pub mod feed;
 pub mod format;
 pub mod forward;
 pub mod log;
+pub mod prove;
 pub mod query;
 pub mod retention;
 pub mod tile;
@@ -74,6 +76,12 @@ fn redacted() -> Result<Redaction, Refusal> {
 
 fn query(message: Message) -> Answer {
     let request = message.object::<query::Request>()?;
+    let reader = Reader { principal: &message.principal, all: held::holds(READ_ALL, None) };
+    json(&request.answer(reader, &log::Host, &redacted()?)?)
+}
+
+fn proofs(message: Message) -> Answer {
+    let request = message.object::<prove::Request>()?;
     let reader = Reader { principal: &message.principal, all: held::holds(READ_ALL, None) };
     json(&request.answer(reader, &log::Host, &redacted()?)?)
 }
@@ -226,4 +234,5 @@ handlers! {
     "query" => query,
     "checkpoint" => checkpoint,
     "tile" => tile,
+    "proofs" => proofs,
 }

@@ -19,6 +19,8 @@ use crate::journal::verify;
 
 /// The most entries of one answer.
 const MAX_ENTRIES: u32 = 1000;
+/// The same with proofs.
+const MAX_PROOFS: u32 = 500;
 /// Between the end of a stream and the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -98,6 +100,14 @@ struct Page {
     next_cursor: Option<u64>,
     next_from: Option<u64>,
     size: u64,
+}
+
+#[derive(Deserialize)]
+struct ProvenPage {
+    entries: Vec<verify::Proven>,
+    size: u64,
+    checkpoint: Option<String>,
+    next_from: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -217,10 +227,15 @@ impl Export {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let key = self.key.map_or_else(|| super::audit::own_key(context), Ok)?;
         let out = self.out;
-        let unwritten =
-            |path: &Path, why: std::io::Error| Failure::failed("export", format!("{}: {why}", path.display()));
         fs::create_dir(&out).map_err(|error| unwritten(&out, error))?;
-        let note = context.client.get("read the checkpoint", "/api/sys/audit/checkpoint").await?.body;
+        let answer = context.client.exchange(Method::GET, "/api/sys/audit/checkpoint", None).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            return own(context, &out, &key).await;
+        }
+        if !answer.status.is_success() {
+            return Err(Failure::answered(answer.status.as_u16(), &answer.body).doing("read the checkpoint"));
+        }
+        let note = answer.body;
         let size = Checkpoint::open(&note, &key)
             .map_err(|error| Failure::failed("export", format!("the host's checkpoint: {error}")))?
             .size;
@@ -249,7 +264,7 @@ impl Export {
                 }
             }
         }
-        files::write(&out.join("facts.jsonl"), &facts, 0o644).map_err(|error| unwritten(&out, error))?;
+        files::write(&out.join(verify::FACTS), &facts, 0o644).map_err(|error| unwritten(&out, error))?;
         files::write(&out.join("checkpoint"), &note, 0o644).map_err(|error| unwritten(&out, error))?;
         let verified = verify::verify(&out, &key, &[])
             .map_err(|difference| Failure::failed("different", difference.to_string()))?;
@@ -258,6 +273,42 @@ impl Export {
         context.console.print(&if context.console.json { document.to_string() } else { said })?;
         Ok(Exit::Done)
     }
+}
+
+/// Facts that one may see without seeing the whole log, each with its proof, and the checkpoint that they are proven against.
+async fn own(context: &mut Context<'_>, out: &Path, key: &Key) -> Result<Exit, Failure> {
+    let (mut lines, mut path) = (Vec::new(), format!("/api/sys/audit/proofs?limit={MAX_PROOFS}"));
+    let mut note = None;
+    loop {
+        let page: ProvenPage = context.client.get("read the proofs", &path).await?.read()?;
+        for entry in &page.entries {
+            lines.extend(serde_json::to_vec(entry).expect("plain records serialise"));
+            lines.push(b'\n');
+        }
+        note = note.or(page.checkpoint);
+        let Some(from) = page.next_from else { break };
+        path = format!("/api/sys/audit/proofs?limit={MAX_PROOFS}&size={}&from={from}", page.size);
+    }
+    let note = note.ok_or_else(|| Failure::failed("protocol", "the host has sent proofs without a checkpoint"))?;
+    for (name, bytes) in [(verify::FACTS, lines.as_slice()), ("checkpoint", note.as_bytes())] {
+        let path = out.join(name);
+        files::write(&path, bytes, 0o644).map_err(|error| unwritten(&path, error))?;
+    }
+    let verified =
+        verify::verify_facts(out, key).map_err(|difference| Failure::failed("different", difference.to_string()))?;
+    let (proven, size) = (verified.proven, verified.checkpoint.size);
+    let document = json!({ "out": out, "proven": proven, "redacted": verified.redacted, "size": size });
+    let said = format!(
+        "{proven} facts of your own, of the log's {size}, are in {}, each with its proof; {} more have something cut out",
+        text::shown(&out.to_string_lossy()),
+        verified.redacted
+    );
+    context.console.print(&if context.console.json { document.to_string() } else { said })?;
+    Ok(Exit::Done)
+}
+
+fn unwritten(path: &Path, why: std::io::Error) -> Failure {
+    Failure::failed("export", format!("{}: {why}", path.display()))
 }
 
 /// Every tile and bundle of a log of this size: kind, index, width.

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use proptest::prelude::*;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::note::Checkpoint;
 use super::verify::{Inclusion, Verified, consistency, verify};
 use super::*;
 use crate::keys::Keys;
@@ -569,6 +571,72 @@ fn a_tile_can_be_had_in_every_width_that_a_checkpoint_could_have_needed() {
     ] {
         assert_eq!(journal.tile(kind, index, width), Err(ReadError::NotFound), "{kind:?} {index} {width}");
     }
+}
+
+#[test]
+fn a_fact_is_proven_in_the_tree_of_every_checkpoint_since_while_the_log_grows() {
+    let place = Place::new();
+    let journal = place.open();
+    let mut signed = Vec::new();
+    for _ in 0..4 {
+        record(&journal, 700);
+        while journal.signed() < journal.size() {
+            std::thread::yield_now();
+        }
+        signed.push(Checkpoint::open(journal.checkpoint().as_bytes(), &place.key()).unwrap());
+    }
+    let facts = all(&journal);
+    for checkpoint in &signed {
+        for index in [0, 255, 256, 700, checkpoint.size - 1] {
+            let hashes = journal.prove(index, checkpoint.size).unwrap();
+            let leaf = tree::leaf(&facts[index as usize].clone().seal());
+            assert!(tree::is_included(leaf, index, checkpoint.size, &hashes, &checkpoint.root), "{index}");
+        }
+        assert_eq!(journal.prove(checkpoint.size, checkpoint.size), Err(ReadError::NotFound));
+    }
+    assert_eq!(journal.prove(0, journal.size() + 1), Err(ReadError::NotFound));
+}
+
+#[test]
+fn some_facts_with_their_proofs_are_checked_without_the_log_and_the_first_that_is_wrong_is_named() {
+    let place = Place::new();
+    let journal = place.open();
+    record(&journal, 700);
+    drop(journal);
+    let folder = tempfile::tempdir().unwrap();
+    let proven = |index: u64| {
+        let (proof, entry) = Inclusion::of(&place.audit(), &place.key(), index).unwrap();
+        let hashes = proof.hashes.iter().map(|hash| Base64::encode_string(hash)).collect();
+        verify::Proven { index, fact: String::from_utf8(entry).unwrap(), proof: Some(hashes) }
+    };
+    fs::copy(checkpoint_path(&place.audit()), folder.path().join("checkpoint")).unwrap();
+    let write = |lines: &[verify::Proven]| {
+        let lines: Vec<String> = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+        fs::write(folder.path().join(verify::FACTS), lines.concat()).unwrap();
+        verify::verify_facts(folder.path(), &place.key())
+    };
+    let mut whole: Vec<_> = [0, 5, 300, 702].map(proven).into();
+    let cut = verify::Proven { proof: None, ..proven(701) };
+    whole.insert(3, cut);
+    assert!(!verify::holds_proofs(&place.audit()));
+    let found = write(&whole).unwrap();
+    assert!(verify::holds_proofs(folder.path()));
+    assert_eq!((found.proven, found.redacted, found.checkpoint.size), (4, 1, 703));
+    let edits: [fn(&mut Vec<verify::Proven>); 5] = [
+        |lines| lines[2].fact = lines[2].fact.replace("number", "another"),
+        |lines| lines[2].index += 1,
+        |lines| lines[2].proof.as_mut().unwrap().swap(0, 1),
+        |lines| lines[2] = lines[1].clone(),
+        |lines| lines[2].proof = Some(vec!["no".into()]),
+    ];
+    for edit in edits {
+        let mut lines = whole.clone();
+        edit(&mut lines);
+        let named = write(&lines).unwrap_err();
+        assert_eq!((named.file.as_str(), named.entry), (verify::FACTS, Some(2)), "{named}");
+    }
+    let other = Place::new();
+    assert_eq!(verify::verify_facts(folder.path(), &other.key()).unwrap_err().file, "checkpoint");
 }
 
 #[test]
