@@ -112,12 +112,13 @@ impl Host {
         let authority = Authority::load(&store).context("reading who holds what")?.recording(journal.clone());
         let authority = Arc::new(authority);
         let blocking = Blocking::new(config.runtime.blocking);
+        let sinks = Sinks::new(&config.sinks, journal.clone(), blocking.clone())?;
         let pool =
             Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
             bus: Arc::new(Bus::new(config.bus.clone(), authority.clone()).recording(journal.clone())),
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
-            sinks: Sinks::new(&config.sinks, journal.clone(), blocking.clone()),
+            sinks,
             blocking,
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),

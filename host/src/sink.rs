@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use astrid_capsule::near::meant;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -26,9 +27,14 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram, lookup_host};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::files;
 use crate::journal::{Fact, Journal, Outcome};
@@ -48,6 +54,8 @@ const MAX_SINKS: usize = 64;
 const MAX_ANSWER: usize = 64 << 10;
 /// The longest Authorization header, in bytes.
 const MAX_AUTHORIZATION: u64 = 8 << 10;
+/// The largest file of certificates, in bytes.
+const MAX_ROOTS: u64 = 4 << 20;
 
 /// `[sinks.NAME]` of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,14 +66,17 @@ pub struct Config(BTreeMap<String, Named>);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Named {
-    /// `file:///PATH`, `udp://HOST:PORT`, `tcp://HOST:PORT`, `unix:///PATH` or `http://HOST[:PORT]/PATH`.
+    /// `file:///PATH`, `udp://HOST:PORT`, `tcp://HOST:PORT`, `unix:///PATH`, `http://HOST[:PORT]/PATH` or `https://…`.
     to: String,
     /// A file that holds the Authorization header for a collector. Read for each delivery.
     #[serde(skip_serializing_if = "String::is_empty")]
     authorization_file: String,
+    /// A file of certificates in PEM that vouch for a collector by `https://`. Read once, at the start.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ca_file: String,
 }
 
-const FIELDS: [&str; 2] = ["to", "authorization-file"];
+const FIELDS: [&str; 3] = ["to", "authorization-file", "ca-file"];
 
 /// Whether a key below `sinks.` is one, `NAME.FIELD`; the error says which part is not.
 pub fn check_key(key: &str) -> Result<(), String> {
@@ -115,7 +126,20 @@ enum Target {
     Udp(String),
     Tcp(String),
     Unix(PathBuf),
-    Http { address: String, authority: String, path: String, authorization: Option<PathBuf> },
+    Http(Collector),
+}
+
+/// An HTTP collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Collector {
+    /// Where to connect to.
+    address: String,
+    /// As it stands in the Host header.
+    authority: String,
+    path: String,
+    authorization: Option<PathBuf>,
+    /// Whose certificate it must have, and who may vouch for that.
+    tls: Option<(ServerName<'static>, PathBuf)>,
 }
 
 impl Named {
@@ -125,11 +149,15 @@ impl Named {
         let wrong = |why: &str| ("to", format!("= {to:?}: {why}"));
         let Some((scheme, rest)) = to.split_once("://") else {
             return Err(wrong(
-                "write file:///PATH, udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or http://HOST/PATH",
+                "write file:///PATH, udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or https://HOST/PATH",
             ));
         };
-        if scheme != "http" && !self.authorization_file.is_empty() {
-            return Err(("authorization-file", "is for http:// alone; leave it out".to_owned()));
+        let collector = ["http", "https"].contains(&scheme);
+        if !collector && !self.authorization_file.is_empty() {
+            return Err(("authorization-file", "is for http:// and https:// alone; leave it out".to_owned()));
+        }
+        if scheme != "https" && !self.ca_file.is_empty() {
+            return Err(("ca-file", "is for https:// alone; leave it out".to_owned()));
         }
         let absolute = |rest: &str| match rest.strip_prefix('/') {
             Some(path) if !path.is_empty() => Ok(PathBuf::from(rest)),
@@ -147,26 +175,39 @@ impl Named {
             "unix" => absolute(rest).map(Target::Unix),
             "udp" => address(rest).map(Target::Udp),
             "tcp" => address(rest).map(Target::Tcp),
-            "http" => self.collector().map_err(|why| wrong(&why)),
-            "https" => Err(wrong("TLS is not spoken here; name a collector or relay on this machine by http://")),
-            _ => Err(wrong("the scheme must be file, udp, tcp, unix or http")),
+            _ if collector => self.collector(scheme == "https").map_err(|why| wrong(&why)),
+            _ => Err(wrong("the scheme must be file, udp, tcp, unix, http or https")),
         }
     }
 
-    fn collector(&self) -> Result<Target, String> {
+    fn collector(&self, tls: bool) -> Result<Target, String> {
         let url: Uri = self.to.parse().map_err(|error| format!("no URL: {error}"))?;
         let authority = url.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or("name a host, and no user: that is for authorization-file")?;
         let address = match authority.port_u16() {
             Some(_) => authority.as_str().to_owned(),
-            None => format!("{}:80", authority.host()),
+            None => format!("{}:{}", authority.host(), if tls { 443 } else { 80 }),
         };
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let authorization = Some(PathBuf::from(&self.authorization_file)).filter(|path| !path.as_os_str().is_empty());
-        if authorization.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Err("authorization-file must be an absolute path".to_owned());
-        }
-        Ok(Target::Http { address, authority: authority.as_str().to_owned(), path, authorization })
+        let file = |field: &str, path: &str| match Path::new(path).is_absolute() {
+            _ if path.is_empty() => Ok(None),
+            true => Ok(Some(PathBuf::from(path))),
+            false => Err(format!("{field} must be an absolute path")),
+        };
+        let authorization = file("authorization-file", &self.authorization_file)?;
+        let tls = match (tls, file("ca-file", &self.ca_file)?) {
+            (false, _) => None,
+            (true, None) => {
+                let why = "name in ca-file who vouches for it; of public ones that is often ";
+                return Err(format!("{why}/etc/ssl/certs/ca-certificates.crt"));
+            }
+            (true, Some(roots)) => {
+                let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+                let name = ServerName::try_from(name).map_err(|_| "no name that a certificate can have".to_owned())?;
+                Some((name, roots))
+            }
+        };
+        Ok(Target::Http(Collector { address, authority: authority.as_str().to_owned(), path, authorization, tls }))
     }
 }
 
@@ -186,6 +227,8 @@ pub enum Error {
 /// One sink and what is known of it.
 struct Sink {
     target: Target,
+    /// For a collector by `https://`.
+    connector: Option<TlsConnector>,
     /// One delivery at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether the last delivery went well.
@@ -221,11 +264,20 @@ impl Delivery {
 }
 
 impl Sinks {
-    /// `config` has been checked.
-    pub fn new(config: &Config, journal: Arc<Journal>, blocking: Blocking) -> Self {
-        let targets = config.targets().unwrap_or_default();
-        let sink = |target| Arc::new(Sink { target, turn: Arc::default(), last: Mutex::default() });
-        Self { sinks: targets.into_iter().map(|(name, target)| (name, sink(target))).collect(), journal, blocking }
+    /// Reads the certificates that collectors need. The error names the sink and the file.
+    pub fn new(config: &Config, journal: Arc<Journal>, blocking: Blocking) -> anyhow::Result<Self> {
+        let mut sinks = BTreeMap::new();
+        for (name, target) in config.targets().map_err(anyhow::Error::msg)? {
+            let connector = match &target {
+                Target::Http(Collector { tls: Some((_, roots)), .. }) => {
+                    let what = format!("sinks.{name}.ca-file: {}", roots.display());
+                    Some(connector(roots).context(what)?)
+                }
+                _ => None,
+            };
+            sinks.insert(name, Arc::new(Sink { target, connector, turn: Arc::default(), last: Mutex::default() }));
+        }
+        Ok(Self { sinks, journal, blocking })
     }
 
     /// Begins to deliver entries, in their order. `fact` says who does.
@@ -245,7 +297,7 @@ impl Sinks {
         let (journal, blocking) = (self.journal.clone(), self.blocking.clone());
         let work = async move {
             let count = entries.len();
-            let sent = send(&sink.target, entries, &blocking, turn);
+            let sent = send(&sink, entries, &blocking, turn);
             let done = tokio::time::timeout(TIMEOUT, sent).await.unwrap_or_else(|_| {
                 let seconds = TIMEOUT.as_secs();
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not take them within {seconds} s")))
@@ -282,8 +334,8 @@ impl Sinks {
 /// Held for as long as bytes may still go out, whoever waits for that.
 type Turn = tokio::sync::OwnedMutexGuard<()>;
 
-async fn send(target: &Target, entries: Vec<Vec<u8>>, blocking: &Blocking, turn: Turn) -> io::Result<()> {
-    match target {
+async fn send(sink: &Sink, entries: Vec<Vec<u8>>, blocking: &Blocking, turn: Turn) -> io::Result<()> {
+    match &sink.target {
         Target::File(path) => {
             let path = path.clone();
             let work = move || {
@@ -309,9 +361,16 @@ async fn send(target: &Target, entries: Vec<Vec<u8>>, blocking: &Blocking, turn:
             }
         }
         Target::Tcp(address) => stream(address, &entries).await?,
-        Target::Http { address, authority, path, authorization } => {
-            let authorization = authorization.as_deref().map(header).transpose()?;
-            post(address, authority, path, authorization, &entries).await?;
+        Target::Http(collector) => {
+            let stream = TcpStream::connect(&collector.address).await?;
+            stream.set_nodelay(true)?;
+            match (&sink.connector, &collector.tls) {
+                (Some(connector), Some((name, _))) => {
+                    let stream = connector.connect(name.clone(), stream).await?;
+                    post(stream, collector, &entries).await?;
+                }
+                _ => post(stream, collector, &entries).await?,
+            }
         }
     }
     drop(turn);
@@ -364,24 +423,37 @@ fn header(path: &Path) -> io::Result<HeaderValue> {
     Ok(value)
 }
 
+fn connector(roots: &Path) -> anyhow::Result<TlsConnector> {
+    let pem = files::read_capped(File::open(roots)?, MAX_ROOTS)?;
+    let mut store = RootCertStore::empty();
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().context("it is no PEM")?;
+    let (taken, _) = store.add_parsable_certificates(found);
+    anyhow::ensure!(taken > 0, "it holds no certificate in PEM that can vouch for anybody");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions()?.with_root_certificates(store).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Without its cause it says little.
+fn with_cause(error: hyper::Error) -> io::Error {
+    let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+    io::Error::other(format!("{error}{cause}"))
+}
+
 async fn post(
-    address: &str,
-    authority: &str,
-    path: &str,
-    authorization: Option<HeaderValue>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    collector: &Collector,
     entries: &[Vec<u8>],
 ) -> io::Result<()> {
-    let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, authority);
+    let mut request = Request::builder().method(Method::POST).uri(&collector.path).header(HOST, &collector.authority);
     request = request.header(CONTENT_TYPE, "application/x-ndjson");
-    if let Some(value) = authorization {
-        request = request.header(AUTHORIZATION, value);
+    if let Some(file) = &collector.authorization {
+        request = request.header(AUTHORIZATION, header(file)?);
     }
     let request = request.body(Full::new(Bytes::from(lines(entries)))).map_err(io::Error::other)?;
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(with_cause)?;
     let work = async {
-        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+        let answer = sender.send_request(request).await.map_err(with_cause)?;
         let status = answer.status();
         let said = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map(|said| said.to_bytes());
         if status.is_success() {
@@ -397,11 +469,8 @@ async fn post(
     tokio::pin!(work);
     tokio::select! {
         done = &mut work => done,
-        // The connection ends by itself where the other side closes it; its answer has come by then, or never does.
-        ended = connection => {
-            ended.map_err(io::Error::other)?;
-            work.await
-        }
+        // It ends by itself where the other side closes it, in order or not. The answer has come by then, or never does.
+        _ = connection => work.await,
     }
 }
 
@@ -435,7 +504,7 @@ mod tests {
             ("udp://siem:0", "write udp://HOST:PORT"),
             ("tcp://:5", "write tcp://HOST:PORT"),
             ("tcp://a@b:5", "write tcp://HOST:PORT"),
-            ("https://siem/", "TLS is not spoken"),
+            ("https://siem/", "name in ca-file who vouches"),
             ("http://a:b@c/", "authorization-file"),
             ("ftp://a/", "scheme must be"),
         ] {
@@ -444,9 +513,62 @@ mod tests {
         }
         let udp = Named { authorization_file: "/a".into(), ..named("udp://a:1") };
         assert_eq!(udp.target().unwrap_err().0, "authorization-file");
+        let with_ca = |to: &str| Named { ca_file: "/ca.pem".into(), ..named(to) };
+        assert_eq!(with_ca("http://a/").target().unwrap_err().0, "ca-file");
+        assert!(with_ca("https://a/").target().is_ok());
         assert!(check_key("siem.to").is_ok() && check_key("siem").is_err() && check_key("Siem.to").is_err());
         assert!(check_key("siem.too").unwrap_err().contains("did you mean `to`"));
         assert_eq!(key_of_variable("my-siem-authorization-file"), Some("my-siem.authorization-file".into()));
+    }
+
+    #[tokio::test]
+    async fn a_collector_by_https_must_have_a_certificate_that_the_operators_file_vouches_for() {
+        use tokio_rustls::rustls::ServerConfig;
+        use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+        let folder = tempfile::tempdir().unwrap();
+        let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (own, other) = (pair(), pair());
+        let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![own.cert.der().clone()], key).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (heard, mut got) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            loop {
+                let Ok(mut stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { continue };
+                let mut said = Vec::new();
+                while !said.ends_with(b"one\n") {
+                    stream.read_buf(&mut said).await.unwrap();
+                }
+                heard.send(String::from_utf8(said).unwrap()).unwrap();
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            }
+        });
+        let keys = Arc::new(crate::keys::Keys::open(&folder.path().join("host.key")).unwrap());
+        let journal = Journal::open(&folder.path().join("audit"), &crate::journal::Config::default(), &keys).unwrap();
+        let journal = Arc::new(journal);
+        let deliver = async |vouches: &str| {
+            let roots = folder.path().join("ca.pem");
+            fs::write(&roots, vouches).unwrap();
+            let ca_file = roots.display().to_string();
+            let named = Named { ca_file, ..named(&format!("https://localhost:{port}/in")) };
+            let config = Config(BTreeMap::from([("siem".to_owned(), named)]));
+            let sinks = Sinks::new(&config, journal.clone(), Blocking::new(1)).map_err(|error| format!("{error:#}"))?;
+            let mut delivery = sinks.deliver("siem", vec![b"one".to_vec()], journal.fact("sink.deliver")).unwrap();
+            let until = tokio::time::Instant::now() + TIMEOUT;
+            delivery.done(until).await.unwrap().map_err(|error| error.to_string())
+        };
+        assert_eq!(deliver(&own.cert.pem()).await, Ok(()));
+        let request = got.recv().await.unwrap();
+        assert!(request.starts_with("POST /in HTTP/1.1\r\n") && request.ends_with("\r\n\r\none\n"), "{request}");
+        let refused = deliver(&other.cert.pem()).await.unwrap_err();
+        assert!(refused.contains("certificate"), "{refused}");
+        let named = deliver("nothing").await.unwrap_err();
+        assert!(named.starts_with("sinks.siem.ca-file: ") && named.contains("no certificate"), "{named}");
     }
 
     #[test]
