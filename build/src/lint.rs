@@ -110,6 +110,7 @@ fn asks(manifest: &Manifest, surface: &Surface, found: &mut Vec<Warning>) {
             grant::HOST => (surface.imports("astrid:sys/host"), "imports astrid:sys/host"),
             grant::JOURNAL_READ => (surface.imports("astrid:journal/facts"), "imports astrid:journal/facts"),
             grant::JOURNAL_PRUNE => (surface.imports("astrid:journal/retention"), "imports astrid:journal/retention"),
+            grant::SINK => (surface.imports("astrid:sys/sink"), "imports astrid:sys/sink"),
             grant::MOUNT => (manifest.http.is_some(), "is mounted: Capsule.toml has no [http]"),
             other if other.starts_with("keys:") => (surface.imports("astrid:keys/keys"), "imports astrid:keys/keys"),
             _ => continue,

@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 16] = [
+const OFFERED: [&str; 17] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -35,6 +35,7 @@ const OFFERED: [&str; 16] = [
     "astrid:sys/host",
     "astrid:sys/limit",
     "astrid:sys/log",
+    "astrid:sys/sink",
 ];
 
 /// Packages of WASI and what is offered of each.
@@ -260,6 +261,7 @@ fn ungranted(manifest: &Manifest, surface: &Surface) -> Vec<Problem> {
         ("imports", "astrid:sys/host", grant::HOST),
         ("imports", "astrid:journal/facts", grant::JOURNAL_READ),
         ("imports", "astrid:journal/retention", grant::JOURNAL_PRUNE),
+        ("imports", "astrid:sys/sink", grant::SINK),
         ("exports", AUTHENTICATOR, grant::AUTHENTICATOR),
         ("exports", RUN_LOOP, grant::RUN),
     ];

@@ -353,6 +353,8 @@ pub mod grant {
     pub const JOURNAL_READ: &str = "journal:read";
     /// Import `astrid:journal/retention`: delete old entries of the log of facts.
     pub const JOURNAL_PRUNE: &str = "journal:prune";
+    /// Import `astrid:sys/sink`: deliver to the places outside that the operator has named.
+    pub const SINK: &str = "sink:deliver";
     /// `bus:send:<topic>`, dots written as colons: send to topics that are not the capsule's own. Not written in `asks`:
     /// every `[[publish]]` of such a topic asks for it ([`Manifest::asked`](super::Manifest::asked)).
     pub const SEND: &str = "bus:send";
@@ -381,7 +383,8 @@ pub mod grant {
     }
 
     /// Every grant by its fixed name; `keys:<purpose>` is the only family.
-    pub const FIXED: [&str; 8] = [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, JOURNAL_READ, JOURNAL_PRUNE, MOUNT, RUN];
+    pub const FIXED: [&str; 9] =
+        [SESSIONS, AUTHENTICATOR, REGISTRAR, HOST, JOURNAL_READ, JOURNAL_PRUNE, SINK, MOUNT, RUN];
 }
 
 impl Manifest {

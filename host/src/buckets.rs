@@ -166,6 +166,16 @@ pub struct Transaction {
     written: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
     changes: Vec<Change>,
+    ended: Vec<Ended>,
+}
+
+/// That a principal's session has ended, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub principal: PrincipalId,
+    /// None: all that `why` tells.
+    pub session: Option<String>,
+    pub why: String,
 }
 
 impl Transaction {
@@ -197,10 +207,17 @@ impl Transaction {
         Ok(())
     }
 
-    /// What the store has to do, and the changes that are in force once it has.
-    pub fn finish(self) -> (Commit, Vec<Change>) {
+    /// Adds what is to be recorded once the commit is durable. It counts as a key.
+    pub fn record(&mut self, ended: Ended) -> Result<(), String> {
+        self.room(b"").map_err(|_| format!("a transaction can't touch more than {MAX_TOUCHED} keys"))?;
+        self.ended.push(ended);
+        Ok(())
+    }
+
+    /// What the store has to do, the changes that are in force once it has, and what is to be recorded then.
+    pub fn finish(self) -> (Commit, Vec<Change>, Vec<Ended>) {
         let (expect, writes) = (self.read.into_iter().collect(), self.written.into_iter().collect());
-        (Commit { expect, writes, ..Commit::default() }, self.changes)
+        (Commit { expect, writes, ..Commit::default() }, self.changes, self.ended)
     }
 
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), Error> {
@@ -213,7 +230,7 @@ impl Transaction {
     }
 
     fn room(&self, key: &[u8]) -> Result<(), Error> {
-        let touched = self.read.len() + self.written.len();
+        let touched = self.read.len() + self.written.len() + self.ended.len();
         if touched >= MAX_TOUCHED && !self.read.contains_key(key) && !self.written.contains_key(key) {
             return Err(Error::Invalid(format!("a transaction can't touch more than {MAX_TOUCHED} keys")));
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::runtime::{self, Machine};
-use crate::{bus, http, journal, loader, log, store, trust};
+use crate::{bus, http, journal, loader, log, sink, store, trust};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -25,6 +25,7 @@ pub struct Config {
     pub loader: loader::Config,
     pub log: log::Config,
     pub runtime: runtime::Config,
+    pub sinks: sink::Config,
     pub store: store::Config,
     pub trust: trust::Config,
     /// Where each `room.key` came from that is not its default.
@@ -115,6 +116,7 @@ impl Config {
         self.loader.check()?;
         self.log.check()?;
         self.runtime.check()?;
+        self.sinks.check()?;
         self.store.check()
     }
 
@@ -160,6 +162,9 @@ fn flatten(prefix: &str, value: Value, into: &mut BTreeMap<String, Value>) {
     }
 }
 
+/// The room whose keys have names that the operator gives.
+const SINKS: &str = "sinks";
+
 /// What has been said so far, and by whom.
 struct Layers {
     known: BTreeMap<String, BTreeMap<String, Value>>,
@@ -172,7 +177,10 @@ impl Layers {
         let Some(keys) = self.known.get(room) else {
             bail!("there is no room `{room}`{}", meant(room, self.known.keys().map(String::as_str)));
         };
-        if !keys.contains_key(key) {
+        if room == SINKS {
+            // Names are the operator's.
+            sink::check_key(key).map_err(anyhow::Error::msg)?;
+        } else if !keys.contains_key(key) {
             bail!("there is no key `{room}.{key}`{}", meant(key, keys.keys().map(String::as_str)));
         }
         let mut table = &mut self.table;
@@ -211,6 +219,9 @@ impl Layers {
         let rest = name.strip_prefix("ASTRID_")?.to_ascii_lowercase();
         let (room, key) = rest.split_once('_')?;
         let key = key.replace('_', "-");
+        if let Some(key) = sink::key_of_variable(&key).filter(|_| room == SINKS) {
+            return Some((room.to_owned(), key));
+        }
         // A dot can't stand in a variable's name either.
         let known = self.known.get(room)?.keys().find(|known| known.replace('.', "-") == key);
         Some((room.to_owned(), known.cloned().unwrap_or(key)))
@@ -314,7 +325,7 @@ mod tests {
                 "[pool]\ninstances = 1\n",
                 vec![],
                 vec![],
-                "known are audit, bus, http, loader, log, runtime, store, trust",
+                "known are audit, bus, http, loader, log, runtime, sinks, store, trust",
             ),
             ("[trust]\nlocal = \"maybe\"\n", vec![], vec![], "`require`, `warn`, `off`"),
             ("[trust]\nlocals = \"off\"\n", vec![], vec![], "did you mean `local`?"),
@@ -327,6 +338,11 @@ mod tests {
             ("", vec!["http.listen=nonsense"], vec![], "configuration"),
             ("", vec!["bus.max-depth=200"], vec![], "bus.max-depth"),
             ("", vec!["loader.probation-secs=86401"], vec![], "loader.probation-secs = 86401"),
+            ("[sinks.siem]\nto = \"siem\"\n", vec![], vec![], "sinks.siem.to = \"siem\": write file:///PATH"),
+            ("[sinks.siem]\ntoo = \"siem\"\n", vec![], vec![], "`sinks.siem.too`; did you mean `to`?"),
+            ("[sinks.SIEM]\nto = \"siem\"\n", vec![], vec![], "sinks.SIEM: a sink's name"),
+            ("[sinks]\nsiem = \"http://a/\"\n", vec![], vec![], "write [sinks.siem] with to"),
+            ("", vec![], vec![("ASTRID_SINKS_MY_SIEM_TO", "x")], "sinks.my-siem.to = \"x\""),
             ("", vec!["loader.probation-failures=0"], vec![], "loader.probation-failures = 0"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "did you mean `async-io`?"),
             ("", vec![], vec![("ASTRID_RUNTIME_ASYNCIO", "1")], "ASTRID_RUNTIME_ASYNCIO"),

@@ -26,6 +26,7 @@ use crate::meter::Meter;
 use crate::pool::{Pool, Warm};
 use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
+use crate::sink::Sinks;
 use crate::store::Store;
 use crate::{distro as distribution, files, observe};
 
@@ -51,6 +52,7 @@ pub struct Host {
     pub connections: Arc<Connections>,
     pub relays: Arc<Relays>,
     pub limits: Limits,
+    pub sinks: Sinks,
     /// What the TCP listener encrypts with, if it does.
     pub tls: Option<Tls>,
     pub shutdown: Arc<Shutdown>,
@@ -110,12 +112,15 @@ impl Host {
         let journal = Arc::new(Journal::open(&home.audit(), &config.audit, &keys).context("opening the log of facts")?);
         let authority = Authority::load(&store).context("reading who holds what")?.recording(journal.clone());
         let authority = Arc::new(authority);
+        let blocking = Blocking::new(config.runtime.blocking);
+        let sinks = Sinks::new(&config.sinks, journal.clone(), blocking.clone())?;
         let pool =
             Pool::new(&config.runtime.pool()).map_err(anyhow::Error::from).context("making the instance pool")?;
         Ok(Arc::new(Self {
             bus: Arc::new(Bus::new(config.bus.clone(), authority.clone()).recording(journal.clone())),
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
-            blocking: Blocking::new(config.runtime.blocking),
+            sinks,
+            blocking,
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),
             limits: Limits::default(),

@@ -62,6 +62,7 @@ pub mod runtime;
 pub mod sched;
 pub mod seal;
 pub mod shutdown;
+pub mod sink;
 pub mod store;
 pub mod trust;
 

@@ -27,6 +27,6 @@ pub mod held {
 /// Standing of principals and groups, written within a [`crate::kv::Transaction`].
 pub mod registrar {
     pub use crate::bindings::imports::astrid::authority::registrar::{
-        Quotas, Standing, remove_group, remove_principal, set_group, set_principal,
+        Quotas, Standing, end_session, remove_group, remove_principal, set_group, set_principal,
     };
 }

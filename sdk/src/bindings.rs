@@ -59,6 +59,7 @@ macro_rules! export_world {
                     "astrid:sys/audit@0.1.0": crate::bindings::imports::astrid::sys::audit,
                     "astrid:sys/limit@0.1.0": crate::bindings::imports::astrid::sys::limit,
                     "astrid:sys/host@0.1.0": crate::bindings::imports::astrid::sys::host,
+                    "astrid:sys/sink@0.1.0": crate::bindings::imports::astrid::sys::sink,
                     "astrid:env/env@0.1.0": crate::bindings::imports::astrid::env::env,
                     "astrid:authority/held@0.1.0": crate::bindings::imports::astrid::authority::held,
                     "astrid:authority/sessions@0.1.0": crate::bindings::imports::astrid::authority::sessions,

@@ -38,8 +38,8 @@ impl Response {
     }
 
     /// Goes on after `body` with what [`crate::relay!`] makes of the source's events, without a call in between. `context`
-    /// (at most 16 KiB) comes back with each of its calls; after each `idle_ms` without an event (0 for never, else at least
-    /// 1000) there is an [`Event::Idle`].
+    /// (at most 16 KiB) comes back with each of its calls; every `idle_ms` (0 for never, else at least 1000) there is an
+    /// [`Event::Idle`], whatever else comes.
     #[must_use]
     pub fn relaying(mut self, source: impl Into<Source>, context: impl Into<Vec<u8>>, idle_ms: u32) -> Self {
         self.relay = Some(Relay { source: source.into(), context: context.into(), idle_ms });

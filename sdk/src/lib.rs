@@ -78,6 +78,7 @@ pub mod kv;
 pub mod limit;
 pub mod log;
 pub mod run;
+pub mod sink;
 
 /// What most capsules need: `use astrid_sdk::prelude::*;`.
 pub mod prelude {

@@ -64,6 +64,24 @@ fn a_format_changes_the_line_and_a_rule_what_stands_in_it() {
 }
 
 #[test]
+fn everybody_gets_their_own_facts_with_what_proves_them() {
+    let mut audit = audit();
+    let ask = |audit: &mut Capsule, payload: Value| {
+        let answer = audit.as_principal("alice").handle("proofs", payload).unwrap();
+        answer.inspect(|answer| crate::types::check_answer("audit", "proofs", answer))
+    };
+    assert_eq!(ask(&mut audit, json!({})).unwrap_err().code, RefusalCode::NotFound, "nothing is signed");
+    audit.journal().checkpoint = Some("origin\n7\nroot\n".into());
+    audit.journal().proof = Some(vec![vec![7; 32]]);
+    let page = ask(&mut audit, json!({})).unwrap();
+    assert_eq!((indices(&page), &page["size"], page["next_from"].as_u64()), (vec![0, 3, 6], &json!(7), None));
+    assert_eq!(page["entries"][0]["fact"], json!(audit.journal().facts[0]), "as it is attested");
+    assert_eq!(page["entries"][0]["proof"], json!(["BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="]));
+    let rest = ask(&mut audit, json!({ "from": 1, "size": 4, "limit": 1 })).unwrap();
+    assert_eq!((indices(&rest), rest.get("checkpoint")), (vec![3], None));
+}
+
+#[test]
 fn the_logs_own_files_are_for_who_may_read_all() {
     let mut audit = audit();
     audit.grant("root", "audit:read_all");

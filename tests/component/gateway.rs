@@ -156,6 +156,7 @@ fn routes() -> Vec<Route> {
         route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
         route("GET", "/api/sys/config", None, "system.v1.config", json!({}), 200),
         route("GET", "/api/sys/audit", None, "audit.v1.query", json!({}), 200),
+        route("GET", "/api/sys/audit/proofs", None, "audit.v1.proofs", json!({}), 200),
         route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
         route("GET", "/api/capsules", None, "system.v1.capsule.list", json!({}), 200),
         route("POST", "/api/capsules", Some(install.clone()), "system.v1.capsule.install", install, 200),

@@ -120,6 +120,7 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ),
             ("query", json!({ "from": 1 })),
             ("checkpoint", json!({})),
+            ("proofs", json!({ "from": 1, "size": 2, "limit": 1 })),
             ("tile", json!({ "path": "0/000" })),
         ],
         _ => vec![

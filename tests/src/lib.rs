@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub mod daemon;
 pub mod http;
+pub mod ocsf;
 pub mod pack;
 pub mod steps;
 pub mod tls;

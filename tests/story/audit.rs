@@ -14,7 +14,7 @@ use crate::{bus, install, install_guests, join, key, public_hex, until};
 const SECRET: &str = "sk-aubergine-0042";
 
 /// Every fact of a home whose daemon has ended, in order: the entries of its bundles.
-fn facts(home: &Home) -> Vec<Value> {
+pub(crate) fn facts(home: &Home) -> Vec<Value> {
     let folder = home.path().join("audit/tile/entries");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -162,6 +162,48 @@ async fn who_came_in_and_who_did_not_is_a_fact_with_fingerprints_and_no_token_or
 }
 
 #[tokio::test]
+async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes() {
+    let home = Home::new();
+    let daemon = home.start();
+    install_guests(&daemon, &["trap"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let others = [("bob", 2), ("eve", 3), ("dan", 4)];
+    for (name, number) in others {
+        join(&daemon, "agent", name, number).await;
+    }
+    daemon.tcp(Request::get("/api/sys/status").bearer(&ada.bearer)).await.expect(200);
+    daemon.tcp(bus("trap.v1.panic", &json!({})).bearer(&ada.bearer)).await;
+    daemon.tcp(Request::post("/api/capsules/audit/swap", &json!({})).bearer(&ada.bearer)).await.expect(200);
+    assert_eq!(daemon.tcp(Request::delete("/api/auth/session").bearer(&ada.bearer)).await.status, 204);
+    daemon.unix(Request::post("/api/sys/principals/bob/disable", &json!({}))).await.expect(200);
+    daemon.unix(Request::post("/api/sys/principals/bob/disable", &json!({}))).await.expect(200);
+    assert_eq!(daemon.unix(Request::delete("/api/sys/principals/eve")).await.status, 204);
+    let devices = daemon.unix(Request::get("/api/sys/principals/dan/devices")).await.expect(200);
+    let print = devices["devices"][0]["fingerprint"].as_str().unwrap().to_owned();
+    assert_eq!(daemon.unix(Request::delete(&format!("/api/sys/principals/dan/devices/{print}"))).await.status, 204);
+    daemon.stop();
+
+    let facts = facts(&home);
+    let session = one(&facts, &json!({ "action": "session.begin", "principal": "ada" }))["session"].clone();
+    assert_eq!(session, crate::fingerprint(&ada.bearer), "every session has a name of its own");
+    for action in ["bus.system.v1.status", "capsule.call", "capsule.swap"] {
+        let caused = one(&facts, &json!({ "action": action, "principal": "ada" }));
+        assert_eq!(caused["session"], session, "{caused}");
+    }
+    let removed = format!("its device {print} is removed");
+    for (who, session, why) in [
+        ("ada", session.clone(), "logged out"),
+        ("bob", Value::Null, "its principal is disabled"),
+        ("eve", Value::Null, "its principal is removed"),
+        ("dan", Value::Null, &*removed),
+    ] {
+        let ends = matching(&facts, &json!({ "action": "session.end", "principal": who }));
+        let [end] = ends[..] else { panic!("{who}: {ends:?}") };
+        assert_eq!((&end["session"], &end["reason"]), (&session, &json!(why)), "{end}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_was_killed_says_so_at_its_next_start_and_its_log_is_whole() {
     let home = Home::new();
     let daemon = home.start();
@@ -248,6 +290,7 @@ async fn a_capsule_with_the_grants_reads_waits_and_prunes_and_one_without_is_ref
     let archive = pack::packed("reader");
     let refused = daemon.astrid(&["capsule", "install", &archive.display().to_string()]);
     assert!(refused.refusal(1).contains("journal:read") && refused.refusal(1).contains("journal:prune"), "{refused:?}");
+    assert!(refused.refusal(1).contains("sink:deliver"), "{refused:?}");
     install(&daemon, &archive);
     let ask = |what: &str, payload: Value| bus(&format!("reader.v1.{what}"), &payload);
 

@@ -249,6 +249,39 @@ async fn old_entries_go_and_everything_that_is_kept_or_exported_can_still_be_pro
 }
 
 #[tokio::test]
+async fn who_sees_only_their_own_facts_takes_them_away_with_proofs_that_anybody_can_check() {
+    let daemon = Daemon::start();
+    let (ada, bob) = (join(&daemon, "admin", "ada", 1).await, join(&daemon, "agent", "bob", 2).await);
+    look_often(&daemon, &ada, 600).await;
+    for _ in 0..20 {
+        daemon.tcp(Request::get("/api/sys/status").bearer(&bob.bearer)).await;
+    }
+    let own = until_page(&daemon, &bob, "?limit=1000", 21).await;
+    let size = own["size"].as_u64().unwrap();
+    until_signed(&daemon, size).await;
+    let key = daemon.astrid(&["--json", "audit", "key"]).json()["key"].as_str().unwrap().to_owned();
+    let out = daemon.home().beside().join("own");
+    let out = out.to_str().unwrap();
+    let export = ["--bearer", &bob.bearer, "--json", "audit", "export", "--out", out, "--key", &key];
+    let exported = daemon.astrid(&export).json();
+    assert!(exported["proven"].as_u64().unwrap() >= indices(&own).len() as u64, "{exported}");
+    let lines = fs::read_to_string(format!("{out}/facts.jsonl")).unwrap();
+    for line in lines.lines() {
+        let fact: Value = serde_json::from_str(line).unwrap();
+        let fact: Value = serde_json::from_str(fact["fact"].as_str().unwrap()).unwrap();
+        assert_eq!(fact["principal"], "bob");
+    }
+    // Somebody else, with the public key alone.
+    let other = Home::new();
+    let verified = other.astrid(&["--json", "audit", "verify", out, "--key", &key]).json();
+    assert_eq!((&verified["proven"], &verified["size"]), (&exported["proven"], &exported["size"]));
+    fs::write(format!("{out}/facts.jsonl"), lines.replacen("bob", "eve", 1)).unwrap();
+    let refused = other.astrid(&["audit", "verify", out, "--key", &key]);
+    assert!(refused.refusal(1).contains("facts.jsonl, entry 0"), "{refused:?}");
+    daemon.unix(Request::get("/api/sys/audit/proofs?limit=501")).await.refusal(400, "bad_request");
+}
+
+#[tokio::test]
 async fn another_capsule_changes_how_lines_read_and_never_what_is_attested() {
     let daemon = Daemon::start();
     let ada = join(&daemon, "admin", "ada", 1).await;

@@ -10,6 +10,7 @@
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
 //! - [`field`]: faults that hosts of plugins had in the field
+//! - [`forwarding`]: what is carried outside of what is written down
 //! - [`generations`]: what a version must show before it goes live, and what takes it back
 //! - [`hostile`]: capsules that die, loop or eat, and who never notices
 //! - [`hostile_crowd`]: a thousand of them at once
@@ -23,6 +24,7 @@
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
+//! - [`reach`]: that what reaches outside is written down, function by function
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
 //! - [`warm`]: instances that serve a principal for more than one call
@@ -47,6 +49,7 @@ mod durability;
 mod edge;
 mod environment;
 mod field;
+mod forwarding;
 mod generations;
 mod history;
 mod hostile;
@@ -59,6 +62,7 @@ mod neighbours;
 mod observation;
 mod people;
 mod quotas;
+mod reach;
 mod relays;
 mod run_loops;
 mod session;

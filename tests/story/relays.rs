@@ -141,6 +141,30 @@ async fn a_relay_ends_where_its_capsule_says_so_and_there_is_a_sign_of_life_when
     assert_eq!(stream.next().await, Ok(None));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_of_life_comes_however_busy_a_stream_is_and_is_due_to_no_message() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    // At each sign of life it begins a circle of messages to itself, which the bus ends.
+    let mut stream = open(&daemon, &ada, "/live/heard/circle?idle=1000").await;
+    let (mut connection, busy) = (daemon.connect().await, publish("live.v1.heard", &json!("busy")).bearer(&ada.bearer));
+    let load = tokio::spawn(async move {
+        loop {
+            connection.send(busy.clone()).await.expect("an answer").expect(202);
+        }
+    });
+    let (mut circles, mut deepest) = (0, 0);
+    while circles < 3 {
+        let (name, _, data) = next(&mut stream).await;
+        deepest = deepest.max(data.parse().unwrap_or(0));
+        circles += usize::from(name == "deep");
+    }
+    assert!(deepest > 2, "{deepest}");
+    assert!(!load.is_finished(), "it was busy all the time");
+    load.abort();
+}
+
 #[tokio::test]
 async fn a_hundred_streams_at_once_each_get_everything_that_was_published_for_them() {
     let daemon = Daemon::start();

@@ -31,6 +31,19 @@ pub struct Entry {
     pub line: Option<String>,
 }
 
+impl Format {
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json),
+            "ocsf" => Some(Self::Ocsf),
+            "cef" => Some(Self::Cef),
+            "line" => Some(Self::Line),
+            _ => None,
+        }
+    }
+}
+
 impl Entry {
     pub fn new(index: u64, fact: Fact, format: Format) -> Self {
         let line = match format {
@@ -46,6 +59,7 @@ impl Entry {
 /// An event of OCSF 1.3: Authentication for sessions, API Activity for all else.
 fn ocsf(index: u64, fact: &Fact) -> Value {
     let session = fact.action.strip_prefix("session.");
+    let by = fact.capsule.as_deref().unwrap_or("host");
     let (class, category) = if session.is_some() { (3002, 3) } else { (6003, 6) };
     let activity = match session {
         Some("begin") => 1,
@@ -72,19 +86,30 @@ fn ocsf(index: u64, fact: &Fact) -> Value {
             "uid": index.to_string(),
             "correlation_uid": fact.cause,
         },
-        "actor": { "user": { "name": fact.principal, "uid": fact.principal }, "session": { "uid": fact.session } },
-        "api": { "operation": fact.action, "service": { "name": fact.capsule } },
-        "src_endpoint": { "name": fact.capsule.as_deref().unwrap_or("host") },
+        "actor": {
+            "user": { "name": fact.principal, "uid": fact.principal },
+            "session": { "uid": fact.session },
+            "app_name": by,
+        },
+        "src_endpoint": { "name": by },
         "status_detail": fact.reason,
         "duration": fact.duration.map(|nanos| nanos / 1_000_000),
-        "resources": fact.target.as_ref().map(|target| json!([{ "name": target }])),
         "unmapped": {
             "id": fact.id, "hash": fact.hash, "requires": fact.requires, "decision": fact.decision, "rule": fact.rule,
             "detail": fact.detail, "payload": fact.payload,
         },
     });
     if session.is_some() {
-        event["user"] = json!({ "name": fact.principal, "uid": fact.principal });
+        event["user"] = match &fact.principal {
+            Some(principal) => json!({ "name": principal, "uid": principal }),
+            // Of the type "unknown": no principal is meant that is called so.
+            None => json!({ "name": "unknown", "type_id": 0 }),
+        };
+        event["session"] = json!({ "uid": fact.session });
+        event["service"] = json!({ "name": "Astrid" });
+    } else {
+        event["api"] = json!({ "operation": fact.action, "service": { "name": fact.capsule } });
+        event["resources"] = json!(fact.target.as_ref().map(|target| json!([{ "name": target }])));
     }
     known(event)
 }
@@ -217,7 +242,7 @@ fn word(text: &str) -> String {
 }
 
 /// A moment in UTC, as RFC 3339 writes it, to the nanosecond.
-fn moment(nanos: u64) -> String {
+pub(crate) fn moment(nanos: u64) -> String {
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01, so that a leap day is the last of its year, in eras of 400 years.
@@ -304,6 +329,9 @@ mod tests {
         let session = ocsf(1, &Fact { action: "session.begin".into(), outcome: Outcome::Ok, ..whole() });
         assert_eq!((&session["type_uid"], &session["user"]["name"]), (&json!(300_201), &json!("alice")));
         let host = ocsf(1, &bare("host.start", Outcome::Ok));
-        assert_eq!((host.get("actor"), &host["src_endpoint"]["name"]), (None, &json!("host")));
+        assert_eq!(host["actor"], json!({ "app_name": "host" }), "it is nobody's doing, and an actor is required");
+        assert_eq!(host["src_endpoint"]["name"], "host");
+        let stranger = ocsf(1, &bare("session.begin", Outcome::Refused));
+        assert_eq!(stranger["user"], json!({ "name": "unknown", "type_id": 0 }));
     }
 }

@@ -5,12 +5,15 @@
 //! what the bindings require, so that reading leaves no fact: a log that grows by being read has no end.
 //!
 //! [`mod@query`] gives pages of it, [`mod@format`] lines, [`fact`] cuts out what is not to be seen, [`mod@tile`] lets anybody's tool check it,
-//! [`feed`] tells whoever follows, [`retention`] says what is kept.
+//! [`prove`] proves to everybody what is theirs,
+//! [`feed`] tells whoever follows, [`forward`] carries facts to places outside, [`retention`] says what is kept.
 
 pub mod fact;
 pub mod feed;
 pub mod format;
+pub mod forward;
 pub mod log;
+pub mod prove;
 pub mod query;
 pub mod retention;
 pub mod tile;
@@ -21,10 +24,11 @@ use astrid_sdk::authority::held;
 use astrid_sdk::bus::{Event, Subscription};
 use astrid_sdk::journal::{self, TileKind};
 use astrid_sdk::prelude::{Answer, Deserialize, Failure, Message, Refusal, env, handlers, json, run, run_loop};
-use astrid_sdk::{bus, log as lines};
+use astrid_sdk::{bus, kv, log as lines, sink};
 
 use fact::Redaction;
 use feed::{Feed, Follow};
+use forward::{Forwarder, Next, Outside, Rule};
 use query::Reader;
 use retention::Retention;
 
@@ -35,6 +39,10 @@ pub const READ_ALL: &str = "audit:read_all";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it waits for a fact while somebody follows, in milliseconds: what it takes to notice another follower.
 const LOOK_MS: u32 = 250;
+/// How long it waits for a fact, or for somebody to follow, while nobody does and facts are forwarded.
+const FORWARD_LOOK: Duration = Duration::from_secs(1);
+/// How long it waits while something is on its way to a place outside, in milliseconds.
+const SOON_MS: u32 = 20;
 /// How often old entries are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Bytes of a tile in one piece of an answer.
@@ -68,6 +76,12 @@ fn redacted() -> Result<Redaction, Refusal> {
 
 fn query(message: Message) -> Answer {
     let request = message.object::<query::Request>()?;
+    let reader = Reader { principal: &message.principal, all: held::holds(READ_ALL, None) };
+    json(&request.answer(reader, &log::Host, &redacted()?)?)
+}
+
+fn proofs(message: Message) -> Answer {
+    let request = message.object::<prove::Request>()?;
     let reader = Reader { principal: &message.principal, all: held::holds(READ_ALL, None) };
     json(&request.answer(reader, &log::Host, &redacted()?)?)
 }
@@ -122,17 +136,62 @@ fn prune() -> Result<(), String> {
     Ok(())
 }
 
+/// Places outside by the host's imports, and where they are in a bucket of this capsule's.
+struct Sinks(kv::Bucket);
+
+impl Sinks {
+    fn open() -> Result<Self, String> {
+        kv::Bucket::open("forwarded", kv::Scope::Capsule).map(Self).map_err(|error| format!("{error:?}"))
+    }
+}
+
+fn why(error: sink::Error) -> forward::Failure {
+    match error {
+        sink::Error::NotFound => "the host's configuration has no such sink".into(),
+        sink::Error::Busy => "another delivery is on its way".into(),
+        sink::Error::TooLarge(why) | sink::Error::Failed(why) => why,
+    }
+}
+
+impl Outside for Sinks {
+    type Delivery = sink::Delivery;
+
+    fn deliver(&self, name: &str, entries: &[Vec<u8>]) -> Result<sink::Delivery, forward::Failure> {
+        sink::deliver(name, entries).map_err(why)
+    }
+
+    fn done(&self, delivery: &sink::Delivery) -> Option<Result<(), forward::Failure>> {
+        delivery.done(0).map(|done| done.map_err(why))
+    }
+
+    fn position(&self, name: &str) -> Result<Option<(u64, u64)>, forward::Failure> {
+        let Some(entry) = self.0.get(name).map_err(|error| format!("{error:?}"))? else { return Ok(None) };
+        let position = str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
+        Ok(Some((position.ok_or("its position does not read")?, entry.version)))
+    }
+
+    fn keep(&self, name: &str, position: u64, version: Option<u64>) -> Result<u64, forward::Failure> {
+        self.0.swap(name, version, Some(position.to_string().as_bytes())).map_err(|error| format!("{error:?}"))
+    }
+}
+
 fn run() -> Result<(), String> {
     let failed = |error: journal::Error| format!("{error:?}");
     let follow = Subscription::open(&["audit.v1.follow"]).map_err(|failure| failure.to_string())?;
     redaction()?;
+    let rules = Rule::parse(&value("FORWARD")?).map_err(|error| format!("FORWARD: {error}"))?;
+    let (mut forwarder, outside, mut next) = (Forwarder::new(rules), Sinks::open()?, Next::Now);
     run::ready();
     let began = Instant::now();
     let now = || began.elapsed().as_millis() as u64;
     let (mut feed, mut pruned) = (Feed::new(now()), None::<Instant>);
     loop {
         // Whose message it was pays until the next `next`, so nothing is done in between for others.
-        let patience = if feed.is_idle() && pruned.is_some() { PATIENCE } else { Duration::ZERO };
+        let patience = match (feed.is_idle() && pruned.is_some(), forwarder.is_empty()) {
+            (true, true) => PATIENCE,
+            (true, false) if next == Next::Quiet => FORWARD_LOOK,
+            _ => Duration::ZERO,
+        };
         match follow.next(patience) {
             Ok(Some(Event::Message(bus::Received { message, caller }))) => {
                 match message.object::<Follow>() {
@@ -157,9 +216,15 @@ fn run() -> Result<(), String> {
                 lines::error!("old entries are not deleted: {error}");
             }
         }
+        next = forwarder.step(now(), &log::Host, &redaction()?, &outside).map_err(failed)?;
+        let look = if next == Next::Quiet { LOOK_MS } else { SOON_MS };
         if !feed.is_idle() {
-            journal::wait(feed.position(), LOOK_MS);
+            if next != Next::Now {
+                journal::wait(feed.position(), look);
+            }
             feed.tell(now(), &log::Host, &redaction()?).map_err(failed)?;
+        } else if next == Next::Soon {
+            journal::wait(journal::size(), look);
         }
     }
 }
@@ -169,4 +234,5 @@ handlers! {
     "query" => query,
     "checkpoint" => checkpoint,
     "tile" => tile,
+    "proofs" => proofs,
 }

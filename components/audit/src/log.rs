@@ -11,6 +11,10 @@ pub trait Log {
     fn query(&self, filter: &Filter, before: Option<u64>, limit: u32) -> Result<Page, Error>;
     /// As `entries`.
     fn entries(&self, first: u64, limit: u32) -> Result<Page, Error>;
+    /// As `checkpoint`.
+    fn checkpoint(&self) -> Option<String>;
+    /// As `prove`.
+    fn prove(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, Error>;
 }
 
 /// The real one.
@@ -27,6 +31,14 @@ impl Log for Host {
 
     fn entries(&self, first: u64, limit: u32) -> Result<Page, Error> {
         journal::entries(first, limit)
+    }
+
+    fn checkpoint(&self) -> Option<String> {
+        journal::checkpoint()
+    }
+
+    fn prove(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, Error> {
+        journal::prove(index, size)
     }
 }
 
@@ -55,6 +67,8 @@ pub(crate) mod fake {
         pub(crate) first: Cell<u64>,
         /// The most facts that one page looks through; 0 for all.
         pub(crate) look: Cell<usize>,
+        /// How many facts its checkpoint covers.
+        pub(crate) signed: Cell<u64>,
     }
 
     impl Memory {
@@ -101,6 +115,14 @@ pub(crate) mod fake {
             let facts: Vec<Recorded> = rows.take(limit as usize).collect();
             let next = facts.last().map(|last| last.index + 1).filter(|next| *next < self.size());
             Ok(Page { facts, next })
+        }
+
+        fn checkpoint(&self) -> Option<String> {
+            Some(self.signed.get()).filter(|size| *size > 0).map(|size| format!("log\n{size}\nroot\n\nsigned\n"))
+        }
+
+        fn prove(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, Error> {
+            if size > self.signed.get() { Err(Error::NotFound) } else { Ok(vec![format!("{index} of {size}").into()]) }
         }
     }
 }

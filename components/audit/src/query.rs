@@ -70,12 +70,15 @@ impl Reader<'_> {
     }
 }
 
+/// Whether an action is this one, or begins with these words.
+pub fn begins(action: &str, wanted: &str) -> bool {
+    action.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Whether a fact is what the filter wants.
 pub fn fits(filter: &Filter, fact: &Fact) -> bool {
-    let begins =
-        |wanted: &str| fact.action.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     filter.principal.as_ref().is_none_or(|wanted| fact.principal.as_ref() == Some(wanted))
-        && filter.action.as_deref().is_none_or(begins)
+        && filter.action.as_deref().is_none_or(|wanted| begins(&fact.action, wanted))
         && filter.outcome.is_none_or(|wanted| wanted == fact.outcome.into())
         && filter.since.is_none_or(|since| fact.time >= since)
         && filter.until.is_none_or(|until| fact.time < until)

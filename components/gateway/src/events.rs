@@ -4,8 +4,8 @@
 //! come. What it must know, the first index that the client has not got, stands in the relay's context. What was recorded
 //! before the stream began and the client wants is asked of `audit.v1.query` and sent first.
 //!
-//! A stream is followed for as long as it says so, in answer to what it is told; a circle of messages ends at the bus's depth. It
-//! begins anew with every quiet moment; where none comes for too long the stream ends, and its client goes on where it was.
+//! A stream is followed for as long as it says so: with every sign of life, which is due to no message, and in answer to what it
+//! is told. A circle of such answers ends at the bus's depth; then the stream ends, and its client goes on where it was.
 //!
 //! Who sees what is audit's to decide. Bounded by [`MAX_MISSED`] facts that are made up for, and by what the host allows for
 //! relays. Events: `ready`, `audit` with the index for its id, `gap`.
@@ -24,7 +24,7 @@ const FACT: &str = "audit.v1.fact";
 const FOLLOW: &str = "audit.v1.follow";
 /// The most facts that one stream makes up for when it begins.
 pub const MAX_MISSED: u32 = 1000;
-/// After so long without an event there is a comment, in milliseconds.
+/// How often there is a comment, and audit hears that somebody listens, in milliseconds.
 const IDLE_MS: u32 = 15_000;
 
 #[derive(Serialize, Deserialize)]

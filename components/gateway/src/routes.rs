@@ -85,6 +85,7 @@ const AUDIT: &[(&str, Value)] = &[
     ("from", Value::Number),
     ("format", Value::Text),
 ];
+const PROOFS: &[(&str, Value)] = &[("from", Value::Number), ("size", Value::Number), ("limit", Value::Number)];
 const ABOUT: &[(&str, Value)] = &[("principal", Value::Text)];
 const CHECK: &[(&str, Value)] = &[("capability", Value::Text)];
 const REMOVE: &[(&str, Value)] = &[("purge", Value::Flag)];
@@ -103,7 +104,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 61] = {
+pub const ROUTES: [Route; 62] = {
     use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -148,6 +149,7 @@ pub const ROUTES: [Route; 61] = {
         route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
         route("GET",    "/api/sys/audit",                 Bearer, AUDIT,   Nothing,       Topic("audit.v1.query", 200)),
         route("GET",    "/api/sys/audit/checkpoint",      Bearer, &[],     Nothing,       Bytes("audit.v1.checkpoint", "text/plain; charset=utf-8")),
+        route("GET",    "/api/sys/audit/proofs",          Bearer, PROOFS,  Nothing,       Topic("audit.v1.proofs", 200)),
         route("GET",    "/api/sys/audit/tile/{+path}",    Bearer, &[],     Nothing,       Bytes("audit.v1.tile", "application/octet-stream")),
         route("GET",    "/api/events",                    Bearer, &[],     Nothing,       Events),
         route("GET",    "/api/sys/capabilities",          Bearer, &[],     Nothing,       Topic("system.v1.capabilities", 200)),

@@ -233,6 +233,7 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
             return Err(Refusal::NotFound("the principal has no such device".into()));
         }
         transaction.delete(Bucket::Keys, &fingerprint)?;
+        transaction.end_session(id, None, &format!("its device {fingerprint} is removed"))?;
         // With the standing, whose change makes the host forget what it remembers of bearers.
         principals::save(transaction, id, &principal)?;
         Ok(Removed {})
@@ -339,6 +340,8 @@ mod tests {
         let request = json!({ "fingerprint": first.public_key_fingerprint }).to_string();
         remove(&fake, "bo", request.as_bytes()).unwrap();
         assert!(!good(&first.session_token) && good(&second.session_token));
+        let why = format!("its device {} is removed", first.public_key_fingerprint);
+        assert_eq!(fake.ended(), [("bo".to_owned(), None, why)]);
         assert_eq!(devices(&fake).as_array().unwrap().len(), 1);
         assert!(matches!(remove(&fake, "bo", request.as_bytes()), Err(Refusal::NotFound(_))));
         let again = redeemed(&fake, &token(&fake), 1).unwrap();

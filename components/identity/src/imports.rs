@@ -154,6 +154,10 @@ impl Transaction for Staged {
         registrar::remove_group(&self.0, name).map_err(|error| broken("the registrar", error))
     }
 
+    fn end_session(&mut self, principal: &str, session: Option<&str>, why: &str) -> Result<(), PortError> {
+        registrar::end_session(&self.0, principal, session, why).map_err(|error| broken("the registrar", error))
+    }
+
     fn commit(self) -> Result<(), PortError> {
         kv::Transaction::commit(self.0).map_err(store)
     }

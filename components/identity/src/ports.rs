@@ -163,6 +163,9 @@ pub trait Transaction {
     /// Whoever is in it holds nothing by it when `commit` returns.
     fn remove_group(&mut self, name: &str) -> Result<(), PortError>;
 
+    /// For the host's record, once it is committed: a session has ended, or without a name all that `why` tells.
+    fn end_session(&mut self, principal: &str, session: Option<&str>, why: &str) -> Result<(), PortError>;
+
     /// Durable when it returns.
     fn commit(self) -> Result<(), PortError>;
 }

@@ -184,6 +184,7 @@ pub fn end<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Ended, R
     transact(ports, |transaction| {
         let (principal, key, session) = own(ports, transaction, caller, &token)?;
         approvals::end_session(transaction, caller, &session.name, ports.now())?;
+        transaction.end_session(caller, Some(&session.name), "logged out")?;
         // Kept until it would have expired: its spelling is not given again.
         save(transaction, &key, &Session { ended: true, ..session })?;
         // A change of the standing makes the host forget what it remembers of bearers.
@@ -315,6 +316,8 @@ mod tests {
         end(&fake, "bo", &with(&first)).unwrap();
         assert!(!good(&fake, &first) && good(&fake, &second));
         assert!(matches!(refresh(&fake, "bo", &with(&first)), Err(Refusal::Denied(_))));
+        let name = bearer::fingerprint(&first);
+        assert_eq!(fake.ended(), [("bo".to_owned(), Some(name), "logged out".to_owned())]);
         end(&fake, "bo", &with(&second)).unwrap();
         assert!(!good(&fake, &second));
         let third = testing::begin(&fake, "bo", None).token;

@@ -30,6 +30,7 @@ struct Tables {
     entries: BTreeMap<(Bucket, String), (u64, Vec<u8>)>,
     principals: BTreeMap<String, Told>,
     groups: BTreeMap<String, Vec<String>>,
+    ended: Vec<(String, Option<String>, String)>,
     calls: Vec<String>,
 }
 
@@ -194,6 +195,11 @@ impl Fake {
         self.tables().principals.clone()
     }
 
+    /// Whose sessions have ended, which, and why, as the host was told.
+    pub(crate) fn ended(&self) -> Vec<(String, Option<String>, String)> {
+        self.tables().ended.clone()
+    }
+
     pub(crate) fn told_groups(&self) -> BTreeMap<String, Vec<String>> {
         self.tables().groups.clone()
     }
@@ -266,6 +272,7 @@ impl Ports for Fake {
             written: BTreeMap::new(),
             principals: Vec::new(),
             groups: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -330,6 +337,7 @@ pub(crate) struct FakeTransaction {
     written: BTreeMap<(Bucket, String), Option<Vec<u8>>>,
     principals: Vec<(String, Option<Told>)>,
     groups: Vec<(String, Option<Vec<String>>)>,
+    ended: Vec<(String, Option<String>, String)>,
 }
 
 impl Transaction for FakeTransaction {
@@ -380,6 +388,11 @@ impl Transaction for FakeTransaction {
         Ok(())
     }
 
+    fn end_session(&mut self, principal: &str, session: Option<&str>, why: &str) -> Result<(), PortError> {
+        self.ended.push((principal.into(), session.map(str::to_owned), why.into()));
+        Ok(())
+    }
+
     fn commit(self) -> Result<(), PortError> {
         let hook = self.fake.0.before_commit.lock().unwrap().take();
         if let Some(hook) = hook {
@@ -397,6 +410,7 @@ impl Transaction for FakeTransaction {
                 None => drop(tables.entries.remove(&key)),
             }
         }
+        tables.ended.extend(self.ended);
         for (id, told) in self.principals {
             match told {
                 Some(told) => drop(tables.principals.insert(id, told)),

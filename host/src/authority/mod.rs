@@ -38,7 +38,7 @@ pub struct Admission {
     pub rule: String,
 }
 
-/// How much of a credential's keyed hash stands for it in facts, in hex digits.
+/// How much of a credential's keyed hash stands in facts for a session without a name, in hex digits.
 const SESSION_DIGITS: usize = 16;
 
 pub struct Authority {
@@ -248,8 +248,9 @@ impl Authority {
     /// What is remembered was recorded when it was asked.
     fn record(&self, credential: &[u8; 32], outcome: &Result<Identified, Rejection>) {
         let Some(journal) = &self.journal else { return };
-        let session = Some(journal.digest(credential)[..SESSION_DIGITS].to_owned());
-        let fact = Fact { session, ..journal.fact("session.begin") };
+        let name = outcome.as_ref().ok().and_then(|identified| identified.mandate.name());
+        let session = name.map_or_else(|| journal.digest(credential)[..SESSION_DIGITS].to_owned(), str::to_owned);
+        let fact = Fact { session: Some(session), ..journal.fact("session.begin") };
         journal.append(match outcome {
             Ok(identified) => Fact {
                 principal: Some(identified.principal.to_string()),

@@ -55,6 +55,7 @@ impl Recording {
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let fact = Fact {
             principal: Some(message.principal.to_string()),
+            session: message.mandate.name().map(str::to_owned),
             capsule: Some(message.sender.to_string()),
             target: message.target.as_ref().map(ToString::to_string),
             requires: some(&admission.requires),

@@ -25,7 +25,7 @@ pub(super) enum Verb {
     Query(facts::Query),
     /// Show facts of the host as they are recorded
     Tail(facts::Tail),
-    /// Copy the host's log into a folder, and check the copy
+    /// Copy the host's log, or without audit:read_all your own facts with their proofs, into a folder, and check the copy
     Export(facts::Export),
     #[command(flatten)]
     Offline(Box<Offline>),
@@ -201,6 +201,14 @@ fn verify_log(context: &mut Context<'_>, log: Log, against: &[PathBuf], witness:
     let (folder, key) = log.open(context)?;
     let older = against.iter().map(|path| checkpoint(path, witness.as_ref().unwrap_or(&key)));
     let older = older.collect::<Result<Vec<_>, _>>()?;
+    if verify::holds_proofs(&folder) {
+        if !older.is_empty() {
+            return Err(Failure::usage(
+                "facts without their log say nothing of an older checkpoint: leave --against out",
+            ));
+        }
+        return verify_facts(context, &folder, &key);
+    }
     let verified = verify::verify(&folder, &key, &older).map_err(different)?;
     let Checkpoint { origin, size, root } = verified.checkpoint;
     let root = Base64::encode_string(&root);
@@ -209,6 +217,22 @@ fn verify_log(context: &mut Context<'_>, log: Log, against: &[PathBuf], witness:
         ("log", text::shown(&origin)),
         ("facts", format!("{size}, all as they were signed")),
         ("pruned", format!("the first {}, which a fact says", verified.pruned)),
+        ("root", root),
+    ]);
+    print(context, &document, text)
+}
+
+/// Some of a log's facts.
+fn verify_facts(context: &mut Context<'_>, folder: &std::path::Path, key: &Key) -> Result<Exit, Failure> {
+    let verify::VerifiedFacts { checkpoint, proven, redacted } =
+        verify::verify_facts(folder, key).map_err(different)?;
+    let Checkpoint { origin, size, root } = checkpoint;
+    let root = Base64::encode_string(&root);
+    let document = json!({ "origin": origin, "proven": proven, "redacted": redacted, "size": size, "root": root });
+    let text = table::facts(&[
+        ("log", text::shown(&origin)),
+        ("proven", format!("{proven} facts of the log's {size}, each as it was signed")),
+        ("redacted", format!("{redacted}, which have no proof")),
         ("root", root),
     ]);
     print(context, &document, text)

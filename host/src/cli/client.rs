@@ -1,6 +1,7 @@
 //! One HTTP call at a time: HTTP/1.1 over the home's Unix socket, another one or TCP, a new connection for each.
 //!
-//! Bounded by one deadline from connecting to the last byte, and by [`MAX_ANSWER_BYTES`]. Knows how connections fail
+//! Bounded by one deadline from connecting to the last byte, and by [`MAX_ANSWER_BYTES`]; an answer that goes on for as long
+//! as somebody listens ([`Stream`]) by the deadline for its head and [`SILENCE`] for each piece. Knows how connections fail
 //! and what to do about each; refuses to know what any route means.
 
 use std::fmt;
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 
 use super::failure::Failure;
 use super::text::quoted;
@@ -26,6 +29,9 @@ use crate::home::{self, Home};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The same for a call in which code may be compiled: as long as the default distribution's components have for it.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long a stream may be silent: the surface gives a sign of life three times as often.
+const SILENCE: Duration = Duration::from_secs(45);
 
 /// The largest answer that is taken.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -95,6 +101,45 @@ pub(super) struct Client {
     authorization: Option<HeaderValue>,
     /// As the user has said it.
     deadline: Option<Duration>,
+}
+
+/// Bytes in both directions.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// A connection with one request on it; closed when this is dropped.
+struct Connection {
+    _sender: http1::SendRequest<Full<Bytes>>,
+    driver: JoinHandle<hyper::Result<()>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// An answer that goes on.
+pub(super) struct Stream {
+    client: Client,
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Stream {
+    /// Waits for more of it, whatever that is; false: it has ended in order.
+    pub(super) async fn goes_on(&mut self) -> Result<bool, Failure> {
+        match tokio::time::timeout(SILENCE, self.body.frame()).await {
+            Ok(Some(Ok(_))) => Ok(true),
+            Ok(None) => Ok(false),
+            Ok(Some(Err(error))) => Err(self.client.broken(&error)),
+            Err(_) => {
+                let reason = format!("nothing from {} for {} s", self.client.place(), SILENCE.as_secs());
+                Err(Failure::failed("timeout", reason))
+            }
+        }
+    }
 }
 
 /// An answer read to its end.
@@ -193,53 +238,76 @@ impl Client {
     /// One call; an answer that is no success is a failure.
     async fn call(&self, what: &str, method: Method, path: &str, json: Option<String>) -> Result<Answer, Failure> {
         let answer = self.exchange(method, path, json).await.map_err(|f| f.doing(what))?;
-        if answer.status.is_success() {
-            return Ok(answer);
-        }
+        if answer.status.is_success() { Ok(answer) } else { Err(self.refused(what, &answer)) }
+    }
+
+    fn refused(&self, what: &str, answer: &Answer) -> Failure {
         let failure = Failure::answered(answer.status.as_u16(), &answer.body).doing(what);
-        Err(if answer.status == StatusCode::UNAUTHORIZED { self.unauthorized(failure) } else { failure })
+        if answer.status == StatusCode::UNAUTHORIZED { self.unauthorized(failure) } else { failure }
     }
 
     /// One call, whatever its status. `path` is percent-encoded.
     pub(super) async fn exchange(&self, method: Method, path: &str, json: Option<String>) -> Result<Answer, Failure> {
-        let work = async {
-            match &self.place {
-                Place::Tcp(address) => {
-                    let stream = TcpStream::connect((address.host.as_str(), address.port))
-                        .await
-                        .map_err(|e| tcp_failure(address, &e))?;
-                    stream.set_nodelay(true).map_err(|e| tcp_failure(address, &e))?;
-                    self.speak(stream, &address.authority(), method, path, json).await
-                }
-                Place::Socket(socket) => {
-                    // Whoever could put a socket there would be told the bearer.
-                    home::check_socket_folder(socket).map_err(|e| Failure::failed("socket", e.to_string()))?;
-                    let stream = UnixStream::connect(socket).await.map_err(|e| shared_failure(socket, &e))?;
-                    self.speak(stream, "localhost", method, path, json).await
-                }
-                Place::Home => {
-                    self.home.check().map_err(|e| Failure::failed("home", e.to_string()))?;
-                    let stream = UnixStream::connect(self.home.socket()).await.map_err(|e| self.socket_failure(&e))?;
-                    self.speak(stream, "localhost", method, path, json).await
-                }
+        self.in_time(async {
+            let (answer, _connection) = self.send(method, path, json, "application/json").await?;
+            self.whole(answer).await
+        })
+        .await
+    }
+
+    /// An answer that goes on, once it has begun. One that is no success is a failure.
+    pub(super) async fn stream(&self, what: &str, path: &str) -> Result<Stream, Failure> {
+        let begun = self.in_time(async {
+            let (answer, connection) = self.send(Method::GET, path, None, "text/event-stream").await?;
+            if !answer.status().is_success() {
+                return Ok(Err(self.whole(answer).await?));
             }
-        };
+            Ok(Ok(Stream { client: self.clone(), body: answer.into_body(), _connection: connection }))
+        });
+        begun.await.map_err(|failure| failure.doing(what))?.map_err(|answer| self.refused(what, &answer))
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         tokio::time::timeout(self.deadline(), work).await.unwrap_or_else(|_| {
             let reason = format!("no answer from {} within {} s", self.place(), self.deadline().as_secs());
             Err(Failure::failed("timeout", reason).next("allow more with --timeout SECS, or see `astrid doctor`"))
         })
     }
 
-    async fn speak(
+    /// A new connection, and what stands in the Host header on it.
+    async fn connect(&self) -> Result<(Box<dyn Wire>, String), Failure> {
+        Ok(match &self.place {
+            Place::Tcp(address) => {
+                let stream = TcpStream::connect((address.host.as_str(), address.port))
+                    .await
+                    .map_err(|e| tcp_failure(address, &e))?;
+                stream.set_nodelay(true).map_err(|e| tcp_failure(address, &e))?;
+                (Box::new(stream), address.authority())
+            }
+            Place::Socket(socket) => {
+                // Whoever could put a socket there would be told the bearer.
+                home::check_socket_folder(socket).map_err(|e| Failure::failed("socket", e.to_string()))?;
+                let stream = UnixStream::connect(socket).await.map_err(|e| shared_failure(socket, &e))?;
+                (Box::new(stream), "localhost".to_owned())
+            }
+            Place::Home => {
+                self.home.check().map_err(|e| Failure::failed("home", e.to_string()))?;
+                let stream = UnixStream::connect(self.home.socket()).await.map_err(|e| self.socket_failure(&e))?;
+                (Box::new(stream), "localhost".to_owned())
+            }
+        })
+    }
+
+    /// A request, and its answer as far as its head.
+    async fn send(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        host: &str,
         method: Method,
         path: &str,
         json: Option<String>,
-    ) -> Result<Answer, Failure> {
-        let mut request =
-            Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, "application/json");
+        accept: &str,
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
+        let (stream, host) = self.connect().await?;
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, accept);
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value);
         }
@@ -251,23 +319,24 @@ impl Client {
             .map_err(|e| Failure::failed("internal", format!("`{path}` makes no request: {e}")))?;
 
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
-        // Ends when the sender is dropped; what breaks it also fails the request.
+        // What breaks the connection also fails the request.
         let driver = tokio::spawn(connection);
-        let answer = async {
-            let (head, body) = sender.send_request(request).await.map_err(|e| self.broken(&e))?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| {
-                if e.is::<LengthLimitError>() {
-                    let reason = format!("the answer has more than {} MiB", MAX_ANSWER_BYTES >> 20);
-                    Failure::failed("too_large", reason).next("ask for less")
-                } else {
-                    self.broken(&*e)
-                }
-            })?;
-            Ok(Answer { status: head.status, body: body.to_bytes() })
-        };
-        let answer = answer.await;
-        driver.abort();
-        answer
+        let answer = sender.send_request(request).await;
+        let connection = Connection { _sender: sender, driver };
+        Ok((answer.map_err(|e| self.broken(&e))?, connection))
+    }
+
+    async fn whole(&self, answer: Response<Incoming>) -> Result<Answer, Failure> {
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| {
+            if e.is::<LengthLimitError>() {
+                let reason = format!("the answer has more than {} MiB", MAX_ANSWER_BYTES >> 20);
+                Failure::failed("too_large", reason).next("ask for less")
+            } else {
+                self.broken(&*e)
+            }
+        })?;
+        Ok(Answer { status: head.status, body: body.to_bytes() })
     }
 
     /// Where calls go, for a sentence.

@@ -19,7 +19,9 @@ use crate::journal::verify;
 
 /// The most entries of one answer.
 const MAX_ENTRIES: u32 = 1000;
-/// How often a tail looks for more.
+/// The same with proofs.
+const MAX_PROOFS: u32 = 500;
+/// Between the end of a stream and the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -101,6 +103,14 @@ struct Page {
 }
 
 #[derive(Deserialize)]
+struct ProvenPage {
+    entries: Vec<verify::Proven>,
+    size: u64,
+    checkpoint: Option<String>,
+    next_from: Option<u64>,
+}
+
+#[derive(Deserialize)]
 struct Entry {
     index: u64,
     fact: Option<Value>,
@@ -179,18 +189,34 @@ impl Tail {
         page.entries.reverse();
         // One may have been recorded between the count and the page.
         let mut from = page.entries.last().map_or(0, |newest| newest.index + 1).max(page.size);
+        print(context, &page.entries)?;
+        // A stream says that there is something; how it reads, and which of it is wanted, the history says. So nothing is
+        // lost where a stream ends or leaves something out. Asking leaves no fact: following does not feed itself.
         loop {
-            print(context, &page.entries)?;
-            if context.console.closed() {
-                return Ok(Exit::Done);
+            let mut stream = context.client.stream("follow the facts", "/api/events").await?;
+            loop {
+                loop {
+                    let next = self.filter.path(context, &[("limit", Some(MAX_ENTRIES.into())), ("from", Some(from))]);
+                    page = context.client.get("read the facts", &next).await?.read()?;
+                    from = page.next_from.unwrap_or(from);
+                    print(context, &page.entries)?;
+                    if page.entries.len() < MAX_ENTRIES as usize && from >= page.size {
+                        break;
+                    }
+                }
+                if context.console.closed() {
+                    return Ok(Exit::Done);
+                }
+                match stream.goes_on().await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(failure) => {
+                        context.console.remark(&format!("({}; following again)", failure.reason));
+                        break;
+                    }
+                }
             }
-            // Asking leaves no fact, so that following does not feed itself.
-            if page.entries.len() < MAX_ENTRIES as usize && from >= page.size {
-                tokio::time::sleep(INTERVAL).await;
-            }
-            let next = self.filter.path(context, &[("limit", Some(MAX_ENTRIES.into())), ("from", Some(from))]);
-            page = context.client.get("read the facts", &next).await?.read()?;
-            from = page.next_from.unwrap_or(from);
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 }
@@ -201,10 +227,15 @@ impl Export {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let key = self.key.map_or_else(|| super::audit::own_key(context), Ok)?;
         let out = self.out;
-        let unwritten =
-            |path: &Path, why: std::io::Error| Failure::failed("export", format!("{}: {why}", path.display()));
         fs::create_dir(&out).map_err(|error| unwritten(&out, error))?;
-        let note = context.client.get("read the checkpoint", "/api/sys/audit/checkpoint").await?.body;
+        let answer = context.client.exchange(Method::GET, "/api/sys/audit/checkpoint", None).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            return own(context, &out, &key).await;
+        }
+        if !answer.status.is_success() {
+            return Err(Failure::answered(answer.status.as_u16(), &answer.body).doing("read the checkpoint"));
+        }
+        let note = answer.body;
         let size = Checkpoint::open(&note, &key)
             .map_err(|error| Failure::failed("export", format!("the host's checkpoint: {error}")))?
             .size;
@@ -233,7 +264,7 @@ impl Export {
                 }
             }
         }
-        files::write(&out.join("facts.jsonl"), &facts, 0o644).map_err(|error| unwritten(&out, error))?;
+        files::write(&out.join(verify::FACTS), &facts, 0o644).map_err(|error| unwritten(&out, error))?;
         files::write(&out.join("checkpoint"), &note, 0o644).map_err(|error| unwritten(&out, error))?;
         let verified = verify::verify(&out, &key, &[])
             .map_err(|difference| Failure::failed("different", difference.to_string()))?;
@@ -242,6 +273,42 @@ impl Export {
         context.console.print(&if context.console.json { document.to_string() } else { said })?;
         Ok(Exit::Done)
     }
+}
+
+/// Facts that one may see without seeing the whole log, each with its proof, and the checkpoint that they are proven against.
+async fn own(context: &mut Context<'_>, out: &Path, key: &Key) -> Result<Exit, Failure> {
+    let (mut lines, mut path) = (Vec::new(), format!("/api/sys/audit/proofs?limit={MAX_PROOFS}"));
+    let mut note = None;
+    loop {
+        let page: ProvenPage = context.client.get("read the proofs", &path).await?.read()?;
+        for entry in &page.entries {
+            lines.extend(serde_json::to_vec(entry).expect("plain records serialise"));
+            lines.push(b'\n');
+        }
+        note = note.or(page.checkpoint);
+        let Some(from) = page.next_from else { break };
+        path = format!("/api/sys/audit/proofs?limit={MAX_PROOFS}&size={}&from={from}", page.size);
+    }
+    let note = note.ok_or_else(|| Failure::failed("protocol", "the host has sent proofs without a checkpoint"))?;
+    for (name, bytes) in [(verify::FACTS, lines.as_slice()), ("checkpoint", note.as_bytes())] {
+        let path = out.join(name);
+        files::write(&path, bytes, 0o644).map_err(|error| unwritten(&path, error))?;
+    }
+    let verified =
+        verify::verify_facts(out, key).map_err(|difference| Failure::failed("different", difference.to_string()))?;
+    let (proven, size) = (verified.proven, verified.checkpoint.size);
+    let document = json!({ "out": out, "proven": proven, "redacted": verified.redacted, "size": size });
+    let said = format!(
+        "{proven} facts of your own, of the log's {size}, are in {}, each with its proof; {} more have something cut out",
+        text::shown(&out.to_string_lossy()),
+        verified.redacted
+    );
+    context.console.print(&if context.console.json { document.to_string() } else { said })?;
+    Ok(Exit::Done)
+}
+
+fn unwritten(path: &Path, why: std::io::Error) -> Failure {
+    Failure::failed("export", format!("{}: {why}", path.display()))
 }
 
 /// Every tile and bundle of a log of this size: kind, index, width.
@@ -305,20 +372,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_shows_the_newest_oldest_first_and_goes_on_where_it_was() {
+    fn a_tail_shows_the_newest_oldest_first_and_goes_on_where_it_was_when_something_comes_on_another_stream_too() {
         let calls = AtomicU64::new(0);
         let host = Host::with(move |_| match calls.fetch_add(1, Ordering::Relaxed) {
             0 => (200, page(&[8, 7], "")),
-            1 => (200, page(&[], r#","next_from":9"#)),
-            2 => (200, page(&[9, 11], r#","next_from":12"#)),
+            1 | 4 => (200, "event: ready\ndata: {}\n\n".to_owned()),
+            2 => (200, page(&[], r#","next_from":9"#)),
+            3 => (200, page(&[9, 11], r#","next_from":12"#)),
+            5 => (200, page(&[12], r#","next_from":13"#)),
             _ => (503, r#"{"error":"overloaded"}"#.to_owned()),
         });
         let ran = host.astrid(&["audit", "tail", "--principal", "bo", "--entries", "2"]);
         assert_eq!(ran.exit, Exit::Failed);
-        assert_eq!(ran.out.replace("\\u{1b}", ""), "fact 7\nfact 8\nfact 9\nfact 11\n");
+        assert_eq!(ran.out.replace("\\u{1b}", ""), "fact 7\nfact 8\nfact 9\nfact 11\nfact 12\n");
         let asked: Vec<String> =
             host.requests().iter().map(|r| r.replace("GET /api/sys/audit?format=line&principal=bo&", "")).collect();
-        assert_eq!(asked, ["limit=2", "limit=1000&from=9", "limit=1000&from=9", "limit=1000&from=12"]);
+        let stream = "GET /api/events";
+        let wanted = ["limit=2", stream, "limit=1000&from=9", "limit=1000&from=9", stream, "limit=1000&from=12"];
+        assert_eq!(asked[..6], wanted);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::host::Host;
 
 /// The most bytes that come back with every call.
 pub const MAX_CONTEXT_BYTES: usize = 16 * 1024;
-/// The shortest time after which there may be an [`Event::Idle`].
+/// The shortest time between two [`Event::Idle`].
 pub const MIN_IDLE: Duration = Duration::from_secs(1);
 /// Events of one call.
 pub const MAX_EVENTS: usize = 64;
@@ -79,7 +79,7 @@ pub struct Wanted {
     pub behalf: Behalf,
     /// Comes back with every call.
     pub context: Bytes,
-    /// Time without an event until there is an [`Event::Idle`]; none for never.
+    /// Time between two [`Event::Idle`]; none for never.
     pub idle: Option<Duration>,
 }
 
@@ -195,6 +195,7 @@ pub fn open(
         Instant::now().checked_add(left)
     });
     let relay = Relay {
+        idle: wanted.idle.map(|idle| Instant::now() + idle),
         changes: host.authority.changes(),
         host: host.clone(),
         capsule,
@@ -262,6 +263,8 @@ struct Relay {
     wanted: Wanted,
     /// When the session expires.
     ends: Option<Instant>,
+    /// When there is an [`Event::Idle`].
+    idle: Option<Instant>,
     /// Told when somebody's standing has changed.
     changes: watch::Receiver<()>,
     _place: Place,
@@ -347,12 +350,19 @@ impl Relay {
         }
     }
 
-    /// At least one event, and those that are there by then.
+    /// At least one event, and those that are there by then; or that it is time for a sign of life, which stands alone: what
+    /// is done at that is due to no message, and may go on as deep as if it were the first.
     async fn events(&mut self) -> Result<Vec<Event>, Over> {
-        let idle = self.wanted.idle.map(|idle| Instant::now() + idle);
-        let next = self.wanted.source.clone().next();
-        let Some(first) = self.wait(idle, next).await? else { return Ok(vec![Event::Idle]) };
-        Ok(batch(first, || self.wanted.source.take()))
+        let due = self.idle.is_some_and(|idle| idle <= Instant::now());
+        if !due {
+            let next = self.wanted.source.clone().next();
+            if let Some(first) = self.wait(self.idle, next).await? {
+                return Ok(batch(first, || self.wanted.source.take()));
+            }
+        }
+        self.may_go_on()?;
+        self.idle = self.wanted.idle.map(|idle| Instant::now() + idle);
+        Ok(vec![Event::Idle])
     }
 
     /// One call, tried again while there is no room for it. The inner error says why the relay is cut.

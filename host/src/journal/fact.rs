@@ -70,7 +70,8 @@ pub struct Fact {
     /// On whose behalf. None: the host's own doing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
-    /// The session or device by which the principal was known.
+    /// How the session is called that it came through; where a session was to begin and has no name, the beginning of its
+    /// credential's keyed hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// Whose code did it.

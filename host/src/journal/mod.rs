@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,8 @@ tokio::task_local! {
 #[derive(Debug, Clone)]
 pub struct Wish {
     pub principal: String,
+    /// How the session is called that it came through.
+    pub session: Option<String>,
     /// The id of the request from outside.
     pub cause: Option<String>,
 }
@@ -167,6 +169,20 @@ struct View {
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            queue: Queue::new(QUEUE_FACTS, QUEUE_BYTES, writer::PUBLISH_FACTS),
+            view: RwLock::default(),
+            fault: Mutex::default(),
+            failing: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            live: broadcast::Sender::new(LIVE_FACTS),
+            grown: watch::Sender::new(0),
+            first: AtomicU64::new(0),
+            shorten: AtomicBool::new(false),
+        }
+    }
+
     fn set_fault(&self, fault: Option<String>) {
         self.failing.store(fault.is_some(), Ordering::Release);
         metrics::gauge!(FAILING).set(if fault.is_some() { 1.0 } else { 0.0 });
@@ -183,17 +199,7 @@ impl Journal {
         let key = log_key(config, keys)?;
         let mut run = [0; 4];
         getrandom::fill(&mut run)?;
-        let shared = Arc::new(Shared {
-            queue: Queue::new(QUEUE_FACTS, QUEUE_BYTES, writer::PUBLISH_FACTS),
-            view: RwLock::default(),
-            fault: Mutex::default(),
-            failing: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
-            live: broadcast::Sender::new(LIVE_FACTS),
-            grown: watch::Sender::new(0),
-            first: AtomicU64::new(0),
-            shorten: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new());
         let outcome = |outcome| counter!(FACTS, "outcome" => outcome);
         let journal = Self {
             shared,
@@ -224,7 +230,7 @@ impl Journal {
         self.shared.first.store(found.first, Ordering::Release);
         let (signing, key) = (keys.clone(), self.key.clone());
         let sign = Box::new(move |text: &[u8]| signing.sign(PURPOSE, text));
-        let writer = writer::Writer::new(self.shared.clone(), found, key, sign);
+        let writer = writer::Writer::new(self.shared.clone(), found, key, sign, Box::new(Instant::now));
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run())?;
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         for (id, action) in open {
@@ -245,7 +251,7 @@ impl Journal {
         let id = format!("{:08x}-{:x}", self.run, self.serial.fetch_add(1, Ordering::Relaxed));
         let fact = Fact::new(id, now(), action);
         match WISH.try_with(Clone::clone) {
-            Ok(Wish { principal, cause }) => Fact { principal: Some(principal), cause, ..fact },
+            Ok(Wish { principal, session, cause }) => Fact { principal: Some(principal), session, cause, ..fact },
             Err(_) => fact,
         }
     }

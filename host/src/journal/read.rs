@@ -12,7 +12,8 @@ use std::sync::{Arc, PoisonError};
 
 use super::fact::Head;
 use super::summary::{self, Filter, Summary};
-use super::tiles::{self, Difference, Kind, WIDTH};
+use super::tiles::{self, Difference, Kind, Stored, WIDTH};
+use super::tree::{self, Hash};
 use super::{Journal, Recorded, View, summary_place};
 
 /// Facts of a page.
@@ -142,6 +143,14 @@ impl Journal {
             Kind::Hashes(level) => Ok(self.tiles.hashes(level, index, width)?.as_flattened().to_vec()),
             Kind::Entries => Ok(self.tiles.bundle(index, width)?),
         }
+    }
+
+    /// What proves that entry `index` stands in the tree of the first `size` facts, which a checkpoint has signed.
+    pub fn prove(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
+        if index >= size || size > self.signed() {
+            return Err(ReadError::NotFound);
+        }
+        Ok(tree::inclusion(&mut Stored::new(&self.tiles, size), index, size)?)
     }
 
     fn view<R>(&self, with: impl FnOnce(&View) -> R) -> R {

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use proptest::prelude::*;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::note::Checkpoint;
 use super::verify::{Inclusion, Verified, consistency, verify};
 use super::*;
 use crate::keys::Keys;
@@ -349,6 +351,66 @@ fn every_fact_is_proven_by_a_file_that_needs_nothing_but_the_public_key() {
 }
 
 #[test]
+fn a_checkpoint_comes_a_thousand_facts_or_a_second_after_the_first_that_it_adds_whichever_is_sooner() {
+    use std::time::Duration;
+    const SECOND: Duration = Duration::from_secs(1);
+    // Milliseconds until so many facts come at once.
+    let arrivals = proptest::collection::vec((0u64..1500, 0usize..2500), 1..12);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(8));
+    runner
+        .run(&arrivals, |arrivals| {
+            let place = Place::new();
+            let (shared, time) = (Arc::new(Shared::new()), Arc::new(Mutex::new(Instant::now())));
+            let (keys, clock) = (place.keys.clone(), time.clone());
+            let found = recover::recover(&place.audit(), &place.key()).unwrap();
+            let sign = Box::new(move |text: &[u8]| keys.sign(PURPOSE, text));
+            let clock = Box::new(move || *clock.lock().unwrap());
+            let mut writer = writer::Writer::new(shared.clone(), found, place.key(), sign, clock);
+            let signed = || shared.view.read().unwrap().signed as usize;
+            // When each fact was recorded.
+            let mut recorded: Vec<Instant> = Vec::new();
+            let mut arrivals = arrivals.into_iter();
+            let mut next = arrivals.next();
+            let mut arrives = *time.lock().unwrap() + Duration::from_millis(next.map_or(0, |next| next.0));
+            while next.is_some() || writer.due().is_some() {
+                let due = writer.due().filter(|due| next.is_none() || *due < arrives);
+                let now = due.unwrap_or(arrives);
+                *time.lock().unwrap() = now;
+                let mut waiting = 0;
+                if due.is_none() {
+                    waiting = next.unwrap().1;
+                    next = arrivals.next();
+                    arrives = now + Duration::from_millis(next.map_or(0, |next| next.0));
+                }
+                loop {
+                    let (before, many) = (signed(), writer.room().min(waiting));
+                    let fact = || Fact::new("1-1".into(), 1, "test.one");
+                    writer.step(&mut (0..many).map(|_| job(fact(), None)).collect(), false).unwrap();
+                    recorded.extend(std::iter::repeat_n(now, many));
+                    waiting -= many;
+                    let due =
+                        recorded.len() - before == 1000 || recorded.get(before).is_some_and(|t| now - *t >= SECOND);
+                    prop_assert_eq!(signed(), if due { recorded.len() } else { before });
+                    if waiting == 0 {
+                        break;
+                    }
+                }
+            }
+            prop_assert_eq!(signed(), recorded.len());
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_writer_that_nothing_comes_for_is_woken_when_the_next_checkpoint_is_due() {
+    let queue = Queue::new(10, 1000, 5);
+    let (mut batch, due) = (Vec::new(), Instant::now() + std::time::Duration::from_millis(30));
+    assert!(!queue.take(5, Some(due), &mut batch));
+    assert!(batch.is_empty() && Instant::now() >= due);
+}
+
+#[test]
 fn a_page_is_what_a_naive_search_finds_and_a_cursor_stays_what_it_is_while_the_log_grows() {
     let place = Place::new();
     let journal = place.open();
@@ -509,6 +571,72 @@ fn a_tile_can_be_had_in_every_width_that_a_checkpoint_could_have_needed() {
     ] {
         assert_eq!(journal.tile(kind, index, width), Err(ReadError::NotFound), "{kind:?} {index} {width}");
     }
+}
+
+#[test]
+fn a_fact_is_proven_in_the_tree_of_every_checkpoint_since_while_the_log_grows() {
+    let place = Place::new();
+    let journal = place.open();
+    let mut signed = Vec::new();
+    for _ in 0..4 {
+        record(&journal, 700);
+        while journal.signed() < journal.size() {
+            std::thread::yield_now();
+        }
+        signed.push(Checkpoint::open(journal.checkpoint().as_bytes(), &place.key()).unwrap());
+    }
+    let facts = all(&journal);
+    for checkpoint in &signed {
+        for index in [0, 255, 256, 700, checkpoint.size - 1] {
+            let hashes = journal.prove(index, checkpoint.size).unwrap();
+            let leaf = tree::leaf(&facts[index as usize].clone().seal());
+            assert!(tree::is_included(leaf, index, checkpoint.size, &hashes, &checkpoint.root), "{index}");
+        }
+        assert_eq!(journal.prove(checkpoint.size, checkpoint.size), Err(ReadError::NotFound));
+    }
+    assert_eq!(journal.prove(0, journal.size() + 1), Err(ReadError::NotFound));
+}
+
+#[test]
+fn some_facts_with_their_proofs_are_checked_without_the_log_and_the_first_that_is_wrong_is_named() {
+    let place = Place::new();
+    let journal = place.open();
+    record(&journal, 700);
+    drop(journal);
+    let folder = tempfile::tempdir().unwrap();
+    let proven = |index: u64| {
+        let (proof, entry) = Inclusion::of(&place.audit(), &place.key(), index).unwrap();
+        let hashes = proof.hashes.iter().map(|hash| Base64::encode_string(hash)).collect();
+        verify::Proven { index, fact: String::from_utf8(entry).unwrap(), proof: Some(hashes) }
+    };
+    fs::copy(checkpoint_path(&place.audit()), folder.path().join("checkpoint")).unwrap();
+    let write = |lines: &[verify::Proven]| {
+        let lines: Vec<String> = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+        fs::write(folder.path().join(verify::FACTS), lines.concat()).unwrap();
+        verify::verify_facts(folder.path(), &place.key())
+    };
+    let mut whole: Vec<_> = [0, 5, 300, 702].map(proven).into();
+    let cut = verify::Proven { proof: None, ..proven(701) };
+    whole.insert(3, cut);
+    assert!(!verify::holds_proofs(&place.audit()));
+    let found = write(&whole).unwrap();
+    assert!(verify::holds_proofs(folder.path()));
+    assert_eq!((found.proven, found.redacted, found.checkpoint.size), (4, 1, 703));
+    let edits: [fn(&mut Vec<verify::Proven>); 5] = [
+        |lines| lines[2].fact = lines[2].fact.replace("number", "another"),
+        |lines| lines[2].index += 1,
+        |lines| lines[2].proof.as_mut().unwrap().swap(0, 1),
+        |lines| lines[2] = lines[1].clone(),
+        |lines| lines[2].proof = Some(vec!["no".into()]),
+    ];
+    for edit in edits {
+        let mut lines = whole.clone();
+        edit(&mut lines);
+        let named = write(&lines).unwrap_err();
+        assert_eq!((named.file.as_str(), named.entry), (verify::FACTS, Some(2)), "{named}");
+    }
+    let other = Place::new();
+    assert_eq!(verify::verify_facts(folder.path(), &other.key()).unwrap_err().file, "checkpoint");
 }
 
 #[test]

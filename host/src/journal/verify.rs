@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use base64ct::{Base64, Encoding};
+use serde::{Deserialize, Serialize};
 
 use super::note::{Checkpoint, Key, MAX_NOTE, Note};
 use super::tiles::{self, Difference, Edge, Full, Kind, Stored, Tiles, WIDTH};
@@ -213,6 +214,80 @@ fn differ(file: String, at: usize, expected: &Hash, found: &Hash) -> Difference 
 
 fn text(hash: &Hash) -> String {
     Base64::encode_string(hash)
+}
+
+/// The file of facts with their proofs, and of facts alone beside a whole log.
+pub const FACTS: &str = "facts.jsonl";
+/// The longest line of it, in bytes: a fact, escaped once more, and 64 hashes.
+const MAX_LINE: u64 = 256 << 10;
+
+/// A line of [`FACTS`] where there is no whole log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proven {
+    pub index: u64,
+    /// Exactly what the log attests; without a proof, what was left of it.
+    pub fact: String,
+    /// Hashes, in base64. None where something was cut out of the fact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Vec<String>>,
+}
+
+/// What some of a log's facts were found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedFacts {
+    pub checkpoint: Checkpoint,
+    /// So many stand in the log, each as it was signed.
+    pub proven: u64,
+    /// So many have something cut out of them, and no proof.
+    pub redacted: u64,
+}
+
+/// Whether a folder holds some of a log's facts with their proofs, and not the log.
+pub fn holds_proofs(folder: &Path) -> bool {
+    folder.join(FACTS).is_file() && !folder.join("tile").exists()
+}
+
+/// Checks facts with proofs against the checkpoint beside them, which must be signed by this key. What stands there is proven
+/// to be in the log; what does not may have been left out.
+pub fn verify_facts(folder: &Path, key: &Key) -> Result<VerifiedFacts, Difference> {
+    let (_, signed) = checkpoint(folder, key)?;
+    let mut found = VerifiedFacts { checkpoint: signed, proven: 0, redacted: 0 };
+    let file = File::open(folder.join(FACTS)).map_err(|error| Difference::new(FACTS, "a file", error.to_string()))?;
+    let (mut lines, mut next) = (BufReader::new(file), 0);
+    for number in 0.. {
+        let wrong = |expected: &str, what: &str| Difference {
+            file: FACTS.to_owned(),
+            entry: Some(number),
+            expected: expected.to_owned(),
+            found: what.to_owned(),
+        };
+        let mut line = String::new();
+        let read = (&mut lines).take(MAX_LINE).read_line(&mut line);
+        if read.map_err(|error| wrong("a line", &error.to_string()))? == 0 {
+            break;
+        }
+        let proven: Proven =
+            serde_json::from_str(&line).map_err(|error| wrong("a fact with its proof", &error.to_string()))?;
+        if proven.index < next {
+            return Err(wrong("facts in the order of the log", "one that comes earlier, or again"));
+        }
+        next = proven.index + 1;
+        let Some(proof) = proven.proof else {
+            found.redacted += 1;
+            continue;
+        };
+        let hash = |text: &String| -> Option<Hash> { Base64::decode_vec(text).ok()?.try_into().ok() };
+        let hashes: Option<Vec<Hash>> = proof.iter().map(hash).collect();
+        let hashes = hashes.ok_or_else(|| wrong("hashes in base64", "something else"))?;
+        let (leaf, checkpoint) = (tree::leaf(proven.fact.as_bytes()), &found.checkpoint);
+        if !tree::is_included(leaf, proven.index, checkpoint.size, &hashes, &checkpoint.root) {
+            let expected = format!("fact {} of the log", proven.index);
+            return Err(wrong(&expected, "one whose proof does not lead to the signed root"));
+        }
+        found.proven += 1;
+    }
+    Ok(found)
 }
 
 /// That a fact stands in a signed log: C2SP tlog-proof.

@@ -36,12 +36,15 @@ const ROTATE_FACTS: u64 = 16_384;
 const ROTATE_BYTES: u64 = 16 << 20;
 
 type Sign = Box<dyn Fn(&[u8]) -> [u8; 64] + Send>;
+/// What time it is.
+pub(super) type Clock = Box<dyn Fn() -> Instant + Send>;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
     folder: PathBuf,
     key: Key,
     sign: Sign,
+    clock: Clock,
     edge: Edge,
     tail: Tail,
     /// The last bundle, while it is not whole.
@@ -66,13 +69,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, found: Recovered, key: Key, sign: Sign) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, found: Recovered, key: Key, sign: Sign, clock: Clock) -> Self {
         let (checkpoint, published) = found.checkpoint.unwrap_or_default();
         let mut writer = Self {
             shared,
             folder: found.folder,
             key,
             sign,
+            clock,
             edge: found.edge,
             tail: found.tail,
             last: found.last.into_iter().map(Arc::new).collect(),
@@ -103,8 +107,7 @@ impl Writer {
             let closed = if failing {
                 self.shared.queue.pause(RETRY)
             } else {
-                let room = PUBLISH_FACTS.saturating_sub((self.edge.size() - self.published) as usize).max(1);
-                self.shared.queue.take(room, self.due, &mut batch)
+                self.shared.queue.take(self.room(), self.due, &mut batch)
             };
             match self.step(&mut batch, closed) {
                 Ok(()) if failing => {
@@ -132,7 +135,19 @@ impl Writer {
         }
     }
 
-    fn step(&mut self, batch: &mut Vec<Job>, closed: bool) -> Result<(), Failed> {
+    /// How many facts there may be at most until the next checkpoint.
+    pub(super) fn room(&self) -> usize {
+        PUBLISH_FACTS.saturating_sub((self.edge.size() - self.published) as usize).max(1)
+    }
+
+    /// When it must be woken, whatever comes until then.
+    #[cfg(test)]
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Records a batch, at most [`Self::room`], and publishes a checkpoint if one is due. What fails stays in `batch`.
+    pub(super) fn step(&mut self, batch: &mut Vec<Job>, closed: bool) -> Result<(), Failed> {
         let began = Instant::now();
         let count = batch.len();
         let answers = self.append(batch)?;
@@ -150,7 +165,7 @@ impl Writer {
         }
         saved?;
         let unpublished = self.edge.size() - self.published;
-        let due = self.due.is_some_and(|due| due <= Instant::now());
+        let due = self.due.is_some_and(|due| due <= (self.clock)());
         if unpublished > 0 && (closed || due || unpublished >= PUBLISH_FACTS as u64) {
             self.publish()?;
         }
@@ -182,7 +197,8 @@ impl Writer {
             self.sync_tail()?;
         }
         self.tail.keep(&records);
-        self.due.get_or_insert_with(|| Instant::now() + PUBLISH_AFTER);
+        let latest = (self.clock)() + PUBLISH_AFTER;
+        self.due.get_or_insert(latest);
         metrics::counter!(super::FACTS, "outcome" => "recorded").increment(batch.len() as u64);
         let mut full = Vec::new();
         for (job, leaf) in batch.drain(..).zip(leaves) {
@@ -358,7 +374,7 @@ fn loss(count: u64) -> Job {
 /// What could not be written, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("audit/{path}: {error}")]
-struct Failed {
+pub(super) struct Failed {
     path: String,
     error: io::Error,
 }

@@ -11,7 +11,9 @@ use super::bindings::handler::astrid::bus::types::Failure;
 use super::bus::{Answer, Subscription};
 use super::store::TransactionOfCall;
 use super::{Call, OfCall};
+use crate::authority::mandate::MAX_NAME;
 use crate::authority::{Behalf, Change, Identified, Presented, Rejection, Standing, Through};
+use crate::buckets::Ended;
 use crate::bus::Sender;
 use crate::meter::quotas::Quotas;
 
@@ -160,6 +162,8 @@ impl sessions::HostSession for Call {
     }
 }
 
+/// The longest reason for which a session has ended, in bytes.
+const MAX_WHY: usize = 256;
 /// The most entries of one list in a standing or group.
 const MAX_LIST: usize = 1024;
 
@@ -253,5 +257,25 @@ impl registrar::Host for Call {
     ) -> wasmtime::Result<Result<(), String>> {
         let change = group_name(name).map(Change::RemoveGroup);
         self.stage(&transaction, change)
+    }
+
+    async fn end_session(
+        &mut self,
+        transaction: Resource<TransactionOfCall>,
+        principal: String,
+        session: Option<String>,
+        why: String,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let text = |field: &str, text: &str, max: usize| match (1..=max).contains(&text.len()) {
+            true => Ok(()),
+            false => Err(format!("{field} must be 1 to {max} bytes")),
+        };
+        let ended = (|| {
+            session.as_ref().map_or(Ok(()), |name| text("session", name, MAX_NAME))?;
+            text("why", &why, MAX_WHY)?;
+            Ok(Ended { principal: known(&principal)?, session, why })
+        })();
+        let transaction = self.of_call_mut(&transaction)?;
+        Ok(ended.and_then(|ended| transaction.record(ended)))
     }
 }

@@ -15,6 +15,7 @@ pub mod handler {
             "astrid:store/kv.bucket": crate::link::store::Bucket,
             "astrid:store/kv.transaction": crate::link::store::TransactionOfCall,
             "astrid:authority/sessions.session": crate::link::authority::SessionOfCall,
+            "astrid:sys/sink.delivery": crate::link::sink::Delivery,
         },
     });
 }
@@ -40,6 +41,7 @@ macro_rules! export_world {
                     "astrid:sys/audit": super::handler::astrid::sys::audit,
                     "astrid:sys/limit": super::handler::astrid::sys::limit,
                     "astrid:sys/host": super::handler::astrid::sys::host,
+                    "astrid:sys/sink": super::handler::astrid::sys::sink,
                     "astrid:authority/held": super::handler::astrid::authority::held,
                     "astrid:authority/sessions": super::handler::astrid::authority::sessions,
                     "astrid:authority/registrar": super::handler::astrid::authority::registrar,

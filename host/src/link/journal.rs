@@ -96,6 +96,11 @@ impl facts::Host for Call {
         Ok(self.host.journal.key().to_string())
     }
 
+    async fn prove(&mut self, index: u64, size: u64) -> wasmtime::Result<Result<Vec<Vec<u8>>, facts::Error>> {
+        let hashes = self.read(move |journal| journal.prove(index, size)).await?;
+        Ok(hashes.map(|hashes| hashes.into_iter().map(Vec::from).collect()))
+    }
+
     async fn tile(
         &mut self,
         kind: facts::TileKind,

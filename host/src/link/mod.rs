@@ -15,6 +15,7 @@ pub mod http;
 mod journal;
 mod keys;
 mod output;
+pub mod sink;
 pub mod store;
 mod sys;
 
@@ -71,7 +72,8 @@ impl Turn {
 
     /// For whom, and because of what.
     pub fn doing(&self) -> Doing {
-        Doing { principal: self.sender.principal.clone(), cause: self.sender.cause.clone() }
+        let Sender { principal, mandate, cause, .. } = self.sender.clone();
+        Doing { principal, mandate, cause }
     }
 
     pub fn mandate(&self) -> &Mandate {
@@ -88,6 +90,8 @@ impl Turn {
 /// Of a call that runs, for whoever must say later what became of it.
 pub struct Doing {
     pub principal: PrincipalId,
+    /// Of the session that it comes from.
+    pub mandate: Mandate,
     /// The id of the request from outside.
     pub cause: Option<Arc<str>>,
 }
@@ -196,6 +200,7 @@ impl Call {
         let sender = &self.turn.sender;
         Fact {
             principal: Some(sender.principal.to_string()),
+            session: sender.mandate.name().map(str::to_owned),
             capsule: Some(self.generation.id.to_string()),
             hash: Some(self.generation.hash.clone()),
             cause: sender.cause.as_ref().map(ToString::to_string),

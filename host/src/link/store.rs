@@ -7,7 +7,7 @@ use super::bindings::handler::astrid::store::kv;
 use super::{Call, OfCall};
 use crate::authority::Change;
 pub use crate::buckets::{Bucket, Transaction};
-use crate::buckets::{Error, counted};
+use crate::buckets::{Ended, Error, counted};
 use crate::host::Host;
 use crate::journal::Fact;
 use crate::pool::{Lane, Overloaded};
@@ -34,16 +34,19 @@ impl From<crate::store::Entry> for kv::Entry {
     }
 }
 
-/// Lets changes of standing ride on a commit: durable with it, and in force when it is.
-pub async fn carry(host: &Host, changes: Vec<Change>, commit: &mut Commit) -> Result<(), Error> {
-    if changes.is_empty() {
+/// Lets changes of standing ride on a commit: durable with it, and in force when it is. Then they are recorded.
+pub async fn carry(host: &Host, changes: Vec<Change>, facts: Vec<Fact>, commit: &mut Commit) -> Result<(), Error> {
+    if changes.is_empty() && facts.is_empty() {
         return Ok(());
     }
     host.env.follow(&changes, commit).await.map_err(|_| Error::Unavailable)?;
-    let (authority, env) = (host.authority.clone(), commit.then.take());
+    let (authority, journal, env) = (host.authority.clone(), host.journal.clone(), commit.then.take());
     commit.then = Some(Box::new(move |version| {
-        authority.apply(version, changes);
+        if !changes.is_empty() {
+            authority.apply(version, changes);
+        }
         env.into_iter().for_each(|then| then(version));
+        facts.into_iter().for_each(|fact| journal.append(fact));
     }));
     Ok(())
 }
@@ -73,6 +76,13 @@ impl Call {
         async move { turn?.await }
     }
 
+    /// What is to be recorded of a transaction.
+    pub fn facts_of(&self, changes: &[Change], ended: Vec<Ended>) -> Vec<Fact> {
+        let ended = changes.iter().filter_map(|change| self.end_of_sessions(change)).chain(ended);
+        let ends = ended.map(|ended| self.end_of_session(ended));
+        changes.iter().map(|change| self.change_of_standing(change)).chain(ends).collect()
+    }
+
     /// What somebody holds from now on, as a fact.
     fn change_of_standing(&self, change: &Change) -> Fact {
         let list = |held: &[Capability]| held.iter().map(Capability::as_str).collect::<Vec<_>>().join(" ");
@@ -89,6 +99,24 @@ impl Call {
             Change::RemoveGroup(name) => ("authority.group.remove", name.clone(), None),
         };
         Fact { target: Some(target), detail, ..self.fact(action) }
+    }
+
+    /// The end of a principal's sessions that its standing brings.
+    fn end_of_sessions(&self, change: &Change) -> Option<Ended> {
+        let (principal, why) = match change {
+            Change::SetPrincipal(id, standing) if !standing.enabled => (id, "its principal is disabled"),
+            Change::RemovePrincipal(id) => (id, "its principal is removed"),
+            _ => return None,
+        };
+        // Where it was neither known nor enabled there was no session.
+        self.host.authority.revision(principal)?;
+        Some(Ended { principal: principal.clone(), session: None, why: why.to_owned() })
+    }
+
+    /// Of whoever's session it was; who ended it is in the record of the request.
+    fn end_of_session(&self, Ended { principal, session, why }: Ended) -> Fact {
+        let principal = Some(principal.to_string());
+        Fact { principal, session, reason: Some(why), ..self.fact("session.end") }
     }
 
     /// Waits for the disk in the principal's turn. The time counts as waiting, the line included.
@@ -221,20 +249,16 @@ impl kv::HostTransaction for Call {
     }
 
     async fn commit(&mut self, transaction: Resource<TransactionOfCall>) -> wasmtime::Result<Result<(), kv::Error>> {
-        let (mut commit, changes) = self.take_of_call(transaction)?.finish();
+        let (mut commit, changes, ended) = self.take_of_call(transaction)?.finish();
         if self.turn.sender.rehearsal {
             return Ok(Ok(()));
         }
         let host = self.host.clone();
-        let facts: Vec<Fact> = changes.iter().map(|change| self.change_of_standing(change)).collect();
-        if carry(&host, changes, &mut commit).await.is_err() {
+        let facts = self.facts_of(&changes, ended);
+        if carry(&host, changes, facts, &mut commit).await.is_err() {
             return Ok(Err(kv::Error::Unavailable));
         }
-        let committed = Call::commit(self, Ok(commit)).await;
-        if committed.is_ok() {
-            facts.into_iter().for_each(|fact| host.journal.append(fact));
-        }
-        Ok(committed.map(|_| ()))
+        Ok(Call::commit(self, Ok(commit)).await.map(|_| ()))
     }
 
     async fn drop(&mut self, transaction: Resource<TransactionOfCall>) -> wasmtime::Result<()> {

@@ -71,8 +71,12 @@ impl Call {
         F: Future<Output = Result<T, InstallError>> + Send + 'static,
     {
         let rehearsal = self.turn.sender.rehearsal;
-        let Doing { principal, cause } = self.turn.doing();
-        let wish = Wish { principal: principal.to_string(), cause: cause.map(|cause| cause.to_string()) };
+        let Doing { principal, mandate, cause } = self.turn.doing();
+        let wish = Wish {
+            principal: principal.to_string(),
+            session: mandate.name().map(str::to_owned),
+            cause: cause.map(|cause| cause.to_string()),
+        };
         let changing: Option<Boxed<'static, _>> =
             (!rehearsal).then(|| Box::pin(wish.within(change(self.host.clone()))) as _);
         let waited = self.turn.waited.clone();

@@ -71,9 +71,11 @@ impl Loader {
         let mut change: Change<'_> = Some(self.changing.lock().await);
         let failed = |error: anyhow::Error| InstallError::Failed(format!("{error:#}"));
         let folder = self.distro.get().ok_or_else(|| InstallError::Failed("this host runs no distribution".into()))?;
-        let applied = self.bring(host, folder, &mut change).await.map_err(failed)?;
-        self.own_up(host, &applied);
-        Ok(applied)
+        let applied = self.bring(host, folder, &mut change).await.map_err(failed);
+        let about = applied.iter().flatten().map(|entry| format!("{} {}", entry.name, entry.what));
+        facts::changed(host, "distro.apply", "", &about.collect::<Vec<_>>().join(", "), &applied);
+        self.own_up(host, applied.as_ref().map_or(&[], Vec::as_slice));
+        applied
     }
 
     pub(super) async fn bring<'a>(

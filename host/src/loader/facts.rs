@@ -4,7 +4,8 @@ use super::{InstallError, Record};
 use crate::host::Host;
 use crate::journal::{Fact, Outcome};
 
-/// A change of a capsule, made or not, of which nobody may know the id. `about` says more.
+/// A change of a capsule, or with an empty id of what belongs to several, made or not. Nobody may know the id. `about` says
+/// more.
 pub(super) fn changed<T>(host: &Host, action: &str, id: &str, about: &str, done: &Result<T, InstallError>) {
     let fact = host.journal.fact(action);
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());

@@ -352,6 +352,7 @@ impl Generation {
     fn died(&self, host: &Host, doing: Doing, why: String) {
         host.journal.append(Fact {
             principal: Some(doing.principal.to_string()),
+            session: doing.mandate.name().map(str::to_owned),
             capsule: Some(self.id.to_string()),
             hash: Some(self.hash.clone()),
             cause: doing.cause.as_ref().map(ToString::to_string),

@@ -598,6 +598,15 @@ impl Loader {
     /// files and bytes that were.
     pub async fn gc(&self, host: &Arc<Host>) -> anyhow::Result<(u64, u64)> {
         let _one = self.changing.lock().await;
+        let done = self.clean(host).await;
+        let about =
+            done.as_ref().map_or_else(|_| String::new(), |(files, bytes)| format!("{files} files, {bytes} bytes"));
+        let told = done.as_ref().map_err(|error| InstallError::Failed(format!("{error:#}")));
+        facts::changed(host, "capsule.gc", "", &about, &told);
+        done
+    }
+
+    async fn clean(&self, host: &Arc<Host>) -> anyhow::Result<(u64, u64)> {
         let mut needed = Vec::new();
         for (id, record) in record::all(&host.store)? {
             needed.extend(record::before(&host.store, &id)?.map(|before| before.hash));

@@ -61,16 +61,18 @@ impl Generation {
                     None => hooks.call_install(&mut *store, borrowed).await?,
                     Some(from) => hooks.call_upgrade(&mut *store, borrowed, from).await?,
                 };
-                let transaction = store.data_mut().take_of_call(transaction)?;
-                Ok(done.map(|()| transaction.finish()))
+                let call = store.data_mut();
+                let (commit, changes, ended) = call.take_of_call(transaction)?.finish();
+                let facts = call.facts_of(&changes, ended);
+                Ok(done.map(|()| (commit, changes, facts)))
             })
         });
-        let (mut commit, changes) = match outcome.await {
+        let (mut commit, changes, facts) = match outcome.await {
             Ok(done) => done.map_err(|why| format!("its installation hook refused: {}", clean(&why)))?,
             Err(failure) => return Err(format!("its installation hook failed: {}; see the log", failure.kind())),
         };
         commit.counted = Some(counted(&self.id, &PrincipalId::anonymous(), u64::MAX));
-        carry(host, changes, &mut commit).await.map_err(|_| "the store is away".to_owned())?;
+        carry(host, changes, facts, &mut commit).await.map_err(|_| "the store is away".to_owned())?;
         Ok(commit)
     }
 

@@ -28,5 +28,6 @@ wasmtime::component::bindgen!({
         "astrid:store/kv.bucket": crate::store::Bucket,
         "astrid:store/kv.transaction": crate::store::Transaction,
         "astrid:authority/sessions.session": crate::sessions::Session,
+        "astrid:sys/sink.delivery": crate::sink::Delivery,
     },
 });

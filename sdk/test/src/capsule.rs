@@ -25,8 +25,8 @@ use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
 use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
-    CallError, Failure, FakeHost, FakeJournal, Identified, Logged, MemoryStore, Message, OpenError, Presented, Refusal,
-    Registrar, Rejection, Request, Response, Standing, Verdict, engine, find, keys, usage,
+    CallError, Failure, FakeHost, FakeJournal, FakeSinks, Identified, Logged, MemoryStore, Message, OpenError,
+    Presented, Refusal, Registrar, Rejection, Request, Response, Standing, Verdict, engine, find, keys, usage,
 };
 
 /// What one call has used.
@@ -322,6 +322,11 @@ impl Capsule {
     /// What `astrid:journal` answers.
     pub fn journal(&mut self) -> &mut FakeJournal {
         &mut self.fakes.journal
+    }
+
+    /// What `astrid:sys/sink` takes.
+    pub fn sinks(&mut self) -> &mut FakeSinks {
+        &mut self.fakes.sinks
     }
 
     /// What `astrid:sys/host` answers and what it was asked.

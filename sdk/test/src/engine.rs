@@ -21,6 +21,7 @@ use crate::env::Values;
 use crate::journal::FakeJournal;
 use crate::registrar::Registrar;
 use crate::sessions::Sessions;
+use crate::sink::FakeSinks;
 use crate::store::MemoryStore;
 use crate::sys::{FakeHost, Logged};
 use crate::{CallError, Connection, OpenError, Usage};
@@ -51,6 +52,7 @@ pub(crate) struct Fakes {
     pub(crate) registrar: Registrar,
     pub(crate) host: FakeHost,
     pub(crate) journal: FakeJournal,
+    pub(crate) sinks: FakeSinks,
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
     /// When each key of a rate limit will be as if it had never been used, in milliseconds since the Unix epoch.

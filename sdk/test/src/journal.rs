@@ -16,6 +16,8 @@ pub struct FakeJournal {
     pub facts: Vec<String>,
     pub checkpoint: Option<String>,
     pub key: String,
+    /// What the next questions for proofs answer, whatever they are about.
+    pub proof: Option<Vec<Vec<u8>>>,
     /// What the next questions for tiles answer.
     pub tile: Option<Vec<u8>>,
     /// The first index that is kept.
@@ -81,6 +83,10 @@ impl facts::Host for State {
 
     fn key(&mut self) -> Wasm<String> {
         Ok(self.fakes.journal.key.clone())
+    }
+
+    fn prove(&mut self, _index: u64, _size: u64) -> Wasm<Result<Vec<Vec<u8>>, Error>> {
+        Ok(self.fakes.journal.proof.clone().ok_or(Error::NotFound))
     }
 
     fn tile(&mut self, _kind: TileKind, _index: u64, _width: u32) -> Wasm<Result<Vec<u8>, Error>> {

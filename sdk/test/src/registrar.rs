@@ -12,12 +12,24 @@ use crate::store::Transaction;
 
 /// The most entries of one list in a standing or group, as the host takes them.
 const MAX_LIST: usize = 1024;
+/// The longest name of a session and the longest reason for its end, in bytes, as the host takes them.
+const MAX_SESSION: usize = 128;
+const MAX_WHY: usize = 256;
 
 /// Everybody's standing and every group, as the capsule under test has registered them.
 #[derive(Debug, Default, Clone)]
 pub struct Registrar {
     principals: BTreeMap<String, Standing>,
     groups: BTreeMap<String, Vec<String>>,
+    ended: Vec<Ended>,
+}
+
+/// A session that has ended, as it was told for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub principal: String,
+    pub session: Option<String>,
+    pub why: String,
 }
 
 pub(crate) enum Change {
@@ -25,6 +37,7 @@ pub(crate) enum Change {
     RemovePrincipal(String),
     SetGroup(String, Vec<String>),
     RemoveGroup(String),
+    EndSession(Ended),
 }
 
 impl Registrar {
@@ -36,6 +49,11 @@ impl Registrar {
     /// A group's capabilities, if it was registered and not removed.
     pub fn group(&self, name: &str) -> Option<&[String]> {
         self.groups.get(name).map(Vec::as_slice)
+    }
+
+    /// The sessions that have ended, in the order of their commits.
+    pub fn ended(&self) -> &[Ended] {
+        &self.ended
     }
 
     /// The registered principals, sorted.
@@ -58,6 +76,7 @@ impl Registrar {
                 Change::RemoveGroup(name) => {
                     self.groups.remove(&name);
                 }
+                Change::EndSession(ended) => self.ended.push(ended),
             }
         }
     }
@@ -78,6 +97,10 @@ fn check_group(field: &str, name: &str) -> Result<(), String> {
 
 fn check_length(field: &str, list: &[String]) -> Result<(), String> {
     if list.len() > MAX_LIST { Err(format!("{field}: has more than {MAX_LIST} entries")) } else { Ok(()) }
+}
+
+fn check_text(field: &str, text: &str, max: usize) -> Result<(), String> {
+    if (1..=max).contains(&text.len()) { Ok(()) } else { Err(format!("{field} must be 1 to {max} bytes")) }
 }
 
 fn check_capabilities(field: &str, capabilities: &[String]) -> Result<(), String> {
@@ -150,6 +173,19 @@ impl registrar::Host for State {
     fn remove_group(&mut self, transaction: Resource<Transaction>, name: String) -> Wasm<Result<(), String>> {
         let checked = check_group("name", &name);
         self.stage(&transaction, checked, Change::RemoveGroup(name))
+    }
+
+    fn end_session(
+        &mut self,
+        transaction: Resource<Transaction>,
+        principal: String,
+        session: Option<String>,
+        why: String,
+    ) -> Wasm<Result<(), String>> {
+        let checked = check_principal(&principal)
+            .and_then(|()| session.as_ref().map_or(Ok(()), |name| check_text("session", name, MAX_SESSION)))
+            .and_then(|()| check_text("why", &why, MAX_WHY));
+        self.stage(&transaction, checked, Change::EndSession(Ended { principal, session, why }))
     }
 }
 

@@ -548,3 +548,17 @@ fn what_a_run_loop_carries_over_is_where_the_next_one_goes_on() {
     assert_eq!(tally.hand_over(Some(&strange)).unwrap().unwrap_err(), "no schema 9 here");
     assert!(matches!(guest("pump").hand_over(None), Err(CallError::NoExport("astrid:capsule/state"))));
 }
+
+#[test]
+fn a_place_outside_takes_what_it_is_given_and_fails_when_it_is_told_to() {
+    let mut reader = guest("reader");
+    reader.sinks().taken.insert("siem".into(), vec![]);
+    let deliver = |to: &str| json!({ "to": to, "entries": ["one", "two"], "wait_ms": 0 });
+    assert_eq!(reader.handle("deliver", deliver("siem")).unwrap().unwrap(), "arrived");
+    reader.sinks().failing = Some("away".into());
+    let failed = reader.handle("deliver", deliver("siem")).unwrap().unwrap();
+    assert!(failed.as_str().unwrap().contains("away"), "{failed}");
+    assert_eq!(reader.sinks().taken["siem"], [b"one".to_vec(), b"two".to_vec()]);
+    let refusal = reader.handle("deliver", deliver("elsewhere")).unwrap().unwrap_err();
+    assert!(refusal.reason.contains("NotFound"), "{refusal:?}");
+}

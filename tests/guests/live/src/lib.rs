@@ -1,9 +1,9 @@
 //! A front end whose answers go on, as server-sent events: `/live/said` and `/live/heard` of a subscription, `/live/count`
-//! of an answer in pieces. What a path says behind that, its relay does: it traps, it ends. `?idle=` is the relay's
-//! `idle-ms`, `?context=` the size of its context in place of what a path says.
+//! of an answer in pieces. What a path says behind that, its relay does: it traps, it ends, it talks to itself. `?idle=` is
+//! the relay's `idle-ms`, `?context=` the size of its context in place of what a path says.
 
 use astrid_sdk::authority::{Credential, Session, authenticate};
-use astrid_sdk::bus::{Options, RefusalCode, send_piece};
+use astrid_sdk::bus::{Options, RefusalCode, publish, send_piece};
 use astrid_sdk::http::{Event, Output, Request, Response, Source};
 use astrid_sdk::prelude::*;
 
@@ -63,10 +63,22 @@ fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     for event in &events {
         match event {
             Event::Message(message) if context == b"trap" => panic!("asked to by {}", message.id),
-            Event::Message(message) => put("message", &message.payload),
+            Event::Message(message) => {
+                put("message", &message.payload);
+                if let Some(number) = message.json::<u64>().ok().filter(|_| context == b"circle")
+                    && publish("live.v1.heard", &(number + 1)).is_err()
+                {
+                    put("deep", b"");
+                }
+            }
             Event::Gap(gap) => put("gap", format!("{} {}", gap.principal, gap.lost).as_bytes()),
             Event::Piece(piece) => put("piece", piece),
-            Event::Idle => put("idle", b""),
+            Event::Idle => {
+                put("idle", b"");
+                if context == b"circle" {
+                    publish("live.v1.heard", &0).expect("it is due to no message");
+                }
+            }
             Event::End(None) => put("end", b""),
             Event::End(Some(Failure::Refused(refusal))) => put("end", refusal.reason.as_bytes()),
             Event::End(Some(failure)) => put("end", format!("{failure:?}").as_bytes()),

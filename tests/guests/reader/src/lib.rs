@@ -1,7 +1,8 @@
-//! Reads the facts of its host, and prunes them, for whoever calls.
+//! Reads the facts of its host, prunes them, and delivers to places outside, for whoever calls.
 
 use astrid_sdk::journal::{self, Filter, TileKind};
 use astrid_sdk::prelude::*;
+use astrid_sdk::sink;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +47,14 @@ struct Prune {
     before: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deliver {
+    to: String,
+    entries: Vec<String>,
+    wait_ms: u32,
+}
+
 fn query(message: Message) -> Answer {
     let Query { action, principal, before, limit } = message.object()?;
     let filter = Filter { principal, action, outcome: None, since: None, until: None };
@@ -74,9 +83,18 @@ fn prune(message: Message) -> Answer {
     json(&journal::prune(before).map_err(Refusal::unavailable)?)
 }
 
+/// How it ended; null if it has not yet.
+fn deliver(message: Message) -> Answer {
+    let Deliver { to, entries, wait_ms } = message.object()?;
+    let entries: Vec<Vec<u8>> = entries.into_iter().map(String::into_bytes).collect();
+    let delivery = sink::deliver(&to, &entries).map_err(|error| Refusal::invalid(format!("{error:?}")))?;
+    json(&delivery.done(wait_ms).map(|done| done.map_or_else(|error| format!("{error:?}"), |()| "arrived".to_owned())))
+}
+
 handlers! {
     "query" => query,
     "wait" => wait,
     "proof" => proof,
     "prune" => prune,
+    "deliver" => deliver,
 }
