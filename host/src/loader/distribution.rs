@@ -7,7 +7,7 @@ use std::sync::Arc;
 use astrid_capsule::distro::Entry;
 
 use super::{Change, InstallError, Loader, Record, artefact, facts, install, record};
-use crate::distro::{Folder, Packed, Variables, check_values};
+use crate::distro::{Folder, Packed, Shown, Variables, check_values};
 use crate::host::Host;
 use crate::trust;
 
@@ -26,10 +26,12 @@ pub struct Applied {
 /// An entry and its archive, or what is wrong with it.
 type Read = (Entry, Result<Packed, String>);
 
-/// The entries with their archives, and what is wrong with those that have none. Tells the environment what the
-/// distribution says from now on: every value that there is, whatever is wrong with others.
+/// The entries with their archives, and what is wrong with those that have none. From now on this distribution is shown, and
+/// the environment is told what it says: every value that there is, whatever is wrong with others.
 fn read(host: &Host, folder: &Path) -> Result<Option<Vec<Read>>, String> {
-    let Some(folder) = Folder::read(folder)? else {
+    let folder = Folder::read(folder);
+    host.loader.show(folder.as_ref().ok().and_then(Option::as_ref));
+    let Some(folder) = folder? else {
         host.env.share(Default::default());
         return Ok(None);
     };
@@ -71,6 +73,18 @@ impl Loader {
         let applied = self.bring(host, folder, &mut change).await.map_err(failed)?;
         self.own_up(host, &applied);
         Ok(applied)
+    }
+
+    /// Shows this distribution from now on. An icon that is not what it should be is left out.
+    fn show(&self, folder: Option<&Folder>) {
+        let shown = folder.map(|folder| {
+            let icon = folder.icon().unwrap_or_else(|why| {
+                tracing::warn!("the distribution is shown without its icon: {why}");
+                None
+            });
+            Arc::new(Shown { distro: folder.distro.clone(), icon })
+        });
+        *self.shown.lock().expect("no panic under this lock") = shown;
     }
 
     pub(super) async fn bring<'a>(
