@@ -375,6 +375,8 @@ fn a_reload_swaps_every_capsule_and_one_is_shown_by_its_id() {
     let shown = json!({ "id": "b", "version": "1.0.0", "state": "live", "hash": "00" });
     assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "b" })), Ok(shown));
     assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "c" })).unwrap_err().code, RefusalCode::NotFound);
+    let unknown = ask(&mut system, "capsule-history", json!({ "capsule": "b" })).unwrap_err();
+    assert_eq!(unknown.code, RefusalCode::NotFound, "{}", unknown.reason);
     system.host().history = vec![Step {
         time_ms: 7,
         what: "rolled-back".into(),

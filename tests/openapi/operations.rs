@@ -724,7 +724,8 @@ fn capsules() -> Vec<Operation> {
             "What happened to a capsule",
             named(),
             Json(json!({ "steps": [{ "time_ms": NOW * 1000, "what": "installed", "version": "1.1.0", "hash": HASH }] })),
-        ),
+        )
+        .refuses(&[404]),
         op("POST /api/sys/capsules/reload", "reloadCapsules", "capsules", "Swap every capsule", json!({}), Nothing)
             .refuses(&[404, 409]),
         op(

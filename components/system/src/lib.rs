@@ -115,7 +115,11 @@ fn capsule_remove(message: Message) -> Answer {
 
 fn capsule_history(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
-    json(&History::from(host::history(&capsule)))
+    let steps = host::history(&capsule);
+    if steps.is_empty() {
+        return Err(Refusal::not_found(format!("no capsule `{}` was ever installed", capsule.escape_debug())));
+    }
+    json(&History::from(steps))
 }
 
 fn distro_apply(message: Message) -> Answer {
