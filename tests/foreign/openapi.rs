@@ -102,7 +102,15 @@ async fn a_public_tester_meets_no_server_error_no_other_shape_and_no_status_that
     let mut tester = Command::new(tool("schemathesis/bin/python"));
     tester.arg(tool("schemathesis/bin/st")).args(["run", &format!("{url}/api/openapi.json"), "--url", &url]);
     tester.args(["--header", &format!("Authorization: Bearer {bearer}")]);
-    tester.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--no-color"]);
+    tester.args([
+        "--phases",
+        "examples,coverage,fuzzing,stateful",
+        "--max-examples",
+        "20",
+        "--seed",
+        "1",
+        "--no-color",
+    ]);
     tester.args(["--generation-database", "none"]);
     let checks = [
         "not_a_server_error",

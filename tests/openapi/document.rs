@@ -353,7 +353,8 @@ fn parameter(name: &str, place: &str, payload: &mut Value, takes: &mut Value, ki
     let (own_schema, about, own_example) = own_parameter(name);
     let (mut schema, required) = take(payload, name).unwrap_or((own_schema.clone(), false));
     let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-    let description = description.unwrap_or_else(|| about.into());
+    // In a path it names what the route is about, whatever it is to the topic.
+    let description = description.filter(|_| place != "path" || about.is_empty()).unwrap_or_else(|| about.into());
     let text = schema["type"] == "string" || schema["$ref"].is_string();
     let fits = match kind {
         None | Some(Kind::Text) => text,
@@ -384,7 +385,7 @@ fn own_parameter(name: &str) -> (Value, &'static str, Option<Value>) {
         "name" => (id(), "The name of a group.", None),
         "target" => (id(), "The principal that it is about.", Some(json!("ada"))),
         "topic" => (
-            json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^/*\\s]+$" }),
+            json!({ "type": "string", "maxLength": 256, "pattern": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+){0,15}$" }),
             "A topic.",
             Some(json!("notes.v1.add")),
         ),
@@ -408,6 +409,7 @@ fn description(route: &Route, about: &Operation, topic: Option<&Topic>) -> Strin
     let right = match (route.auth, required.as_str()) {
         (Auth::Public, _) => "For everybody.".into(),
         (Auth::Attempt, _) => "For everybody, and so often in a second for an address.".into(),
+        (Auth::Bearer, "") if about.notes.contains("Requires `") => String::new(),
         (Auth::Bearer, "") => "For everybody with a session.".into(),
         (Auth::Bearer, required) => match route.action {
             Action::About(..) | Action::Listed(_) => {
@@ -416,7 +418,7 @@ fn description(route: &Route, about: &Operation, topic: Option<&Topic>) -> Strin
             _ => format!("Requires `{required}`."),
         },
     };
-    format!("{} {right}", about.notes).trim_start().to_owned()
+    format!("{} {right}", about.notes).trim().to_owned()
 }
 
 fn responses(route: &Route, about: &Operation, topic: Option<&Topic>, status: u16, types: &Types) -> Value {

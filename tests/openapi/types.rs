@@ -19,6 +19,9 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
     let id = || json!({ "pattern": "^[A-Za-z0-9_-]{1,64}$" });
     let hex = |digits: u64| json!({ "pattern": format!("^[0-9A-Fa-f]{{{digits}}}$") });
     let long = |most: u64| json!({ "maxLength": most });
+    let segment = "(\\*|[A-Za-z0-9_-]+)";
+    let capability = json!({ "type": "string", "maxLength": 256, "pattern": format!("^{segment}(:{segment})*$") });
+    let capabilities = |least: u64, most: u64| json!({ "minItems": least, "maxItems": most, "items": capability });
     let capsule = || json!({ "pattern": "^[a-z][a-z0-9-]*$", "maxLength": 64 });
     let field = || json!({ "pattern": "^[A-Z][A-Z0-9_]*$", "maxLength": 64 });
     vec![
@@ -32,17 +35,17 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
         ("identity.principals.list-request", "limit", number(1, 1000)),
         ("identity.principals.create-request", "name", id()),
         ("identity.principals.create-request", "groups", many(0, 64)),
-        ("identity.principals.create-request", "grants", many(0, 256)),
+        ("identity.principals.create-request", "grants", capabilities(0, 256)),
         ("identity.groups.list-request", "limit", number(1, 1000)),
         ("identity.groups.create-request", "name", id()),
-        ("identity.groups.create-request", "capabilities", many(0, 256)),
+        ("identity.groups.create-request", "capabilities", capabilities(0, 256)),
         ("identity.groups.create-request", "description", long(1024)),
-        ("identity.groups.modify-request", "capabilities", many(0, 256)),
+        ("identity.groups.modify-request", "capabilities", capabilities(0, 256)),
         ("identity.groups.modify-request", "description", long(1024)),
-        ("identity.caps.change-request", "capabilities", many(1, 256)),
+        ("identity.caps.change-request", "capabilities", capabilities(1, 256)),
         ("identity.devices.pair-request", "expires_secs", number(1, 3600)),
         ("identity.devices.pair-request", "label", long(128)),
-        ("identity.devices.pair-request", "scope", many(1, 32)),
+        ("identity.devices.pair-request", "scope", capabilities(1, 32)),
         ("identity.devices.redeem-request", "public_key", hex(64)),
         ("identity.devices.login-request", "public_key", hex(64)),
         ("identity.devices.login-request", "signature", hex(128)),
