@@ -83,9 +83,9 @@ struct Yard {
 impl Yard {
     /// A linter, a generator of clients and a tester for documents of OpenAPI.
     fn readers(&self) -> Result<()> {
-        self.npm("redocly", &[LINTER], "npm: 100 MB")?;
-        self.npm("typescript", &CLIENTS, "npm: 30 MB")?;
-        self.pip("schemathesis", TESTER, "PyPI: 60 MB")?;
+        self.npm("redocly", &[LINTER], "npm: 15 MB")?;
+        self.npm("typescript", &CLIENTS, "npm: 45 MB")?;
+        self.pip("schemathesis", TESTER, "PyPI: 95 MB")?;
         Ok(())
     }
 

@@ -493,3 +493,48 @@ fn success(about: &Operation, topic: Option<&Topic>, status: u16, types: &Types)
     response["content"] = content;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::Own;
+
+    #[test]
+    fn a_stream_that_a_body_begins_is_described_by_its_row_alone() {
+        let route = Route {
+            method: "POST",
+            template: "/api/agent/{name}",
+            auth: Auth::Bearer,
+            query: &[],
+            body: Body::Json,
+            action: Action::Events,
+        };
+        let about = Operation {
+            route: "POST /api/agent/{name}",
+            id: "prompt",
+            tag: "bus",
+            summary: "Ask an agent",
+            notes: "Requires `agent:prompt`.",
+            refuses: &[404],
+            takes: json!({ "name": "notes", "text": "hello" }),
+            answers: Answers::Events(&[
+                ("gap", "gateway.gap", "What is missing."),
+                ("delta", "gateway.any", "A piece."),
+            ]),
+            own: Some(Own { status: 200, body: Some("gateway.any"), answer: None }),
+        };
+        let made = operation(&route, &about, &Types::read());
+        let body = &made["requestBody"];
+        assert_eq!(body["required"], true);
+        let json = &body["content"]["application/json"];
+        assert_eq!((&json["schema"], &json["example"]), (&reference("gateway.any"), &json!({ "text": "hello" })));
+        let stream = &made["responses"]["200"];
+        assert!(stream["content"]["text/event-stream"].is_object(), "{stream}");
+        assert_eq!(stream["x-events"], json!({ "delta": reference("gateway.any"), "gap": reference("gateway.gap") }));
+        let statuses: Vec<&str> = made["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+        let want = ["200", "400", "401", "403", "404", "408", "413", "415", "500", "502", "503", "504"];
+        assert_eq!(statuses, want);
+        assert_eq!(made["parameters"][0]["example"], "notes");
+        assert_eq!(made["description"], "Requires `agent:prompt`.");
+    }
+}
