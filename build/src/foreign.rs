@@ -1,4 +1,4 @@
-//! The capsules of other tool chains in `tests/foreign/`: JavaScript, Python and C.
+//! The capsules of other tool chains in `tests/foreign/`: JavaScript, Python and C; and the programs that read OpenAPI there.
 //!
 //! Owns `<target>/tools/`, one folder for each tool, complete or absent, and `<target>/foreign/`, where a capsule is
 //! built. Both are made once for a version and a source, under a lock, and announced before. Packed capsules go to the
@@ -24,6 +24,10 @@ const SOURCES: &str = "tests/foreign";
 const QUICKJS: &str = "componentize-qjs@0.4.5";
 const PYTHON: &str = "componentize-py==0.25.1";
 const ZIG: &str = "ziglang==0.17.1";
+const LINTER: &str = "@redocly/cli@2.77.0";
+/// A generator, what its clients run on, and the last compiler that the generator works with.
+const CLIENTS: [&str; 3] = ["openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3"];
+const TESTER: &str = "schemathesis==4.32.5";
 const BINDINGS: &str = "wit-bindgen-cli@0.61.1";
 
 /// Says that a tool's folder or a capsule is complete, and what it was made of.
@@ -62,6 +66,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
         say::note("another astrid-build is at the capsules of other tool chains; waiting for it");
         lock.lock().context("can't lock the folder of the tools")?;
     }
+    yard.readers()?;
     yard.javascript("gateway")?;
     yard.python("words")?;
     yard.c("crc")
@@ -76,15 +81,17 @@ struct Yard {
 }
 
 impl Yard {
+    /// A linter, a generator of clients and a tester for documents of OpenAPI.
+    fn readers(&self) -> Result<()> {
+        self.npm("redocly", &[LINTER], "npm: 15 MB")?;
+        self.npm("typescript", &CLIENTS, "npm: 45 MB")?;
+        self.pip("schemathesis", TESTER, "PyPI: 95 MB")?;
+        Ok(())
+    }
+
     fn javascript(&self, name: &str) -> Result<()> {
         self.capsule(name, QUICKJS, |folder| {
-            let tools = self.tool("quickjs", QUICKJS, "npm: 40 MB", |tools| {
-                let mut npm = Command::new("npm");
-                npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"])
-                    .arg(tools)
-                    .arg(QUICKJS);
-                run::succeed(&mut npm)
-            })?;
+            let tools = self.npm("quickjs", &[QUICKJS], "npm: 40 MB")?;
             let mut command = Command::new(tools.join("node_modules/.bin/componentize-qjs"));
             command.args(["--wit", "wit", "--world", name, "--js"]).arg(format!("{name}.js"));
             command.args(["--sync", "--opt-size", "--minify", "--output", "component.wasm"]);
@@ -132,6 +139,15 @@ impl Yard {
             link.args(sources.iter().map(|source| format!("{source}.o"))).arg(type_object);
             link.arg(libraries.join("crt1-reactor.o")).arg("-L").arg(&libraries).arg("-lc");
             run::succeed(link.current_dir(folder))
+        })
+    }
+
+    /// A folder with npm packages.
+    fn npm(&self, name: &str, packages: &[&str], from: &str) -> Result<PathBuf> {
+        self.tool(name, &packages.join(" "), from, |tools| {
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(tools).args(packages);
+            run::succeed(&mut npm)
         })
     }
 

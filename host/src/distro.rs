@@ -53,6 +53,18 @@ pub fn unpack_embedded(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(folder.to_owned()))
 }
 
+/// A distribution's icon.
+pub struct Icon {
+    pub media_type: &'static str,
+    pub bytes: Vec<u8>,
+}
+
+/// What a host shows of its distribution to whoever asks.
+pub struct Shown {
+    pub distro: Distro,
+    pub icon: Option<Icon>,
+}
+
 /// An archive of the distribution as it lies in the folder.
 pub struct Packed {
     pub archive: Archive,
@@ -101,15 +113,15 @@ impl Folder {
         Ok(Lock::new(&self.distro, self.distro.capsule.iter().map(found).collect::<Result<_, String>>()?))
     }
 
-    /// Whether the icon, if there is one, is what its name says.
-    pub fn check_icon(&self) -> Result<(), String> {
+    /// The icon, if there is one and it is what its name says.
+    pub fn icon(&self) -> Result<Option<Icon>, String> {
         let Some(icon) = self.distro.branding.as_ref().and_then(|branding| branding.icon.as_ref()) else {
-            return Ok(());
+            return Ok(None);
         };
         let path = self.path.join(icon);
         let bytes =
             bytes(&path, distro::MAX_ICON_BYTES as u64).map_err(|error| format!("{}: {error}", path.display()))?;
-        distro::check_icon(icon, &bytes)
+        Ok(Some(Icon { media_type: distro::check_icon(icon, &bytes)?, bytes }))
     }
 
     /// The values of every capsule's fields, and what is missing in them.

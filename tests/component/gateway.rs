@@ -138,6 +138,8 @@ fn routes() -> Vec<Route> {
         route("GET", "/api/sys/groups/ops", None, "identity.v1.group.show", ops.clone(), 200),
         route("PATCH", "/api/sys/groups/ops", Some(described), "identity.v1.group.modify", describing, 200),
         route("DELETE", "/api/sys/groups/ops", None, "identity.v1.group.delete", ops, 204),
+        route("GET", "/api/distribution", None, "system.v1.distribution.show", json!({}), 200),
+        route("GET", "/api/distribution/onboarding", None, "system.v1.distribution.onboarding", json!({}), 200),
         route("POST", "/api/auth/redeem", Some(redeem.clone()), "identity.v1.invite.redeem", redeem, 200),
         route("GET", "/api/sys/invites", None, "identity.v1.invite.list", json!({}), 200),
         route("POST", "/api/sys/invites", Some(invite.clone()), "identity.v1.invite.issue", invite, 200),
@@ -173,7 +175,14 @@ impl Route {
     }
 
     fn is_public(&self) -> bool {
-        let public = ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"];
+        let public = [
+            "/api/distribution",
+            "/api/distribution/onboarding",
+            "/api/auth/redeem",
+            "/api/auth/pair-device/redeem",
+            "/api/auth/challenge",
+            "/api/auth/login",
+        ];
         public.contains(&self.path)
     }
 }
@@ -716,7 +725,7 @@ fn a_tile_and_a_checkpoint_pass_as_they_are() {
     assert_eq!((tile.status, &tile.body[..]), (200, &[0, 255, 1][..]));
     assert_eq!(tile.header("content-type"), Some("application/octet-stream"));
     assert_eq!(payload(gateway.requested().last().unwrap()), json!({ "path": "entries/x001/234.p/5" }));
-    assert_error(&as_alice(&mut gateway, Request::get("/api/sys/audit/tile/0/0%2F0")), 400, "bad_request");
+    assert_error(&as_alice(&mut gateway, Request::get("/api/sys/audit/tile/0%2F%2F0")), 400, "bad_request");
 }
 
 #[test]
@@ -793,6 +802,32 @@ fn strangers_have_as_many_attempts_as_it_says_on_all_public_routes_together_and_
     for _ in 0..9 {
         assert_ne!(send(&mut gateway, Request::post("/api/auth/login", json!({})).from_unix(OWNER_UID)).status, 429);
     }
+}
+
+#[test]
+fn what_the_host_says_of_itself_costs_strangers_no_attempt_and_the_document_asks_nobody() {
+    let mut gateway = gateway();
+    gateway.set_distribution_env("PUBLIC_INTERVAL_MS", "10000");
+    gateway.set_distribution_env("PUBLIC_BURST", "1");
+    gateway.on_request("system.v1.distribution.show", answering(json!({ "id": "notes" })));
+    let from = |method: &str, path: &str| {
+        let mut request = Request::new(method, path);
+        request.connection.address = Some("203.0.113.9".into());
+        request
+    };
+    for _ in 0..3 {
+        assert_eq!(
+            send(&mut gateway, from("GET", "/api/distribution").bearer("wrong")).json(),
+            json!({ "id": "notes" })
+        );
+        let document = send(&mut gateway, from("GET", "/api/openapi.json").bearer("wrong"));
+        assert_eq!((document.status, document.header("content-type")), (200, Some("application/json")));
+        assert_eq!(document.json()["openapi"], "3.1.0");
+    }
+    assert_eq!(gateway.requested().len(), 3);
+    assert!(gateway.requested().iter().all(|message| message.principal == "anonymous"));
+    assert_error(&send(&mut gateway, from("GET", "/api/openapi.json?x=1")), 400, "bad_request");
+    assert_error(&send(&mut gateway, from("POST", "/api/openapi.json")), 405, "method_not_allowed");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Applied, Capability, Capsule, CapsuleRow, Direction, EnvError, Field, HostStatus, InstallError, Installed, Kind,
-    LogLine, PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
+    Applied, Branding, Capability, Capsule, CapsuleRow, Direction, Distribution, EnvError, Field, HostStatus, Icon,
+    InstallError, Installed, Kind, LogLine, PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
+    Variable,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 20] = [
+const HANDLERS: [&str; 22] = [
     "status",
     "logs",
     "shutdown",
@@ -22,6 +23,8 @@ const HANDLERS: [&str; 20] = [
     "capsule-remove",
     "capsule-history",
     "capsule-gc",
+    "distribution-show",
+    "distribution-onboarding",
     "distro-apply",
     "env-get",
     "env-set",
@@ -83,6 +86,53 @@ fn status_is_the_hosts_with_connections_as_an_object() {
         "loaded_capsules": ["gateway", "identity"],
     });
     assert_eq!(ask(&mut system, "status", json!({})), Ok(want));
+}
+
+#[test]
+fn a_distribution_says_who_it_is_whether_it_is_open_and_what_it_asks_and_never_a_value() {
+    let mut system = system();
+    for handler in ["distribution-show", "distribution-onboarding"] {
+        let refusal = system.as_principal("anonymous").handle(handler, json!({})).unwrap().unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotFound, "{}", refusal.reason);
+    }
+    let variable = |name: &str, secret, description: Option<&str>, default: Option<&str>| Variable {
+        name: name.into(),
+        secret,
+        description: description.map(Into::into),
+        default: default.map(Into::into),
+    };
+    let least = Distribution {
+        id: "notes".into(),
+        name: "Notes".into(),
+        description: None,
+        homepage: None,
+        open: false,
+        branding: None,
+        variables: vec![variable("key", true, Some("Which?"), None), variable("region", false, None, Some("eu"))],
+    };
+    system.host().distribution = Some(least.clone());
+    let want = json!({ "id": "notes", "name": "Notes", "invites_enabled": false });
+    assert_eq!(ask(&mut system, "distribution-show", json!({})), Ok(want));
+    let want = json!({ "fields": [
+        { "key": "key", "secret": true, "description": "Which?" },
+        { "key": "region", "secret": false, "default": "eu" },
+    ] });
+    assert_eq!(ask(&mut system, "distribution-onboarding", json!({})), Ok(want));
+
+    let icon = Icon { media_type: "image/png".into(), bytes: b"\x89PNG".into() };
+    system.host().distribution = Some(Distribution {
+        description: Some("For teams".into()),
+        homepage: Some("https://notes.example".into()),
+        open: true,
+        branding: Some(Branding { icon: Some(icon), primary_color: Some("#fa0".into()), accent_color: None }),
+        ..least
+    });
+    let want = json!({
+        "id": "notes", "name": "Notes", "description": "For teams", "homepage": "https://notes.example",
+        "invites_enabled": true,
+        "branding": { "icon": "data:image/png;base64,iVBORw==", "primary_color": "#fa0" },
+    });
+    assert_eq!(ask(&mut system, "distribution-show", json!({})), Ok(want));
 }
 
 #[test]
@@ -327,6 +377,8 @@ fn a_reload_swaps_every_capsule_and_one_is_shown_by_its_id() {
     let shown = json!({ "id": "b", "version": "1.0.0", "state": "live", "hash": "00" });
     assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "b" })), Ok(shown));
     assert_eq!(ask(&mut system, "capsule-show", json!({ "capsule": "c" })).unwrap_err().code, RefusalCode::NotFound);
+    let unknown = ask(&mut system, "capsule-history", json!({ "capsule": "b" })).unwrap_err();
+    assert_eq!(unknown.code, RefusalCode::NotFound, "{}", unknown.reason);
     system.host().history = vec![Step {
         time_ms: 7,
         what: "rolled-back".into(),

@@ -139,6 +139,8 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ("capsule-remove", json!({ "capsule": "a", "purge": true })),
             ("capsule-history", json!({ "capsule": "a" })),
             ("capsule-gc", json!({})),
+            ("distribution-show", json!({})),
+            ("distribution-onboarding", json!({})),
             ("distro-apply", json!({})),
             ("usage", json!({})),
             ("env-get", json!({ "capsule": "a" })),

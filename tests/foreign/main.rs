@@ -1,5 +1,8 @@
 //! Capsules that no Rust compiler has made, in a real daemon: a gateway in JavaScript (QuickJS), and handlers in Python
-//! (CPython) and C. `cargo astrid test foreign` fetches their tool chains and builds them first.
+//! (CPython) and C; and programs that are not ours with the description of the HTTP surface ([`openapi`]).
+//! `cargo astrid test foreign` fetches their tool chains and builds them first.
+
+mod openapi;
 
 use std::collections::BTreeSet;
 

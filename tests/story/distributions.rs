@@ -183,6 +183,45 @@ async fn an_archive_that_the_lock_does_not_pin_is_refused_by_name_and_an_update_
 }
 
 #[tokio::test]
+async fn whoever_has_no_session_sees_what_the_distribution_says_of_itself_and_no_value_of_its_variables() {
+    let home = Home::absent();
+    let branding = "[branding]\nicon = \"i.svg\"\nprimary-color = \"#204060\"\n[invites]\nissuers = []\n";
+    let (source, vars) = (source(&home, &format!("{TELLS}{branding}")), vars(&home));
+    fs::write(source.join("i.svg"), "<svg/>").unwrap();
+    home.astrid(&["--json", "init", "--distro", text(&source), "--vars", text(&vars), "--var", "limit=7"]).json();
+    let daemon = home.start();
+    let (show, onboarding) = (Request::get("/api/distribution"), Request::get("/api/distribution/onboarding"));
+    let shown = daemon.tcp(show.clone()).await.expect(200);
+    let want = json!({
+        "id": "astrid", "name": "Astrid", "description": "Identity, gateway, audit and the operator's desk",
+        "invites_enabled": false,
+        "branding": { "icon": "data:image/svg+xml;base64,PHN2Zy8+", "primary_color": "#204060" },
+    });
+    assert_eq!(shown, want);
+    let fields = json!({ "fields": [
+        { "key": "key", "secret": true },
+        { "key": "limit", "secret": false, "description": "How much" },
+    ] });
+    assert_eq!(daemon.tcp(onboarding).await.expect(200), fields);
+
+    // What is applied is what is shown; an icon that is none is left out.
+    fs::write(home.path().join("distro/i.svg"), "<script/>").unwrap();
+    let path = home.path().join("distro/Distro.toml");
+    let text_of = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text_of.replace("name = \"Astrid\"", "name = \"Notes\"")).unwrap();
+    assert_eq!(daemon.tcp(show.clone()).await.expect(200), want);
+    daemon.unix(Request::post("/api/sys/distro/apply", &json!({}))).await.expect(200);
+    let shown = daemon.tcp(show.clone()).await.expect(200);
+    assert_eq!((&shown["name"], &shown["branding"]), (&json!("Notes"), &json!({ "primary_color": "#204060" })));
+
+    // One that does not read is nobody's.
+    fs::write(&path, "nonsense").unwrap();
+    let refused = daemon.unix(Request::post("/api/sys/distro/apply", &json!({}))).await;
+    assert!(refused.status >= 400, "{refused:?}");
+    daemon.tcp(show).await.refusal(404, "not_found");
+}
+
+#[tokio::test]
 async fn a_distribution_for_other_hosts_is_not_applied() {
     let home = Home::new();
     let source = source(&home, "");

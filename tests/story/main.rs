@@ -21,6 +21,7 @@
 //! - [`durability`]: killed, stopped, started twice, started on what can't be trusted
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`neighbours`]: other users of the same machine
+//! - [`openapi`]: the surface's own description, and that it describes what there is
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
@@ -60,6 +61,7 @@ mod isolation;
 mod measured;
 mod neighbours;
 mod observation;
+mod openapi;
 mod people;
 mod quotas;
 mod reach;

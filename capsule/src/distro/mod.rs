@@ -243,6 +243,11 @@ impl Distro {
         Ok(())
     }
 
+    /// Whether its rules leave anybody who may let others in.
+    pub fn is_open(&self) -> bool {
+        self.invites.as_ref().is_none_or(|invites| !invites.issuers.is_empty())
+    }
+
     fn check_entry(&self, entry: &Entry) -> Result<(), String> {
         word(&entry.name).map_err(|why| format!("name {why}"))?;
         if let Source::Registry { name, .. } = &entry.source
@@ -475,22 +480,25 @@ impl Branding {
     }
 }
 
-/// Whether the file's bytes are what its name says: its size, and how such a file begins.
-pub fn check_icon(path: &Path, bytes: &[u8]) -> Result<(), String> {
+/// The media type of an icon, if the file's bytes are what its name says: its size, and how such a file begins.
+pub fn check_icon(path: &Path, bytes: &[u8]) -> Result<&'static str, String> {
     let at = |why: String| format!("branding.icon `{}` {why}", path.display());
     if bytes.len() > MAX_ICON_BYTES {
         return Err(at(format!("has more than {MAX_ICON_BYTES} bytes")));
     }
     let kind = icon_kind(path).ok_or_else(|| at("must be a .png, .svg or .ico".into()))?;
-    let fits = match kind {
-        "png" => bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
-        "ico" => bytes.starts_with(&[0, 0, 1, 0]),
-        _ => std::str::from_utf8(bytes).is_ok_and(|text| {
-            let text = text.trim_start();
-            text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg"))
-        }),
+    let (media_type, fits) = match kind {
+        "png" => ("image/png", bytes.starts_with(b"\x89PNG\r\n\x1a\n")),
+        "ico" => ("image/x-icon", bytes.starts_with(&[0, 0, 1, 0])),
+        _ => (
+            "image/svg+xml",
+            std::str::from_utf8(bytes).is_ok_and(|text| {
+                let text = text.trim_start();
+                text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg"))
+            }),
+        ),
     };
-    if fits { Ok(()) } else { Err(at(format!("does not begin as a .{kind} does"))) }
+    if fits { Ok(media_type) } else { Err(at(format!("does not begin as a .{kind} does"))) }
 }
 
 fn icon_kind(path: &Path) -> Option<&'static str> {

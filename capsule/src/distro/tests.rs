@@ -261,13 +261,13 @@ fn a_lock_reads_back_and_each_difference_has_its_name() {
 
 #[test]
 fn an_icon_is_what_its_name_says() {
-    for (name, bytes) in [
-        ("a.png", &b"\x89PNG\r\n\x1a\n..."[..]),
-        ("a.ico", &[0, 0, 1, 0, 9]),
-        ("a.svg", b" <svg xmlns='x'/>"),
-        ("a.svg", b"<?xml version='1.0'?>\n<svg/>"),
+    for (name, bytes, media_type) in [
+        ("a.png", &b"\x89PNG\r\n\x1a\n..."[..], "image/png"),
+        ("a.ico", &[0, 0, 1, 0, 9], "image/x-icon"),
+        ("a.svg", b" <svg xmlns='x'/>", "image/svg+xml"),
+        ("a.svg", b"<?xml version='1.0'?>\n<svg/>", "image/svg+xml"),
     ] {
-        assert!(check_icon(Path::new(name), bytes).is_ok(), "{name}");
+        assert_eq!(check_icon(Path::new(name), bytes).unwrap(), media_type, "{name}");
         let other = if name == "a.png" { "a.ico" } else { "a.png" };
         assert!(check_icon(Path::new(other), bytes).unwrap_err().contains("does not begin as"), "{name}");
     }

@@ -13,6 +13,7 @@ pub mod cors;
 pub mod credential;
 pub mod errors;
 pub mod events;
+pub mod openapi;
 pub mod plan;
 pub mod respond;
 pub mod routes;
@@ -80,7 +81,8 @@ fn answer(request: &Request) -> Result<Response, Problem> {
         Found::Options(allow) => return Ok(Response::new(204).with_header("allow", allow)),
     };
     let session = match matched.route.auth {
-        Auth::Public => {
+        Auth::Public => None,
+        Auth::Attempt => {
             throttled(request)?;
             None
         }
@@ -104,6 +106,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
             let answer = bus::request_raw(topic, &payload, &Options::default());
             Ok(respond::answered(success, answer.map_err(|failure| errors::of_public_failure(failure, topic))?))
         }
+        Plan::Document => Ok(respond::bytes("application/json", openapi::DOCUMENT.into())),
         Plan::About { .. }
         | Plan::Me
         | Plan::Listed { .. }
@@ -142,6 +145,7 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
             Ok(respond::bytes(content_type, bytes))
         }
         Plan::Events { from } => events::open(session, from),
+        Plan::Document => Ok(respond::bytes("application/json", openapi::DOCUMENT.into())),
         Plan::BusRequest { topic, payload, options } => {
             require(session, "bus:request")?;
             let answer = session.request(&topic, &payload, &options).map_err(named(&topic))?;

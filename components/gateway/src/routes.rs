@@ -7,6 +7,8 @@ use crate::errors::Problem;
 pub enum Auth {
     /// Everybody, as `anonymous`.
     Public,
+    /// As `Public`, and counted: an attempt to become somebody.
+    Attempt,
     /// Whoever has a session.
     Bearer,
 }
@@ -54,6 +56,8 @@ pub enum Action {
     Bytes(&'static str, &'static str),
     /// The facts as they are recorded, as server-sent events.
     Events,
+    /// The description of this surface.
+    Document,
     /// A request of the topic in the path.
     BusRequest,
     /// A publication on the topic in the path.
@@ -104,17 +108,20 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 62] = {
-    use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Topic};
-    use Auth::{Bearer, Public};
+pub const ROUTES: [Route; 65] = {
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Me, Presented, Topic};
+    use Auth::{Attempt, Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
-        route("POST",   "/api/auth/redeem",               Public, &[],     Json,          Topic("identity.v1.invite.redeem", 200)),
+        route("GET",    "/api/openapi.json",              Public, &[],     Nothing,       Document),
+        route("GET",    "/api/distribution",              Public, &[],     Nothing,       Topic("system.v1.distribution.show", 200)),
+        route("GET",    "/api/distribution/onboarding",   Public, &[],     Nothing,       Topic("system.v1.distribution.onboarding", 200)),
+        route("POST",   "/api/auth/redeem",               Attempt, &[],    Json,          Topic("identity.v1.invite.redeem", 200)),
         route("GET",    "/api/auth/me",                   Bearer, &[],     Nothing,       Me),
         route("POST",   "/api/auth/pair-device",          Bearer, &[],     JsonOrNothing, About("identity.v1.device.pair", 200)),
-        route("POST",   "/api/auth/pair-device/redeem",   Public, &[],     Json,          Topic("identity.v1.device.redeem", 200)),
-        route("POST",   "/api/auth/challenge",            Public, &[],     Json,          Topic("identity.v1.login.challenge", 200)),
-        route("POST",   "/api/auth/login",                Public, &[],     Json,          Topic("identity.v1.login", 200)),
+        route("POST",   "/api/auth/pair-device/redeem",   Attempt, &[],    Json,          Topic("identity.v1.device.redeem", 200)),
+        route("POST",   "/api/auth/challenge",            Attempt, &[],    Json,          Topic("identity.v1.login.challenge", 200)),
+        route("POST",   "/api/auth/login",                Attempt, &[],    Json,          Topic("identity.v1.login", 200)),
         route("GET",    "/api/sys/principals/{principal}/devices", Bearer, &[], Nothing,  About("identity.v1.device.list", 200)),
         route("DELETE", "/api/sys/principals/{principal}/devices/{fingerprint}", Bearer, &[], Nothing, About("identity.v1.device.remove", 204)),
         route("GET",    "/api/approvals",                 Bearer, &[],     Nothing,       About("identity.v1.approval.list", 200)),
@@ -258,10 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_takes_a_credential_in_its_body_is_public() {
-        let public: Vec<_> = ROUTES.iter().filter(|r| r.auth == Auth::Public).map(|r| r.template).collect();
-        let own = ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"];
-        assert_eq!(public, own);
+    fn without_a_session_there_are_only_attempts_at_one_and_what_the_host_says_of_itself() {
+        let of = |auth| ROUTES.iter().filter(move |r| r.auth == auth).map(|r| r.template).collect::<Vec<_>>();
+        let attempts = ["/api/auth/redeem", "/api/auth/pair-device/redeem", "/api/auth/challenge", "/api/auth/login"];
+        assert_eq!(of(Auth::Attempt), attempts);
+        let open = ["/api/openapi.json", "/api/distribution", "/api/distribution/onboarding"];
+        assert_eq!(of(Auth::Public), open);
+        assert!(ROUTES.iter().all(|route| route.auth != Auth::Public || route.method == "GET"));
     }
 
     #[test]

@@ -8,6 +8,9 @@ const SHOWN: usize = 64;
 /// A path parameter. One with `/` in it is refused: somebody behind us might take it for two.
 pub fn parameter(name: &str, raw: &str) -> Result<String, Problem> {
     let value = decoded(raw).ok_or_else(|| malformed(&format!("path parameter {name}"), raw))?;
+    if value.is_empty() {
+        return Err(Problem::bad_request(format!("path parameter {name} has a part without anything in it")));
+    }
     if value.contains('/') {
         return Err(malformed(&format!("path parameter {name}"), raw));
     }

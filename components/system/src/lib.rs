@@ -1,10 +1,11 @@
 //! The operator's desk: the host's own operations as topics.
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
-//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`], [`mod@env`]
-//! and [`topics`] say how the host's records read as JSON.
+//! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`],
+//! [`distribution`], [`mod@env`] and [`topics`] say how the host's records read as JSON.
 
 pub mod desk;
+pub mod distribution;
 pub mod env;
 pub mod topics;
 
@@ -13,6 +14,7 @@ use astrid_sdk::prelude::{Answer, Message, Refusal, audit, handlers, json, log};
 use serde_json::json as object;
 
 use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
+use distribution::{Onboarding, Shown};
 use env::{Clear, Get, Set};
 use topics::Topics;
 
@@ -113,7 +115,11 @@ fn capsule_remove(message: Message) -> Answer {
 
 fn capsule_history(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
-    json(&History::from(host::history(&capsule)))
+    let steps = host::history(&capsule);
+    if steps.is_empty() {
+        return Err(Refusal::not_found(format!("no capsule `{}` was ever installed", capsule.escape_debug())));
+    }
+    json(&History::from(steps))
 }
 
 fn distro_apply(message: Message) -> Answer {
@@ -121,6 +127,20 @@ fn distro_apply(message: Message) -> Answer {
     let applied = host::apply_distro().map_err(desk::refusal)?;
     log::info!("{} applied the distribution", message.principal);
     json(&desk::Distribution::from(applied))
+}
+
+fn distribution_show(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&Shown::from(here()?))
+}
+
+fn distribution_onboarding(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&Onboarding::from(here()?))
+}
+
+fn here() -> Result<host::Distribution, Refusal> {
+    host::distro().ok_or_else(|| Refusal::not_found("this host runs no distribution"))
 }
 
 fn capsule_gc(message: Message) -> Answer {
@@ -198,6 +218,8 @@ handlers! {
     "capsule-remove" => capsule_remove,
     "capsule-history" => capsule_history,
     "capsule-gc" => capsule_gc,
+    "distribution-onboarding" => distribution_onboarding,
+    "distribution-show" => distribution_show,
     "distro-apply" => distro_apply,
     "usage" => usage,
 }

@@ -182,7 +182,7 @@ impl Ready {
     fn read(context: &Context<'_>, dir: &Path) -> Result<Self, Failure> {
         let folder = open(dir)?;
         folder.check().map_err(refused)?;
-        folder.check_icon().map_err(refused)?;
+        folder.icon().map_err(refused)?;
         let mut archives = BTreeMap::new();
         let mut locked = Vec::new();
         for entry in &folder.distro.capsule {
@@ -340,7 +340,7 @@ async fn show(context: &mut Context<'_>) -> Result<Exit, Failure> {
         Err(failure) => return Err(failure),
     };
     let Distro { distro: about, capsule, variables: declared, .. } = &folder.distro;
-    let problem = folder.check().and_then(|()| folder.check_icon()).err();
+    let problem = folder.check().and_then(|()| folder.icon()).err();
     let mut rows = Vec::new();
     let mut documents = Vec::new();
     for entry in capsule {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
+use astrid_capsule::distro::Distro;
 
 use super::bindings::handler::astrid::env::env::Field;
 use super::bindings::handler::astrid::sys::{audit, host, limit, log};
 use super::{Call, Doing};
+use crate::distro::{Icon, Shown};
 use crate::host::Host;
 use crate::journal::Wish;
 use crate::limit::{Rate, Refused};
@@ -99,6 +101,34 @@ impl From<InstallError> for host::InstallError {
             InstallError::Untrusted(why) => Self::Untrusted(why),
             InstallError::Conflict(why) => Self::Conflict(why),
             InstallError::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
+impl From<&Shown> for host::Distribution {
+    fn from(shown: &Shown) -> Self {
+        let Distro { distro: about, variables, branding, .. } = &shown.distro;
+        let icon = |icon: &Icon| host::Icon { media_type: icon.media_type.into(), bytes: icon.bytes.clone() };
+        Self {
+            id: about.id.clone(),
+            name: about.name.clone(),
+            description: about.description.clone(),
+            homepage: about.homepage.clone(),
+            open: shown.distro.is_open(),
+            branding: branding.as_ref().map(|branding| host::Branding {
+                icon: shown.icon.as_ref().map(icon),
+                primary_color: branding.primary_color.clone(),
+                accent_color: branding.accent_color.clone(),
+            }),
+            variables: variables
+                .iter()
+                .map(|(name, variable)| host::Variable {
+                    name: name.clone(),
+                    secret: variable.secret,
+                    description: variable.description.clone(),
+                    default: variable.default.clone(),
+                })
+                .collect(),
         }
     }
 }
@@ -249,6 +279,10 @@ impl host::Host for Call {
             why: done.why,
         };
         Ok(applied.map(|applied| applied.into_iter().map(row).collect()))
+    }
+
+    async fn distro(&mut self) -> wasmtime::Result<Option<host::Distribution>> {
+        Ok(self.host.loader.shown().map(|shown| shown.as_ref().into()))
     }
 
     async fn logs(&mut self, query: host::LogQuery) -> wasmtime::Result<Vec<host::LogLine>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use astrid_capsule::distro::Entry;
 
 use super::{Change, InstallError, Loader, Record, artefact, facts, install, record};
-use crate::distro::{Folder, Packed, Variables, check_values};
+use crate::distro::{Folder, Packed, Shown, Variables, check_values};
 use crate::host::Host;
 use crate::trust;
 
@@ -26,11 +26,13 @@ pub struct Applied {
 /// An entry and its archive, or what is wrong with it.
 type Read = (Entry, Result<Packed, String>);
 
-/// The entries with their archives, and what is wrong with those that have none. Tells the environment what the
-/// distribution says from now on: every value that there is, whatever is wrong with others. Nobody has to vouch for what is
-/// `own`: the program's.
+/// The entries with their archives, and what is wrong with those that have none. From now on this distribution is shown, and
+/// the environment is told what it says: every value that there is, whatever is wrong with others. Nobody has to vouch for
+/// what is `own`: the program's.
 fn read(host: &Host, folder: &Path, own: bool) -> Result<Option<Vec<Read>>, String> {
-    let Some(folder) = Folder::read(folder)? else {
+    let folder = Folder::read(folder);
+    host.loader.show(folder.as_ref().ok().and_then(Option::as_ref));
+    let Some(folder) = folder? else {
         host.env.share(Default::default());
         return Ok(None);
     };
@@ -76,6 +78,18 @@ impl Loader {
         facts::changed(host, "distro.apply", "", &about.collect::<Vec<_>>().join(", "), &applied);
         self.own_up(host, applied.as_ref().map_or(&[], Vec::as_slice));
         applied
+    }
+
+    /// Shows this distribution from now on. An icon that is not what it should be is left out.
+    fn show(&self, folder: Option<&Folder>) {
+        let shown = folder.map(|folder| {
+            let icon = folder.icon().unwrap_or_else(|why| {
+                tracing::warn!("the distribution is shown without its icon: {why}");
+                None
+            });
+            Arc::new(Shown { distro: folder.distro.clone(), icon })
+        });
+        *self.shown.lock().expect("no panic under this lock") = shown;
     }
 
     pub(super) async fn bring<'a>(

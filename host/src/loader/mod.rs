@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::Route;
 use crate::bus::intercept::{Absent, Interception};
+use crate::distro::Shown;
 use crate::host::Host;
 use crate::http::relay::Relayed;
 pub use claims::Overlap;
@@ -129,6 +130,8 @@ pub struct Loader {
     changing: tokio::sync::Mutex<()>,
     /// The folder of the distribution.
     distro: OnceLock<PathBuf>,
+    /// The distribution as it was read last; none if there is none, or it did not read.
+    shown: Mutex<Option<Arc<Shown>>>,
     capsules: RwLock<BTreeMap<String, (Record, State)>>,
     /// Those that gave way last, for as long as their successors are on probation.
     standby: Mutex<BTreeMap<String, (Record, Arc<Generation>)>>,
@@ -158,6 +161,11 @@ impl Loader {
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// The distribution as it was read last.
+    pub fn shown(&self) -> Option<Arc<Shown>> {
+        self.shown.lock().expect("no panic under this lock").clone()
     }
 
     /// What installed manifests declare, sorted by id; of what several declare, that of the first capsule by id.

@@ -55,8 +55,8 @@ pub use bindings::astrid::env::env::{Field, Kind};
 pub use bindings::astrid::http::types::{Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Applied, Capability, Capsule as CapsuleRow, Direction, EnvError, HostStatus, InstallError, InstallOptions,
-    Installed, LogLine, PrincipalUsage, Setting, Step, Topic, TopicType,
+    Applied, Branding, Capability, Capsule as CapsuleRow, Direction, Distribution, EnvError, HostStatus, Icon,
+    InstallError, InstallOptions, Installed, LogLine, PrincipalUsage, Setting, Step, Topic, TopicType, Variable,
 };
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};

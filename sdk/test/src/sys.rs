@@ -7,8 +7,8 @@ use wasmtime::Result as Wasm;
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
-    self, Applied, Capability, Capsule, EnvError, HostStatus, InstallError, InstallOptions, Installed, LogLine,
-    LogQuery, PrincipalUsage, Setting, Step, Topic,
+    self, Applied, Capability, Capsule, Distribution, EnvError, HostStatus, InstallError, InstallOptions, Installed,
+    LogLine, LogQuery, PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::limit;
 use crate::bindings::astrid::sys::log::{self, Level};
@@ -47,6 +47,8 @@ pub struct FakeHost {
     pub changes: Vec<(&'static str, String)>,
     /// What the next applications of the distribution answer.
     pub applied: Result<Vec<Applied>, InstallError>,
+    /// The host's distribution.
+    pub distribution: Option<Distribution>,
     /// What happened to every capsule.
     pub history: Vec<Step>,
     /// What the next questions for fields answer.
@@ -83,6 +85,7 @@ impl Default for FakeHost {
             change: Ok(()),
             changes: Vec::new(),
             applied: Ok(Vec::new()),
+            distribution: None,
             history: Vec::new(),
             env_fields: Ok(Vec::new()),
             env_write: Ok(()),
@@ -221,6 +224,10 @@ impl host::Host for State {
 
     fn apply_distro(&mut self) -> Wasm<Result<Vec<Applied>, InstallError>> {
         Ok(self.fakes.host.applied.clone())
+    }
+
+    fn distro(&mut self) -> Wasm<Option<Distribution>> {
+        Ok(self.fakes.host.distribution.clone())
     }
 
     fn logs(&mut self, query: LogQuery) -> Wasm<Vec<LogLine>> {
