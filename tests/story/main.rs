@@ -22,6 +22,7 @@
 //! - [`neighbours`]: other users of the same machine
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
+//! - [`prompts`]: what an agent answers, to whoever asked
 //! - [`quotas`]: what a principal may use, and has used
 //! - [`relays`]: answers that go on after their handler
 //! - [`streams`]: answers in pieces, and reading what is published
@@ -58,6 +59,7 @@ mod measured;
 mod neighbours;
 mod observation;
 mod people;
+mod prompts;
 mod quotas;
 mod relays;
 mod run_loops;

@@ -54,6 +54,8 @@ pub enum Action {
     Bytes(&'static str, &'static str),
     /// The facts as they are recorded, as server-sent events.
     Events,
+    /// A prompt, and what comes of it as server-sent events.
+    Prompt,
     /// A request of the topic in the path.
     BusRequest,
     /// A publication on the topic in the path.
@@ -103,8 +105,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 61] = {
-    use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Topic};
+pub const ROUTES: [Route; 62] = {
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Events, Listed, Me, Presented, Prompt, Topic};
     use Auth::{Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -150,6 +152,7 @@ pub const ROUTES: [Route; 61] = {
         route("GET",    "/api/sys/audit/checkpoint",      Bearer, &[],     Nothing,       Bytes("audit.v1.checkpoint", "text/plain; charset=utf-8")),
         route("GET",    "/api/sys/audit/tile/{+path}",    Bearer, &[],     Nothing,       Bytes("audit.v1.tile", "application/octet-stream")),
         route("GET",    "/api/events",                    Bearer, &[],     Nothing,       Events),
+        route("POST",   "/api/agent/prompt",              Bearer, &[],     Json,          Prompt),
         route("GET",    "/api/sys/capabilities",          Bearer, &[],     Nothing,       Topic("system.v1.capabilities", 200)),
         route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),

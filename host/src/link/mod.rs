@@ -33,6 +33,7 @@ use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
 
 use crate::authority::Mandate;
 use crate::bus::Sender;
+use crate::bus::cause::Cause;
 use crate::host::Host;
 use crate::journal::Fact;
 use crate::loader::{Generation, Inbound, Shift};
@@ -88,8 +89,8 @@ impl Turn {
 /// Of a call that runs, for whoever must say later what became of it.
 pub struct Doing {
     pub principal: PrincipalId,
-    /// The id of the request from outside.
-    pub cause: Option<Arc<str>>,
+    /// The request from outside.
+    pub cause: Option<Arc<Cause>>,
 }
 
 /// What a store holds: the instance's own, and the call that it serves now.
