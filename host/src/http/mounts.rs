@@ -4,11 +4,11 @@ use std::sync::{Arc, RwLock};
 
 use super::Mounted;
 
-/// Prefixes and what serves them.
-pub(super) type Table<M> = Vec<(String, M)>;
+/// Prefixes and what serves them, longest first.
+type Table<M> = Vec<(Arc<str>, Arc<M>)>;
 
 pub struct Mounts<M: ?Sized = dyn Mounted> {
-    table: RwLock<Arc<Vec<(Arc<str>, Arc<M>)>>>,
+    table: RwLock<Arc<Table<M>>>,
 }
 
 impl<M: ?Sized> Default for Mounts<M> {
@@ -19,7 +19,7 @@ impl<M: ?Sized> Default for Mounts<M> {
 
 impl<M: ?Sized> Mounts<M> {
     /// Replaces all mounts at once; requests that run go on where they are.
-    pub fn set(&self, mut mounts: Table<Arc<M>>) {
+    pub fn set(&self, mut mounts: Vec<(String, Arc<M>)>) {
         mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         let longest_first = mounts.into_iter().map(|(prefix, mount)| (prefix.into(), mount)).collect();
         *self.table.write().expect("no panic under this lock") = Arc::new(longest_first);
