@@ -5,7 +5,8 @@
 //! surface. An answer may go on after its handler ([`relay`]). Each request is counted, timed and logged ([`requests`]).
 //!
 //! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
-//! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut at its mount's limit.
+//! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut
+//! at its mount's limit.
 //! Refuses to know: routes, credentials, what an answer means.
 
 mod answer;
