@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::home::Home;
 use crate::http::tls::Tls;
-use crate::http::{self, Connections, Mounts, Relays};
+use crate::http::{self, Connections, Mounts, Relays, Requests};
 use crate::journal::{Fact, Journal};
 use crate::keys::Keys;
 use crate::limit::Limits;
@@ -51,6 +51,8 @@ pub struct Host {
     pub mounts: Mounts,
     pub connections: Arc<Connections>,
     pub relays: Arc<Relays>,
+    /// What is measured of requests.
+    pub requests: Requests,
     pub limits: Limits,
     pub sinks: Sinks,
     /// What the TCP listener encrypts with, if it does.
@@ -123,6 +125,7 @@ impl Host {
             blocking,
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),
+            requests: Requests::default(),
             limits: Limits::default(),
             tls,
             config,

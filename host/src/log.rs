@@ -124,7 +124,9 @@ impl Log {
         state.written += 1;
         let line = Line { sequence: state.written, time_ms, level: name(level), capsule, message };
         if state.to_stderr {
-            let _ = writeln!(std::io::stderr(), "{:5} {:10} {}", line.level, line.capsule, line.message);
+            // At once: standard error has no buffer, and would write each part of a format on its own.
+            let text = format!("{:5} {:10} {}\n", line.level, line.capsule, line.message);
+            let _ = std::io::stderr().write_all(text.as_bytes());
         }
         if let Some(file) = &mut state.file {
             file.append(&line);

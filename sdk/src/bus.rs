@@ -240,6 +240,8 @@ mod tests {
             target: None,
             remaining_ms: 0,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload: payload.into(),
         }
     }

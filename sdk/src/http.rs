@@ -22,7 +22,7 @@ impl Response {
 
     /// Without headers or body.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), relay: None }
+        Self { status, headers: Vec::new(), body: Vec::new(), relay: None, route: None }
     }
 
     /// A body of JSON. A value that can't be written as JSON (a map with keys that are no strings) is a 500 without a
@@ -38,11 +38,18 @@ impl Response {
     }
 
     /// Goes on after `body` with what [`crate::relay!`] makes of the source's events, without a call in between. `context`
-    /// (at most 16 KiB) comes back with each of its calls; every `idle_ms` (0 for never, else at least 1000) there is an
-    /// [`Event::Idle`], whatever else comes.
+    /// (at most 16 KiB) comes back with each of its calls, until one says otherwise ([`Output::with_context`]); every `idle_ms`
+    /// (0 for never, else at least 1000) there is an [`Event::Idle`], whatever else comes.
     #[must_use]
     pub fn relaying(mut self, source: impl Into<Source>, context: impl Into<Vec<u8>>, idle_ms: u32) -> Self {
         self.relay = Some(Relay { source: source.into(), context: context.into(), idle_ms });
+        self
+    }
+
+    /// Says which route the request was, by its template (`/api/notes/{id}`), for the host's metrics and log.
+    #[must_use]
+    pub fn with_route(mut self, template: &str) -> Self {
+        self.route = Some(template.to_owned());
         self
     }
 
@@ -69,12 +76,19 @@ impl From<Answer> for Source {
 impl Output {
     /// Goes on after these bytes, which may be none.
     pub fn more(body: impl Into<Vec<u8>>) -> Self {
-        Self { body: body.into(), last: false }
+        Self { body: body.into(), last: false, context: None }
     }
 
     /// Ends with these bytes.
     pub fn last(body: impl Into<Vec<u8>>) -> Self {
-        Self { body: body.into(), last: true }
+        Self { body: body.into(), last: true, context: None }
+    }
+
+    /// Later calls get `context` (at most 16 KiB) in place of the one that this call got.
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.context = Some(context.into());
+        self
     }
 }
 

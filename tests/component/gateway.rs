@@ -757,6 +757,49 @@ fn events_begin_with_what_was_missed_and_go_on_with_what_is_told() {
 }
 
 #[test]
+fn a_prompt_is_published_for_whoever_asks_and_its_stream_is_told_what_comes_of_its_session() {
+    let mut gateway = gateway();
+    let body = || json!({ "text": "hello", "session_id": "s-1", "context": { "page": 1 } });
+    let ask = || Request::post("/api/agent/prompt", body());
+    assert_error(&as_alice(&mut gateway, ask()), 403, "forbidden");
+    gateway.grant("alice", "self:agent:prompt");
+    gateway.set_delivered(0);
+    let nobody = as_alice(&mut gateway, ask());
+    assert_error(&nobody, 503, "overloaded");
+    assert_eq!(nobody.header("retry-after"), Some("1"));
+
+    gateway.set_delivered(1);
+    let response = as_alice(&mut gateway, ask());
+    assert_eq!((response.status, response.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(response.route.as_deref(), Some("/api/agent/prompt"));
+    let body = String::from_utf8(response.body.clone()).unwrap();
+    assert_eq!(body, "event: ready\ndata: {\"principal\":\"alice\",\"session_id\":\"s-1\"}\n\n");
+    let sent = gateway.published().last().unwrap();
+    assert_eq!((sent.topic.as_str(), sent.principal.as_str(), &sent.target), ("user.v1.prompt", "alice", &None));
+    let prompt = json!({ "session_id": "s-1", "principal": "alice", "text": "hello", "context": { "page": 1 } });
+    assert_eq!(payload(sent), prompt);
+    let published = gateway.published().len();
+
+    let unnamed = || Request::post("/api/agent/prompt", json!({ "text": "hello" }));
+    let names = [as_alice(&mut gateway, unnamed()), as_alice(&mut gateway, unnamed())].map(|answer| answer.body);
+    assert_ne!(names[0], names[1], "nobody guesses the name of a session that nobody named");
+    assert_eq!(gateway.published().len(), published + 2);
+
+    let context = json!({ "session_id": "s-1", "request": "r", "heard_at": u64::MAX, "idle_secs": 60 }).to_string();
+    let said = |session: &str| {
+        let delta = json!({ "session_id": session, "text": "a\nb" });
+        Event::message("alice", "agent.v1.stream.delta", delta.to_string())
+    };
+    let events = [said("s-2"), said("s-1"), Event::Idle];
+    let relayed = gateway.as_principal("alice").relay(context.as_bytes(), &events).unwrap();
+    let delta = "event: delta\ndata: {\"session_id\":\"s-1\",\"text\":\"a\\nb\"}\n\n: here\n\n";
+    assert_eq!((String::from_utf8(relayed.body).unwrap(), relayed.last), (delta.to_owned(), false));
+    let context = relayed.context.expect("when it was heard of last");
+    let end = Event::message("alice", "agent.v1.response", json!({ "session_id": "s-1" }).to_string());
+    assert!(gateway.as_principal("alice").relay(&context, &[end]).unwrap().last);
+}
+
+#[test]
 fn no_credential_or_token_reaches_the_log_or_an_error() {
     let mut gateway = gateway();
     gateway.on_request("identity.v1.invite.redeem", failing(refused(RefusalCode::Denied)));

@@ -24,6 +24,7 @@
 //! - [`openapi`]: the surface's own description, and that it describes what there is
 //! - [`observation`]: health, metrics, and files that somebody changed
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
+//! - [`prompts`]: what an agent answers, to whoever asked
 //! - [`quotas`]: what a principal may use, and has used
 //! - [`reach`]: that what reaches outside is written down, function by function
 //! - [`relays`]: answers that go on after their handler
@@ -63,6 +64,7 @@ mod neighbours;
 mod observation;
 mod openapi;
 mod people;
+mod prompts;
 mod quotas;
 mod reach;
 mod relays;

@@ -8,7 +8,8 @@ use astrid_tests::http::Request;
 use astrid_tests::pack;
 use serde_json::json;
 
-use crate::{assert_well, bus, install, install_guests, join, redemption};
+use crate::prompts::{Stream, prompt};
+use crate::{assert_well, bus, install, install_guests, invite, join, key, public_hex, redemption, until};
 
 /// One sample of an exposition: the name with its labels as written, and the value.
 pub(crate) type Sample = (String, f64);
@@ -118,6 +119,145 @@ async fn every_line_of_the_metrics_is_valid_and_what_happens_is_counted() {
     assert!(sum(&after, "astrid_http_connections", &[]) >= 1.0);
     let labels: Vec<&str> = after.iter().map(|(series, _)| series.as_str()).collect();
     assert!(!labels.iter().any(|series| series.contains("ada") || series.contains("rubbish")), "{labels:?}");
+}
+
+/// How many requests were counted of this route with this status.
+fn of_route(samples: &[Sample], route: &str, status: u16) -> f64 {
+    sum(samples, "astrid_http_requests_total", &[("route", route), ("status", &status.to_string())])
+}
+
+#[tokio::test]
+async fn every_attempt_to_get_in_is_counted_by_its_kind_and_what_came_of_it() {
+    let daemon = Daemon::start();
+    let token = invite(&daemon, "agent", 2).await;
+    let before = metrics(&daemon).await;
+    let ada = redemption(&token, &public_hex(&key(1)));
+    let bearer = daemon.tcp(ada.clone()).await.expect(200)["session_token"].as_str().unwrap().to_owned();
+    daemon.tcp(ada).await.refusal(409, "conflict");
+    let wrong = format!("astrid-inv-{}", "x".repeat(43));
+    daemon.tcp(redemption(&wrong, &public_hex(&key(2)))).await.refusal(401, "unauthorized");
+    daemon.tcp(redemption("rubbish", "rubbish")).await.refusal(400, "bad_request");
+    let device = json!({ "token": wrong, "public_key": public_hex(&key(3)) });
+    daemon.tcp(Request::post("/api/auth/pair-device/redeem", &device)).await.refusal(401, "unauthorized");
+    let challenge = Request::post("/api/auth/challenge", &json!({ "principal": "ada" }));
+    let challenge = daemon.tcp(challenge).await.expect(200)["challenge"].clone();
+    let login = json!({ "principal": "ada", "challenge": challenge, "public_key": public_hex(&key(1)),
+                        "signature": "00".repeat(64) });
+    daemon.tcp(Request::post("/api/auth/login", &login)).await.refusal(401, "unauthorized");
+    let me = || Request::get("/api/auth/me");
+    for _ in 0..2 {
+        daemon.tcp(me().bearer(&bearer)).await.expect(200);
+    }
+    daemon.tcp(me().bearer("rubbish")).await.refusal(401, "unauthorized");
+    daemon.tcp(me()).await.refusal(401, "unauthorized");
+    let after = metrics(&daemon).await;
+    for (route, status, times) in [
+        ("/api/auth/redeem", 200, 1.0),
+        ("/api/auth/redeem", 409, 1.0),
+        ("/api/auth/redeem", 401, 1.0),
+        ("/api/auth/redeem", 400, 1.0),
+        ("/api/auth/pair-device/redeem", 401, 1.0),
+        ("/api/auth/challenge", 200, 1.0),
+        ("/api/auth/login", 401, 1.0),
+        ("/api/auth/me", 200, 2.0),
+        ("/api/auth/me", 401, 2.0),
+    ] {
+        assert_eq!(of_route(&after, route, status) - of_route(&before, route, status), times, "{route} {status}");
+    }
+    let presented = |samples: &[Sample], kind: &str, outcome: &str| {
+        sum(samples, "astrid_authentications_total", &[("kind", kind), ("outcome", outcome)])
+    };
+    for (kind, outcome, times) in
+        [("bearer", "accepted", 1.0), ("bearer", "remembered", 1.0), ("bearer", "rejected", 1.0)]
+    {
+        assert_eq!(presented(&after, kind, outcome) - presented(&before, kind, outcome), times, "{outcome}");
+    }
+    assert!(presented(&after, "peer", "accepted") >= 1.0);
+
+    // Nobody there who could say whose a credential is.
+    let home = Home::new();
+    fs::write(home.path().join("distro/identity.capsule"), "no archive").unwrap();
+    let headless = home.start();
+    headless.tcp(me().bearer(&bearer)).await.refusal(502, "unavailable");
+    assert_eq!(presented(&metrics(&headless).await, "bearer", "unavailable"), 1.0);
+}
+
+#[tokio::test]
+async fn requests_are_counted_and_timed_by_route_and_a_front_end_that_names_thousands_has_256() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["front"]);
+    let mut connection = daemon.connect_unix().await;
+    for n in 0..600 {
+        let request = Request::get(&format!("/front/route?/front/n{n}/{{id}}"));
+        assert_eq!(connection.send(request).await.expect("an answer").status, 200);
+    }
+    for other in ["/elsewhere", "/front/'x'", "", &format!("/front/{}", "x".repeat(200))] {
+        let request = Request::get(&format!("/front/route?{other}"));
+        assert_eq!(connection.send(request).await.expect("an answer").status, 200);
+    }
+    daemon.tcp(Request::get("/nowhere/at/all")).await.refusal(404, "not_found");
+    daemon.unix(Request::get("/api/sys/principals/default")).await.expect(200);
+    let samples = metrics(&daemon).await;
+    let counted = |route: &str| of_route(&samples, route, 200);
+    let named: Vec<_> = samples.iter().filter(|(series, _)| series.contains("route=\"/front/")).collect();
+    let of_counter = named.iter().filter(|(series, _)| series.starts_with("astrid_http_requests_total{")).count();
+    assert_eq!((of_counter, counted("/front/n0/{id}"), counted("/front/n599/{id}")), (256, 1.0, 0.0));
+    assert_eq!(counted("other"), 600.0 - 256.0 + 4.0);
+    assert_eq!((counted("/api/sys/principals/{principal}"), of_route(&samples, "none", 404)), (1.0, 1.0));
+    let timed =
+        |route: &str| sum(&samples, "astrid_http_request_seconds_count", &[("route", route), ("method", "GET")]);
+    assert_eq!((timed("/front/n0/{id}"), timed("/api/sys/principals/{principal}")), (1.0, 1.0));
+    assert!(samples.iter().all(|(series, _)| !series.contains("elsewhere") && !series.contains("nowhere")));
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+#[tokio::test]
+async fn a_clients_trace_goes_with_what_comes_of_its_request_into_handlers_facts_and_the_log() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["agent", "caller"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    // Two calls deep, and on a stream.
+    let nested = json!({ "topic": "identity.v1.principal.list", "payload": {} });
+    let request = bus("caller.v1.request", &nested).bearer(&ada.bearer).header("traceparent", &traceparent);
+    let answer = daemon.tcp(request).await;
+    answer.expect(200);
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    let request = prompt("trace").header("traceparent", &traceparent);
+    let mut stream = Stream::open(&daemon, &ada, request).await;
+    let (_, response) = stream.next().await.expect("a response");
+    assert_eq!(response["traceparent"], traceparent);
+    assert!(response["cause"].is_string(), "{response}");
+
+    let facts = Request::get("/api/sys/audit?method=bus.identity.v1.principal.list").bearer(&ada.bearer);
+    let facts = until(&daemon, facts, |answer| !answer.json()["entries"].as_array().unwrap().is_empty()).await.json();
+    assert_eq!(facts["entries"][0]["fact"]["cause"], format!("{id}/{TRACE}"), "{facts}");
+
+    // What is no trace, and two of them, are as none.
+    for bad in [&["00-0-0-01"][..], &[&traceparent, &traceparent]] {
+        let request = bad.iter().fold(prompt("trace"), |request, value| request.header("traceparent", value));
+        let (_, response) = Stream::open(&daemon, &ada, request).await.next().await.expect("a response");
+        assert!(response["traceparent"].is_null() && response["cause"].is_string(), "{response}");
+    }
+
+    let lines = daemon.unix(Request::get("/api/sys/logs?capsule=http&limit=1000")).await.expect(200);
+    let lines: Vec<&str> = lines["lines"].as_array().unwrap().iter().map(|l| l["message"].as_str().unwrap()).collect();
+    let line = lines.iter().find(|line| line.contains(&format!("request={id} "))).expect("its line");
+    for field in [
+        "method=POST",
+        "route=/api/bus/request/{topic}",
+        "path=/api/bus/request/caller.v1.request",
+        "status=200",
+        "ms=",
+        &format!("bytes_in={}", nested.to_string().len()),
+        "bytes_out=",
+        "principal=ada",
+        &format!("trace={TRACE}"),
+    ] {
+        assert!(line.split(' ').any(|word| word.starts_with(field)), "no {field} in {line}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("/healthz") || line.contains(&ada.bearer)), "{lines:?}");
 }
 
 /// The only file in a home's folder whose name begins like this.

@@ -8,7 +8,8 @@ use ed25519_dalek::Signer;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Person, install, invite, join, key, public_hex, redemption};
+use crate::prompts::{Stream, prompt};
+use crate::{Person, install, install_guests, invite, join, key, public_hex, redemption};
 
 fn patch(path: &str, body: &Value) -> Request {
     with_body("PATCH", path, body)
@@ -260,6 +261,19 @@ async fn the_catalogue_has_what_installed_capsules_declare_and_nothing_else() {
     daemon.astrid(&["capsule", "remove", "echo"]).out();
     assert_eq!(catalogue().await, before);
     daemon.tcp(Request::get("/api/sys/capabilities")).await.refusal(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn the_stream_of_a_prompt_says_that_it_is_ready_and_names_the_caller() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["agent"]);
+    for (name, number) in [("ada", 1), ("bob", 2)] {
+        let person = join(&daemon, "agent", name, number).await;
+        // Its `ready` comes first, and names who asks.
+        let mut stream = Stream::open(&daemon, &person, prompt("hello")).await;
+        let (event, response) = stream.next().await.expect("a response");
+        assert_eq!((event.as_str(), &response["principal"]), ("response", &json!(name)), "{response}");
+    }
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn open_relays(daemon: &Daemon) -> f64 {
 }
 
 /// Looks until it is so.
-async fn until_measured(daemon: &Daemon, what: &str, fits: impl Fn(f64) -> bool) {
+pub(crate) async fn until_measured(daemon: &Daemon, what: &str, fits: impl Fn(f64) -> bool) {
     let started = std::time::Instant::now();
     loop {
         let value = sum(&metrics(daemon).await, what, &[]);
@@ -333,18 +333,37 @@ async fn a_version_that_relays_no_more_cuts_the_streams_of_the_one_before() {
 }
 
 #[tokio::test]
+async fn what_one_call_leaves_in_the_context_of_its_relay_the_next_one_gets_and_no_other_relay() {
+    let daemon = Daemon::start();
+    install_guests(&daemon, &["live"]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    let mut stream = open(&daemon, &ada, "/live/said/seen0").await;
+    let mut other = open(&daemon, &ada, "/live/said/seen100").await;
+    for n in 0..5 {
+        say(&daemon, &ada, "live.v1.said", &json!(n)).await;
+        for (stream, from) in [(&mut stream, 0), (&mut other, 100)] {
+            let (name, _, seen) = next(stream).await;
+            assert_eq!((name.as_str(), seen), ("seen", (from + n).to_string()));
+            assert_message(stream, &json!(n)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_trap_cuts_its_stream_and_no_other() {
     let daemon = Daemon::start();
     install_guests(&daemon, &["live"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     let mut others = open(&daemon, &ada, "/live/said").await;
-    for cut in ["/live/said/trap", "/live/said/large"] {
+    for cut in ["/live/said/trap", "/live/said/large", "/live/said/context"] {
         let mut stream = open(&daemon, &ada, cut).await;
         say(&daemon, &ada, "live.v1.said", &json!(cut)).await;
         assert!(stream.next().await.is_err(), "{cut}: the client must see that something is missing");
         assert_message(&mut others, &json!(cut)).await;
     }
-    assert!(daemon.stderr().contains("more than 1048576"), "{}", daemon.stderr());
+    for why in ["more than 1048576", "a context of 16385 bytes, more than 16384"] {
+        assert!(daemon.stderr().contains(why), "{}", daemon.stderr());
+    }
     until_measured(&daemon, "astrid_http_relays", |open| open == 1.0).await;
     assert_well(&daemon).await;
 }

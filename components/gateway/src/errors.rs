@@ -106,6 +106,11 @@ impl Problem {
         }
     }
 
+    /// Nobody is there for it, or nobody has room.
+    pub fn nobody(reason: impl Into<String>) -> Self {
+        Self { retry_after_secs: Some(1), ..Self::new(Kind::Overloaded, reason) }
+    }
+
     fn overloaded(retry_after_secs: u32) -> Self {
         Self { retry_after_secs: Some(retry_after_secs), ..Self::new(Kind::Overloaded, "no room now; try again later") }
     }

@@ -122,7 +122,7 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
             Event::Piece(_) | Event::End(_) => {}
         }
     }
-    Output { body: body.into(), last: !follows }
+    Output { body: body.into(), last: !follows, context: None }
 }
 
 /// Says that somebody listens, on behalf of whose stream it is. False if that could not be said.
@@ -166,6 +166,8 @@ mod tests {
             target: None,
             remaining_ms: 0,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload: payload.to_string().into(),
         })
     }

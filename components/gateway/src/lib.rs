@@ -15,6 +15,7 @@ pub mod errors;
 pub mod events;
 pub mod openapi;
 pub mod plan;
+pub mod prompt;
 pub mod respond;
 pub mod routes;
 pub mod throttle;
@@ -22,18 +23,22 @@ pub mod uri;
 
 use astrid_sdk::authority::{self, Session};
 use astrid_sdk::bus::{self, Failure, Options};
-use astrid_sdk::http::{Request, Response};
+use astrid_sdk::http::{Event, Output, Request, Response};
 use astrid_sdk::{env, limit, log};
 
 use cors::Origins;
 use errors::{Asked, Problem};
 use plan::Plan;
+use prompt::Followed;
 use routes::{Auth, Found};
 use throttle::Rate;
 
 fn serve(request: Request) -> Response {
-    let response = answer(&request).unwrap_or_else(Problem::into_response);
+    let found = routes::find(&request.method, &request.path);
+    let route = if let Ok(Found::Route(matched)) = &found { Some(matched.route.template) } else { None };
+    let response = found.and_then(|found| answer(found, &request)).unwrap_or_else(Problem::into_response);
     let response = respond::finished(response, request.connection.tls);
+    let response = route.into_iter().fold(response, Response::with_route);
     let origins = setting(cors::FIELD).unwrap_or_default();
     match Origins::read(&origins) {
         Ok(origins) => origins.apply(&request, response),
@@ -48,6 +53,7 @@ fn serve(request: Request) -> Response {
 fn start() -> Result<(), String> {
     Origins::read(&setting(cors::FIELD).unwrap_or_default())?;
     Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref())?;
+    prompt::idle(setting(prompt::IDLE).as_deref())?;
     Ok(())
 }
 
@@ -56,6 +62,14 @@ fn setting(field: &str) -> Option<String> {
     env::get(field).unwrap_or_else(|error| {
         log::error!("{field} can't be read: {error:?}");
         None
+    })
+}
+
+/// How long a prompt's stream waits, in seconds.
+fn prompt_idle() -> u64 {
+    prompt::idle(setting(prompt::IDLE).as_deref()).unwrap_or_else(|why| {
+        log::error!("a prompt's stream waits as long as usual: {why}");
+        prompt::USUAL_IDLE_SECS
     })
 }
 
@@ -75,8 +89,8 @@ fn throttled(request: &Request) -> Result<(), Problem> {
     }
 }
 
-fn answer(request: &Request) -> Result<Response, Problem> {
-    let matched = match routes::find(&request.method, &request.path)? {
+fn answer(found: Found<'_>, request: &Request) -> Result<Response, Problem> {
+    let matched = match found {
         Found::Route(matched) => matched,
         Found::Options(allow) => return Ok(Response::new(204).with_header("allow", allow)),
     };
@@ -91,7 +105,7 @@ fn answer(request: &Request) -> Result<Response, Problem> {
     let plan = plan::of(&matched, request)?;
     match session {
         None => anonymously(plan),
-        Some(session) => on_behalf(&session, plan),
+        Some(session) => on_behalf(&session, request, plan),
     }
 }
 
@@ -112,12 +126,13 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
         | Plan::Listed { .. }
         | Plan::Bytes { .. }
         | Plan::Events { .. }
+        | Plan::Prompt(_)
         | Plan::BusRequest { .. }
         | Plan::BusPublish { .. } => Err(Problem::unauthorized()),
     }
 }
 
-fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
+fn on_behalf(session: &Session, request: &Request, plan: Plan) -> Result<Response, Problem> {
     let own = |topic| move |failure| errors::of_failure(failure, Asked::OwnTopic(topic));
     let named = |topic| move |failure| errors::of_failure(failure, Asked::NamedTopic(topic));
     match plan {
@@ -146,6 +161,7 @@ fn on_behalf(session: &Session, plan: Plan) -> Result<Response, Problem> {
         }
         Plan::Events { from } => events::open(session, from),
         Plan::Document => Ok(respond::bytes("application/json", openapi::DOCUMENT.into())),
+        Plan::Prompt(prompt) => prompt.open(session, request, prompt_idle()),
         Plan::BusRequest { topic, payload, options } => {
             require(session, "bus:request")?;
             let answer = session.request(&topic, &payload, &options).map_err(named(&topic))?;
@@ -170,6 +186,14 @@ fn listed(session: &Session, topic: &str, payload: &[u8]) -> Result<Vec<u8>, Fai
     }
 }
 
+/// The bytes of a stream, of whichever kind its context is.
+fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
+    match Followed::read(&context) {
+        Some(followed) => followed.relay(events),
+        None => events::relay(context, events),
+    }
+}
+
 /// The rule that no binding can state: any topic may be named on `/api/bus`, so the way itself needs a capability.
 fn require(session: &Session, capability: &str) -> Result<(), Problem> {
     if session.holds(capability, None) { Ok(()) } else { Err(Problem::forbidden(format!("requires {capability}"))) }
@@ -177,4 +201,4 @@ fn require(session: &Session, capability: &str) -> Result<(), Problem> {
 
 astrid_sdk::front_end!(serve);
 astrid_sdk::starter!(start);
-astrid_sdk::relay!(events::relay);
+astrid_sdk::relay!(relay);

@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json};
 use crate::credential;
 use crate::errors::Problem;
 use crate::events;
+use crate::prompt::Prompt;
 use crate::routes::{Action, Body, Matched, Value};
 use crate::uri;
 
@@ -48,6 +49,7 @@ pub enum Plan {
         from: Option<u64>,
     },
     Document,
+    Prompt(Prompt),
     BusRequest {
         topic: String,
         payload: Vec<u8>,
@@ -87,6 +89,7 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         Action::Bytes(topic, content_type) => Plan::Bytes { topic, payload: written(arguments), content_type },
         Action::Events => Plan::Events { from: events::resumed(request)? },
         Action::Document => Plan::Document,
+        Action::Prompt => Plan::Prompt(Prompt::read(&body.unwrap_or_default())?),
         Action::BusRequest => Plan::BusRequest {
             topic: text(&mut arguments, "topic").unwrap_or_default(),
             options: Options { target: text(&mut arguments, "target"), timeout_ms: timeout(&arguments)? },

@@ -58,6 +58,8 @@ pub enum Action {
     Events,
     /// The description of this surface.
     Document,
+    /// A prompt, and what comes of it as server-sent events.
+    Prompt,
     /// A request of the topic in the path.
     BusRequest,
     /// A publication on the topic in the path.
@@ -108,8 +110,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 65] = {
-    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Me, Presented, Topic};
+pub const ROUTES: [Route; 66] = {
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Me, Presented, Prompt, Topic};
     use Auth::{Attempt, Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -159,6 +161,7 @@ pub const ROUTES: [Route; 65] = {
         route("GET",    "/api/sys/audit/proofs",          Bearer, PROOFS,  Nothing,       Topic("audit.v1.proofs", 200)),
         route("GET",    "/api/sys/audit/tile/{+path}",    Bearer, &[],     Nothing,       Bytes("audit.v1.tile", "application/octet-stream")),
         route("GET",    "/api/events",                    Bearer, &[],     Nothing,       Events),
+        route("POST",   "/api/agent/prompt",              Bearer, &[],     Json,          Prompt),
         route("GET",    "/api/sys/capabilities",          Bearer, &[],     Nothing,       Topic("system.v1.capabilities", 200)),
         route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),

@@ -218,12 +218,12 @@ impl Authority {
     /// Asks the authenticator, or remembers its answer while it holds: until it expires or the standing of its
     /// principal changes. `now` in seconds since the Unix epoch.
     pub async fn authenticate(&self, presented: Presented, now: u64) -> Result<Identified, Rejection> {
-        let key = presented.digest();
+        let (key, kind) = (presented.digest(), presented.kind());
         let remembered = self.remembered.lock().expect("no panic under this lock").get(&key, now);
         if let Some((identified, revision)) = remembered
             && self.revision(&identified.principal) == Some(revision)
         {
-            metrics::counter!("astrid_authentications_total", "outcome" => "remembered").increment(1);
+            authentications(kind, "remembered");
             return Ok(identified);
         }
         let authenticator = self.authenticator.read().expect("no panic under this lock").clone();
@@ -233,7 +233,7 @@ impl Authority {
         };
         self.record(&key, &outcome);
         let label = outcome.as_ref().map_or_else(|rejection| rejection.kind(), |_| "accepted");
-        metrics::counter!("astrid_authentications_total", "outcome" => label).increment(1);
+        authentications(kind, label);
         outcome
     }
 
@@ -297,6 +297,11 @@ impl Authority {
     pub fn revision(&self, principal: &PrincipalId) -> Option<u64> {
         self.directory.read().expect("no panic under this lock").revision(principal)
     }
+}
+
+/// Credentials of this kind to which this happened.
+fn authentications(kind: &'static str, outcome: &'static str) {
+    metrics::counter!("astrid_authentications_total", "kind" => kind, "outcome" => outcome).increment(1);
 }
 
 #[cfg(test)]

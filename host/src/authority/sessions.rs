@@ -20,6 +20,14 @@ pub enum Presented {
 }
 
 impl Presented {
+    /// One word for metrics.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Presented::Bearer(_) => "bearer",
+            Presented::Unix { .. } => "peer",
+        }
+    }
+
     /// What the answer is remembered under: a hash, so that no credential stays in memory.
     pub(super) fn digest(&self) -> [u8; 32] {
         match self {

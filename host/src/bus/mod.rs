@@ -10,6 +10,7 @@
 //! Bounded by: payload size, nesting depth, each queue's byte budget and concurrency.
 //! Refuses to know: what is in a payload (but for [`typed`]), wasm, HTTP, the store, who should hold what.
 
+pub mod cause;
 pub mod fair;
 pub mod inbox;
 pub mod intercept;
@@ -38,6 +39,7 @@ use astrid_capsule::{Pattern, PrincipalId, Topic};
 use crate::Boxed;
 use crate::authority::{Authority, Mandate};
 use crate::journal::Journal;
+use cause::Cause;
 use inbox::Inbox;
 pub use inbox::Route;
 use intercept::{Chain, Interception, Interceptions};
@@ -103,8 +105,8 @@ pub struct Message {
     pub publication: bool,
     /// Requests above this one.
     pub depth: u8,
-    /// The id of the request from outside that caused it, if any.
-    pub cause: Option<Arc<str>>,
+    /// The request from outside that caused it, if any.
+    pub cause: Option<Arc<Cause>>,
     /// Where pieces of the answer go, if the sender reads any.
     pub reply: Option<Writer>,
     /// Whether nothing that comes of it may last.
@@ -210,7 +212,7 @@ pub struct Sender {
     pub capsule: Arc<str>,
     pub deadline: Instant,
     pub depth: u8,
-    pub cause: Option<Arc<str>>,
+    pub cause: Option<Arc<Cause>>,
     /// Whether nothing that comes of it may last: what is published reaches nobody, and what is written is dropped.
     pub rehearsal: bool,
 }

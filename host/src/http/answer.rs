@@ -10,44 +10,90 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
+use super::requests::{Answered, OTHER, UNMOUNTED};
 use super::wire::{MAX_HEAD_BYTES, MAX_HEADERS};
-use super::{Body, Connection, Exchange, forwarded, own};
+use super::{Body, Connection, Exchange, Route, Whom, forwarded, own};
+use crate::bus::cause::{Cause, Traceparent};
 use crate::host::Host;
 
 pub(super) async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
-    let id = request_id();
+    let cause = Arc::new(Cause { id: request_id(), trace: trace(request.headers()) });
     let method = known_method(request.method());
-    let tls = connection.tls;
-    let mut answer = match own::probe(&host, request.method(), request.uri().path()) {
+    let (tls, uri) = (connection.tls, request.uri().clone());
+    let probe = own::probe(&host, request.method(), uri.path());
+    let is_probe = probe.is_some();
+    let mut served = match probe {
         // HTTP/1 ends the connection before it comes to this.
-        _ if request.headers().len() > MAX_HEADERS => too_large(format!("a request may have {MAX_HEADERS} headers")),
-        Some(answer) => answer,
+        _ if request.headers().len() > MAX_HEADERS => {
+            Served::of(too_large(format!("a request may have {MAX_HEADERS} headers")), OTHER)
+        }
+        Some(answer) => Served::of(answer, if uri.path() == "/metrics" { "/metrics" } else { "/healthz" }),
         // In a box of its own: hyper keeps room for this future for as long as the connection is open.
-        None => Box::pin(mounted(&host, connection, request, id.clone())).await,
+        None => Box::pin(mounted(&host, connection, request, cause.clone())).await,
     };
+    let answer = &mut served.answer;
     own::harden(answer.headers_mut(), tls);
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    if let Ok(value) = HeaderValue::from_str(&cause.id) {
         answer.headers_mut().entry("x-request-id").or_insert(value);
     }
-    let status = answer.status().as_str().to_owned();
-    metrics::counter!("astrid_http_requests_total", "method" => method, "status" => status).increment(1);
-    metrics::histogram!("astrid_http_request_seconds").record(started.elapsed());
-    answer
+    let route = answer.extensions_mut().remove::<Route>();
+    host.requests.answered(&Answered {
+        cause: &cause,
+        method,
+        path: uri.path(),
+        mount: &served.mount,
+        route: route.as_ref().map(|route| &*route.0).or(served.route),
+        status: answer.status().as_u16(),
+        took: started.elapsed(),
+        bytes_in: served.bytes_in,
+        bytes_out: answer.body().size_hint().exact(),
+        whom: &served.whom,
+        probe: is_probe,
+    });
+    served.answer
 }
 
-async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Incoming>, id: Arc<str>) -> Response<Body> {
+/// The client's trace; none where it has several, or one that does not read.
+fn trace(headers: &HeaderMap) -> Option<Traceparent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    Traceparent::parse(value.as_bytes())
+}
+
+/// An answer, and what is known of its request.
+struct Served {
+    answer: Response<Body>,
+    /// The prefix of its mount; empty where it came to none.
+    mount: Arc<str>,
+    /// Where no front end can say it.
+    route: Option<&'static str>,
+    bytes_in: u64,
+    whom: Whom,
+}
+
+impl Served {
+    /// By the host itself.
+    fn of(answer: Response<Body>, route: &'static str) -> Self {
+        Self { answer, mount: "".into(), route: Some(route), bytes_in: 0, whom: Whom::default() }
+    }
+}
+
+async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Incoming>, cause: Arc<Cause>) -> Served {
     let path = request.uri().path();
     if !path.starts_with('/') {
-        return own::failure(StatusCode::BAD_REQUEST, "bad_request", "the request target must be a path");
+        let reason = "the request target must be a path";
+        return Served::of(own::failure(StatusCode::BAD_REQUEST, "bad_request", reason), OTHER);
     }
     let head_bytes: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
     let query_bytes = request.uri().query().map_or(0, |query| 1 + query.len());
     if head_bytes + path.len() + query_bytes > MAX_HEAD_BYTES {
-        return too_large(format!("path, query and headers may have {MAX_HEAD_BYTES} bytes"));
+        let reason = format!("path, query and headers may have {MAX_HEAD_BYTES} bytes");
+        return Served::of(too_large(reason), OTHER);
     }
-    let Some(mount) = host.mounts.find(path) else {
-        return own::failure(StatusCode::NOT_FOUND, "not_found", "nothing is mounted at this path");
+    let Some((prefix, mount)) = host.mounts.find(path) else {
+        let reason = "nothing is mounted at this path";
+        return Served::of(own::failure(StatusCode::NOT_FOUND, "not_found", reason), UNMOUNTED);
     };
     let limit = mount.max_body_bytes();
     let (head, body) = request.into_parts();
@@ -58,19 +104,19 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         }
         None => connection,
     };
+    let served = |answer, bytes_in, whom| Served { answer, mount: prefix, route: None, bytes_in, whom };
     let body = match read_body(body, limit, Duration::from_secs(host.config.http.body_timeout_secs)).await {
         Ok(body) => body,
-        Err(answer) => return *answer,
+        Err(answer) => return served(*answer, 0, Whom::default()),
     };
+    let (bytes_in, whom) = (body.len() as u64, Whom::default());
     let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
-    let exchange = Exchange { id: id.clone(), head, body, connection, expected, rehearsal: false };
-    match mount.serve(exchange).await {
-        Ok(answer) => answer,
-        Err(failure) => {
-            tracing::warn!(request = &*id, failure = failure.kind(), "a mount gave no answer");
-            own::from_failure(failure)
-        }
-    }
+    let exchange = Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
+    let answer = mount.serve(exchange).await.unwrap_or_else(|failure| {
+        tracing::warn!(request = &*cause.id, failure = failure.kind(), "a mount gave no answer");
+        own::from_failure(failure)
+    });
+    served(answer, bytes_in, whom)
 }
 
 fn too_large(reason: String) -> Response<Body> {

@@ -2,10 +2,11 @@
 //!
 //! Owns sockets, TLS ([`tls`]), framing limits, connections and mounts, and answers `/healthz` and `/metrics` itself, so
 //! that they work while every capsule is broken. TCP, the Unix socket of the home and the one for other users serve the same
-//! surface. An answer may go on after its handler ([`relay`]).
+//! surface. An answer may go on after its handler ([`relay`]). Each request is counted, timed and logged ([`requests`]).
 //!
 //! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
-//! bodies and the next request, and for clients to read. A body is counted while it arrives and cut at its mount's limit.
+//! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut
+//! at its mount's limit.
 //! Refuses to know: routes, what a credential says, what an answer means.
 
 mod answer;
@@ -17,6 +18,7 @@ mod own;
 mod pace;
 mod patient;
 pub mod relay;
+mod requests;
 pub mod tls;
 mod wire;
 
@@ -33,11 +35,13 @@ use hyper::Response;
 use crate::Boxed;
 use crate::authority::Presented;
 use crate::bus::Failure;
+use crate::bus::cause::Cause;
 use crate::pool::Lane;
 pub use config::Config;
 pub use listener::{Listeners, bind, serve};
 pub use mounts::Mounts;
 pub use relay::Relays;
+pub use requests::{Requests, Route, Whom};
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -50,13 +54,15 @@ pub struct BodyError(pub String);
 /// A request with its body, as a mount gets it.
 #[derive(Clone)]
 pub struct Exchange {
-    /// Minted here; it stands in the answer's `x-request-id`.
-    pub id: Arc<str>,
+    /// Its id is minted here, and stands in the answer's `x-request-id`.
+    pub cause: Arc<Cause>,
     pub head: hyper::http::request::Parts,
     pub body: Bytes,
     pub connection: Arc<Connection>,
     /// Whose its credential was when the authenticator was last asked about it. A hint for scheduling, which lets nobody in.
     pub expected: Option<PrincipalId>,
+    /// Told once, by whoever takes its credential.
+    pub whom: Whom,
     /// Whether nothing that comes of it may last.
     pub rehearsal: bool,
 }

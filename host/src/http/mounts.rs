@@ -5,10 +5,10 @@ use std::sync::{Arc, RwLock};
 use super::Mounted;
 
 /// Prefixes and what serves them, longest first.
-pub(super) type Table<M> = Vec<(String, M)>;
+type Table<M> = Vec<(Arc<str>, Arc<M>)>;
 
 pub struct Mounts<M: ?Sized = dyn Mounted> {
-    table: RwLock<Arc<Table<Arc<M>>>>,
+    table: RwLock<Arc<Table<M>>>,
 }
 
 impl<M: ?Sized> Default for Mounts<M> {
@@ -19,19 +19,21 @@ impl<M: ?Sized> Default for Mounts<M> {
 
 impl<M: ?Sized> Mounts<M> {
     /// Replaces all mounts at once; requests that run go on where they are.
-    pub fn set(&self, mut mounts: Table<Arc<M>>) {
+    pub fn set(&self, mut mounts: Vec<(String, Arc<M>)>) {
         mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        *self.table.write().expect("no panic under this lock") = Arc::new(mounts);
+        let longest_first = mounts.into_iter().map(|(prefix, mount)| (prefix.into(), mount)).collect();
+        *self.table.write().expect("no panic under this lock") = Arc::new(longest_first);
     }
 
-    pub fn find(&self, path: &str) -> Option<Arc<M>> {
+    /// The prefix, and what serves it.
+    pub fn find(&self, path: &str) -> Option<(Arc<str>, Arc<M>)> {
         let table = self.table.read().expect("no panic under this lock").clone();
-        let found = table.iter().find(|(prefix, _)| covers(prefix, path))?;
-        Some(found.1.clone())
+        table.iter().find(|(prefix, _)| covers(prefix, path)).cloned()
     }
 }
 
-fn covers(prefix: &str, path: &str) -> bool {
+/// Whether a path lies at or below a prefix.
+pub(super) fn covers(prefix: &str, path: &str) -> bool {
     prefix == "/" || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -52,7 +54,8 @@ mod tests {
             ("/api/v20", "/api"),
             ("/", "/"),
         ] {
-            assert_eq!(&*mounts.find(path).unwrap(), want, "{path}");
+            let (prefix, served) = mounts.find(path).unwrap();
+            assert_eq!((&*prefix, &*served), (want, want), "{path}");
         }
         mounts.set(vec![("/api".into(), Arc::from("/api"))]);
         assert!(mounts.find("/other").is_none());

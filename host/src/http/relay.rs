@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use super::BodyError;
 use crate::Boxed;
 use crate::authority::{Behalf, Mandate};
+use crate::bus::cause::Cause;
 use crate::bus::mailbox::Mail;
 use crate::bus::stream::Answer;
 use crate::bus::subscription::Open;
@@ -77,7 +78,7 @@ impl Source {
 pub struct Wanted {
     pub source: Source,
     pub behalf: Behalf,
-    /// Comes back with every call.
+    /// Comes back with every call, until one replaces it.
     pub context: Bytes,
     /// Time between two [`Event::Idle`]; none for never.
     pub idle: Option<Duration>,
@@ -130,6 +131,8 @@ pub struct Output {
     pub body: Bytes,
     /// Nothing comes after this.
     pub last: bool,
+    /// In place of the context.
+    pub context: Option<Bytes>,
 }
 
 /// One call of a `relay` export.
@@ -137,8 +140,8 @@ pub struct Output {
 pub struct Relaying {
     pub principal: PrincipalId,
     pub mandate: Mandate,
-    /// The id of the request that opened the relay.
-    pub cause: Arc<str>,
+    /// The request that opened the relay.
+    pub cause: Arc<Cause>,
     /// How deep the deepest message among the events was.
     pub depth: u8,
     pub context: Bytes,
@@ -185,7 +188,7 @@ impl Drop for Place {
 pub fn open(
     host: &Arc<Host>,
     capsule: Arc<str>,
-    cause: Arc<str>,
+    cause: Arc<Cause>,
     beginning: Bytes,
     wanted: Wanted,
 ) -> Result<super::Body, Failure> {
@@ -257,7 +260,7 @@ impl hyper::body::Body for RelayBody {
 struct Relay {
     host: Arc<Host>,
     capsule: Arc<str>,
-    cause: Arc<str>,
+    cause: Arc<Cause>,
     /// What the handler itself answered, until it is sent.
     beginning: Bytes,
     wanted: Wanted,
@@ -295,6 +298,9 @@ impl Relay {
             let ended = matches!(events.last(), Some(Event::End(_)));
             match self.call(events.into()).await {
                 Ok(Ok(output)) => {
+                    if let Some(context) = output.context {
+                        self.wanted.context = context;
+                    }
                     let last = ended || output.last;
                     if !output.body.is_empty() {
                         return Step::Bytes(output.body, (!last).then_some(self));
@@ -304,7 +310,7 @@ impl Relay {
                     }
                 }
                 Ok(Err(why)) => {
-                    tracing::warn!(capsule = &*self.capsule, request = &*self.cause, "a relay was cut: {why}");
+                    tracing::warn!(capsule = &*self.capsule, request = &*self.cause.id, "a relay was cut: {why}");
                     return Step::Cut(BodyError(why));
                 }
                 Err(Over) => return Step::End,
@@ -389,6 +395,12 @@ impl Relay {
                 Ok(output) if output.body.len() > MAX_OUTPUT_BYTES => {
                     let bytes = output.body.len();
                     return Ok(Err(format!("its relay export answered {bytes} bytes, more than {MAX_OUTPUT_BYTES}")));
+                }
+                Ok(Output { context: Some(context), .. }) if context.len() > MAX_CONTEXT_BYTES => {
+                    let bytes = context.len();
+                    return Ok(Err(format!(
+                        "its relay export answered a context of {bytes} bytes, more than {MAX_CONTEXT_BYTES}"
+                    )));
                 }
                 Ok(output) => return Ok(Ok(output)),
                 Err(Failure::Overloaded { retry_ms }) => {

@@ -97,7 +97,7 @@ pub struct Fact {
     /// Nanoseconds that it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<u64>,
-    /// The id of the request from outside that caused it.
+    /// The id of the request from outside that caused it; behind a slash that of its client's trace, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// More, cleaned of secrets by whoever owns what happened.

@@ -71,6 +71,10 @@ impl sessions::Host for Call {
                 if let Some(connection) = &self.turn.inbound.connection {
                     connection.set_principal(identified.principal.clone());
                 }
+                if let Some(whom) = &self.turn.inbound.whom {
+                    // The first that it took counts.
+                    let _ = whom.set(identified.principal.clone());
+                }
                 let standing = self.host.authority.revision(&identified.principal).unwrap_or(0);
                 let through = Through { expires_at: identified.expires_at, standing };
                 Ok(Ok(self.push_of_call(Session { identified, through })?))

@@ -360,6 +360,8 @@ pub fn to_wit(message: &Message) -> types::Message {
         target: message.target.as_ref().map(|t| t.as_str().into()),
         remaining_ms: if message.publication { 0 } else { u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX) },
         streams: message.reply.is_some(),
+        cause: message.cause.as_ref().map(|cause| cause.id.to_string()),
+        traceparent: message.cause.as_ref().and_then(|cause| Some(cause.trace.as_ref()?.as_str().into())),
         payload: message.payload.to_vec(),
     }
 }

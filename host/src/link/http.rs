@@ -20,7 +20,7 @@ use super::bindings::relay::exports::astrid::http::relay as wit_relay;
 use crate::bus::Failure;
 use crate::bus::stream::Answer;
 use crate::http::relay::{Event, MAX_CONTEXT_BYTES, MIN_IDLE, Output, Source, Wanted};
-use crate::http::{Body, Exchange};
+use crate::http::{Body, Exchange, Route};
 
 impl super::bindings::front_end::astrid::http::types::Host for Call {}
 
@@ -34,7 +34,7 @@ pub fn to_wit(exchange: Exchange) -> WitRequest {
     let headers = parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec()));
     let headers = host.into_iter().chain(headers).collect();
     WitRequest {
-        id: exchange.id.to_string(),
+        id: exchange.cause.id.to_string(),
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().map(str::to_owned),
@@ -53,6 +53,9 @@ pub fn from_wit(answer: WitResponse) -> Result<Response<Bytes>, Failure> {
     let status = StatusCode::from_u16(answer.status).ok().filter(|s| (200..600).contains(&s.as_u16()));
     let mut response = Response::new(Bytes::from(answer.body));
     *response.status_mut() = status.ok_or(Failure::Trapped)?;
+    if let Some(route) = answer.route {
+        response.extensions_mut().insert(Route(route.into()));
+    }
     // And room for what the listener adds.
     *response.headers_mut() = HeaderMap::with_capacity(answer.headers.len() + 8);
     for (name, value) in answer.headers {
@@ -105,7 +108,7 @@ pub fn to_event(event: &Event) -> wit_relay::Event {
 }
 
 pub fn from_output(output: wit_relay::Output) -> Output {
-    Output { body: output.body.into(), last: output.last }
+    Output { body: output.body.into(), last: output.last, context: output.context.map(Into::into) }
 }
 
 pub fn full(bytes: Bytes) -> Body {

@@ -34,6 +34,7 @@ use bindings::handler::astrid::bus::types::{Failure, RefusalCode};
 
 use crate::authority::Mandate;
 use crate::bus::Sender;
+use crate::bus::cause::Cause;
 use crate::host::Host;
 use crate::journal::Fact;
 use crate::loader::{Generation, Inbound, Shift};
@@ -92,8 +93,8 @@ pub struct Doing {
     pub principal: PrincipalId,
     /// Of the session that it comes from.
     pub mandate: Mandate,
-    /// The id of the request from outside.
-    pub cause: Option<Arc<str>>,
+    /// The request from outside.
+    pub cause: Option<Arc<Cause>>,
 }
 
 /// What a store holds: the instance's own, and the call that it serves now.

@@ -163,6 +163,12 @@ impl Authenticator for Generation {
     }
 }
 
+/// What a call for a request has besides its sender.
+fn inbound(exchange: &Exchange) -> Inbound {
+    let (connection, whom) = (Some(exchange.connection.clone()), Some(exchange.whom.clone()));
+    Inbound { connection, whom, ..Inbound::default() }
+}
+
 impl Mounted for Generation {
     fn max_body_bytes(&self) -> u64 {
         self.manifest.http.as_ref().map_or(0, |http| http.max_body_bytes)
@@ -170,17 +176,16 @@ impl Mounted for Generation {
 
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
-            let (cause, rehearsal) = (Some(exchange.id.clone()), exchange.rehearsal);
+            let (cause, rehearsal) = (Some(exchange.cause.clone()), exchange.rehearsal);
             let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
             if let Some(export) = self.exports.front_end.clone() {
                 let lane = exchange.lane();
                 let shadowed = if rehearsal { None } else { self.watch.shadow() };
                 let shadowed = shadowed.map(|shadow| (shadow, exchange.clone()));
-                let connection = Some(exchange.connection.clone());
-                let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
+                let turn = Turn::new(sender, inbound(&exchange));
                 // A rehearsal shows its beginning.
                 let goes_on = exchange.head.method != Method::HEAD && !rehearsal;
-                let cause = exchange.id.clone();
+                let cause = exchange.cause.clone();
                 let (request, relays) = (link::http::to_wit(exchange), self.exports.relay.is_some());
                 // Whose call it is, is not known before it has begun.
                 let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
@@ -262,8 +267,7 @@ impl Generation {
         lane: Lane,
     ) -> Result<Response<Body>, Failure> {
         let (send, answered) = tokio::sync::oneshot::channel();
-        let connection = Some(exchange.connection.clone());
-        let turn = Turn::new(sender, Inbound { connection, ..Inbound::default() });
+        let turn = Turn::new(sender, inbound(&exchange));
         let this = self.clone();
         let Some(export) = self.exports.wasi_http.clone() else { return Err(Failure::NoResponder) };
         let task = tokio::spawn(async move {

@@ -25,7 +25,7 @@ use crate::bus::typed::Types;
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Note, Sender};
 use crate::host::Host;
-use crate::http::{Connection, Mounted};
+use crate::http::{Connection, Mounted, Whom};
 use crate::journal::{Fact, Outcome};
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Doing, Turn};
@@ -72,6 +72,8 @@ pub(super) struct Figures {
 pub struct Inbound {
     /// What the listener knows, where it is an HTTP request.
     pub connection: Option<Arc<Connection>>,
+    /// Told whose credential was taken, where it is an HTTP request.
+    pub whom: Option<Whom>,
     /// Where pieces of its answer go.
     pub reply: Option<Writer>,
     /// What its capsule says of it for the record.

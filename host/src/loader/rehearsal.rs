@@ -23,9 +23,10 @@ use wasmtime::component::Resource;
 use super::generation::{Generation, Inbound};
 use crate::authority::Mandate;
 use crate::buckets::{Transaction, counted};
+use crate::bus::cause::Cause;
 use crate::bus::{Failure, Message, RefusalCode, Responder};
 use crate::host::Host;
-use crate::http::{Connection, Exchange, Mounted};
+use crate::http::{Connection, Exchange, Mounted, Whom};
 use crate::link::Turn;
 use crate::link::store::carry;
 use crate::log::clean;
@@ -143,11 +144,12 @@ impl Generation {
     async fn probe_path(self: &Arc<Self>, path: &str, status: u16) -> Result<Bytes, String> {
         let request = Request::get(path).header("host", "probe").body(()).map_err(|error| error.to_string())?;
         let exchange = Exchange {
-            id: "probe".into(),
+            cause: Arc::new(Cause { id: "probe".into(), trace: None }),
             head: request.into_parts().0,
             body: Bytes::new(),
             connection: Connection::own(),
             expected: None,
+            whom: Whom::default(),
             rehearsal: true,
         };
         let answer = self.clone().serve(exchange).await.map_err(|failure| format!("fails: {}", failure.kind()))?;

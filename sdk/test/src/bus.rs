@@ -118,6 +118,8 @@ impl State {
             target,
             remaining_ms,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload,
         })
     }
@@ -217,6 +219,8 @@ mod tests {
             target: None,
             remaining_ms: 1,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload: vec![],
         };
         let mut bus = Bus::default();

@@ -227,6 +227,8 @@ impl Capsule {
             target: None,
             remaining_ms: 0,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload,
         };
         self.fakes.bus.arriving.push_back(Arrival::Message(message));
@@ -539,6 +541,8 @@ impl<'a> Call<'a> {
             target,
             remaining_ms: caller.remaining_ms,
             streams: caller.streams,
+            cause: None,
+            traceparent: None,
             payload,
         };
         Ok((capsule, caller, message))

@@ -16,6 +16,8 @@ impl Event {
             target: None,
             remaining_ms: 0,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload: payload.into(),
         })
     }

@@ -107,6 +107,8 @@ impl Instance<'_> {
             target: None,
             remaining_ms: 10_000,
             streams: false,
+            cause: None,
+            traceparent: None,
             payload: payload.to_vec(),
         };
         let handler = self.exports.astrid_bus_handler();

@@ -64,6 +64,7 @@ function response(status, body, headers = {}) {
         headers: Object.entries(all).map(([name, value]) => [name, encoded(value)]),
         body: status === 204 ? new Uint8Array() : body,
         relay: null,
+        route: null,
     };
 }
 

@@ -1,4 +1,5 @@
 //! A front end whose paths misbehave, each in one way; `/front/echo` does not, and answers what the listener told it.
+//! `/front/route` says that its query was the route.
 
 use std::hint::black_box;
 
@@ -14,6 +15,7 @@ fn serve(request: Request) -> Response {
         "/front/big" => Response { body: vec![b'x'; BIG], ..Response::new(200) },
         "/front/trap" => panic!("asked to by {}", request.id),
         "/front/spin" => spin(),
+        "/front/route" => Response::new(200).with_route(request.query.as_deref().unwrap_or_default()),
         "/front/status" => Response::new(99),
         "/front/header" => Response::new(200).with_header("x-split", "a\r\nset-cookie: b"),
         _ => Response::new(404),

@@ -1,6 +1,6 @@
 //! A front end whose answers go on, as server-sent events: `/live/said` and `/live/heard` of a subscription, `/live/count`
-//! of an answer in pieces. What a path says behind that, its relay does: it traps, it ends, it talks to itself. `?idle=` is
-//! the relay's `idle-ms`, `?context=` the size of its context in place of what a path says.
+//! of an answer in pieces. What a path says behind that, its relay does: it traps, it ends, it talks to itself, it counts in its
+//! context (`seen0`). `?idle=` is the relay's `idle-ms`, `?context=` the size of its context in place of what a path says.
 
 use astrid_sdk::authority::{Credential, Session, authenticate};
 use astrid_sdk::bus::{Options, RefusalCode, publish, send_piece};
@@ -60,6 +60,10 @@ fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
         body.extend(data);
         body.extend(b"\n\n");
     };
+    let seen = str::from_utf8(&context).ok().and_then(|text| text.strip_prefix("seen")?.parse::<usize>().ok());
+    if let Some(seen) = seen {
+        put("seen", seen.to_string().as_bytes());
+    }
     for event in &events {
         match event {
             Event::Message(message) if context == b"trap" => panic!("asked to by {}", message.id),
@@ -86,6 +90,10 @@ fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     }
     match &*context {
         b"last" => Output::last(body),
+        b"context" => Output::more(body).with_context(vec![b'x'; (16 << 10) + 1]),
+        _ if seen.is_some() => {
+            Output::more(body).with_context(format!("seen{}", seen.unwrap_or_default() + events.len()))
+        }
         b"large" => Output::more(vec![b'x'; (1 << 20) + 1]),
         _ => Output::more(body),
     }
