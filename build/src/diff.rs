@@ -236,10 +236,20 @@ fn mounts(old: &Manifest, new: &Manifest, report: &mut Report) {
         .for_each(|mount| report.tell(Kind::Breaking, format!("no longer serves `{mount}`: its clients get 404")));
     is.difference(&was).for_each(|mount| report.tell(Kind::Added, format!("serves `{mount}`")));
     let (Some(was), Some(is)) = (&old.http, &new.http) else { return };
-    let (was, is) = (was.max_body_bytes, is.max_body_bytes);
-    if was != is {
-        let kind = if is < was { Kind::Breaking } else { Kind::Changed };
-        report.tell(kind, format!("bodies may have {is} bytes instead of {was}; larger ones get 413"));
+    for mount in is.mounts.iter().filter(|mount| was.mounts.contains(mount)) {
+        let (bytes_was, bytes) = (was.body_bytes(mount), is.body_bytes(mount));
+        if bytes_was != bytes {
+            let kind = if bytes < bytes_was { Kind::Breaking } else { Kind::Changed };
+            let text =
+                format!("bodies below `{mount}` may have {bytes} bytes instead of {bytes_was}; larger ones get 413");
+            report.tell(kind, text);
+        }
+        let (most_was, most) = (was.concurrent(mount), is.concurrent(mount));
+        if most_was != most {
+            let said = |most: Option<u32>| most.map_or_else(|| "as many as come".to_owned(), |most| most.to_string());
+            let text = format!("requests below `{mount}` at once: {} instead of {}", said(most), said(most_was));
+            report.tell(Kind::Changed, text);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`authors`]: what a project begins as, installed and used
 //! - [`bad_input`]: what no client should send, and the answer to each
 //! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`certificates`]: clients that show one instead of a bearer
 //! - [`consent`]: devices with less than their principal, and what capsules ask their principals' consent for
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
@@ -21,6 +22,7 @@
 //! - [`measured`]: every series moves, every key says where it came from
 //! - [`neighbours`]: other users of the same machine
 //! - [`observation`]: health, metrics, and files that somebody changed
+//! - [`operations`]: a configuration that is read again, what is shown of the load, mounts with limits, backup
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`quotas`]: what a principal may use, and has used
 //! - [`relays`]: answers that go on after their handler
@@ -40,6 +42,7 @@ mod audit;
 mod authors;
 mod bad_input;
 mod capsules;
+mod certificates;
 mod consent;
 mod console;
 mod distributions;
@@ -57,6 +60,7 @@ mod isolation;
 mod measured;
 mod neighbours;
 mod observation;
+mod operations;
 mod people;
 mod quotas;
 mod relays;

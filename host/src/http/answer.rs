@@ -12,7 +12,11 @@ use hyper::{Request, Response, StatusCode};
 
 use super::wire::{MAX_HEAD_BYTES, MAX_HEADERS};
 use super::{Body, Connection, Exchange, forwarded, own};
+use crate::bus::Failure;
 use crate::host::Host;
+
+/// What a client is told to wait who found no place below a mount, in milliseconds.
+const RETRY_MS: u32 = 1000;
 
 pub(super) async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
@@ -49,21 +53,28 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     let Some(mount) = host.mounts.find(path) else {
         return own::failure(StatusCode::NOT_FOUND, "not_found", "nothing is mounted at this path");
     };
-    let limit = mount.max_body_bytes();
+    // Before its body is read.
+    let Some(_place) = mount.room.enter() else {
+        return own::from_failure(Failure::Overloaded { retry_ms: RETRY_MS });
+    };
+    let limit = mount.room.max_body_bytes;
+    let config = host.config.now();
     let (head, body) = request.into_parts();
     let connection = match connection.address {
         Some(peer) => {
-            let client = forwarded::client(peer, &head.headers, &host.config.http.trust_forwarded_from);
+            let client = forwarded::client(peer, &head.headers, &config.http.trust_forwarded_from);
             if client == peer { connection } else { connection.forwarded(client) }
         }
         None => connection,
     };
-    let body = match read_body(body, limit, Duration::from_secs(host.config.http.body_timeout_secs)).await {
+    let patience = Duration::from_secs(config.http.body_timeout_secs);
+    drop(config);
+    let body = match read_body(body, limit, patience).await {
         Ok(body) => body,
         Err(answer) => return *answer,
     };
     let exchange = Exchange { id: id.clone(), head, body, connection, rehearsal: false };
-    match mount.serve(exchange).await {
+    match mount.served.serve(exchange).await {
         Ok(answer) => answer,
         Err(failure) => {
             tracing::warn!(request = &*id, failure = failure.kind(), "a mount gave no answer");

@@ -51,14 +51,14 @@ pub use bindings::astrid::authority::registrar::{Quotas, Standing};
 pub use bindings::astrid::authority::sessions::Rejection;
 pub use bindings::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
 pub use bindings::astrid::env::env::{Field, Kind};
-pub use bindings::astrid::http::types::{Connection, Request, Response};
+pub use bindings::astrid::http::types::{Certificate, Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Applied, Capability, Capsule as CapsuleRow, Direction, EnvError, HostStatus, InstallError, InstallOptions,
-    Installed, LogLine, PrincipalUsage, Setting, Step, Topic, TopicType,
+    Applied, Capability, Capsule as CapsuleRow, CapsuleLoad, Change, Direction, EnvError, HostStatus, InstallError,
+    InstallOptions, Installed, Load, LogLine, PrincipalLoad, PrincipalUsage, Setting, Step, Topic, TopicType,
 };
 pub use bindings::astrid::sys::log::Level;
-pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use bindings::exports::astrid::authority::authenticator::{ClientCertificate, Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
 pub use bindings::exports::astrid::capsule::state::Snapshot;
 pub use bindings::exports::astrid::http::relay::{Event, Output};
