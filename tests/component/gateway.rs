@@ -358,7 +358,7 @@ fn a_query_that_the_route_does_not_take_is_a_400_that_names_it() {
     gateway.on_request("*", answering(json!({})));
     for (target, word) in [
         ("/api/auth/me?verbose=1", "verbose"),
-        ("/api/sys/logs?since=1", "since"),
+        ("/api/sys/logs?until=1", "until"),
         ("/api/sys/logs?limit=ten", "limit"),
         ("/api/sys/logs?limit=-1", "limit"),
         ("/api/sys/logs?limit=1&limit=2", "limit"),

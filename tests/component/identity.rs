@@ -971,6 +971,7 @@ mod principals_and_groups {
                 "session-refresh",
                 "session-end",
                 "device-",
+                "certificate-",
                 "approval-",
                 "login",
             ];
