@@ -438,8 +438,13 @@ mod tests {
             ("danger = \"safe\"", "danger = \"extreme\"", "changes capability `notes:add`: danger was"),
             ("id = \"notes:add\"", "id = \"notes:put\"", "breaks  no longer declares `notes:add`"),
             ("mounts = [\"/notes\"]", "mounts = [\"/n\"]", "breaks  no longer serves `/notes`"),
-            ("max-body-bytes = 100", "max-body-bytes = 10", "breaks  bodies may have 10 bytes"),
-            ("max-body-bytes = 100", "max-body-bytes = 1000", "changes bodies may have 1000 bytes"),
+            ("max-body-bytes = 100", "max-body-bytes = 10", "breaks  bodies below `/notes` may have 10 bytes"),
+            ("max-body-bytes = 100", "max-body-bytes = 1000", "changes bodies below `/notes` may have 1000 bytes"),
+            (
+                "max-body-bytes = 100",
+                "max-body-bytes = 100\n        max-concurrent = 9",
+                "changes requests below `/notes` at once: 9 instead of as many as come",
+            ),
             (
                 "[env.N]\n        type = \"string\"",
                 "[env.N]\n        type = \"number\"",

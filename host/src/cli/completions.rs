@@ -1,4 +1,4 @@
-//! `astrid completions`: a script by which a shell completes this command line. Needs neither host nor home.
+//! `astrid completions`: a script by which a shell completes this command line. Needs no host.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
