@@ -78,6 +78,11 @@ async fn a_certificate_is_its_principal_and_one_that_is_nobodys_is_401() {
     let client = ["--url", &url, "--ca", ca, "--client-cert", cert, "--client-key", key];
     let who = daemon.astrid(&[&client[..], &["who", "--json"]].concat());
     assert_eq!(who.json()["principal"], "ada");
+    let unbound = written(&daemon, "stranger", &stranger);
+    let [theirs, their_key] = ["cert.pem", "key.pem"].map(|name| unbound.join(name));
+    let shows = ["--client-cert", theirs.to_str().unwrap(), "--client-key", their_key.to_str().unwrap()];
+    let refused = daemon.astrid(&[&["--url", &url, "--ca", ca], &shows[..], &["who"]].concat());
+    assert!(refused.refusal(1).contains("stands for nobody"), "{refused:?}");
     let listed = daemon.astrid(&[&client[..], &["cert", "list"]].concat());
     assert!(listed.out().contains(&door.fingerprint()) && listed.out().contains("door"), "{listed:?}");
 

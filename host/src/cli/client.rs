@@ -106,6 +106,8 @@ pub(super) struct Client {
     deadline: Option<Duration>,
     /// For a place that speaks TLS.
     tls: Option<TlsConnector>,
+    /// Whether a certificate of the user's own is shown there.
+    shows_certificate: bool,
 }
 
 /// An answer read to its end.
@@ -141,12 +143,12 @@ impl Client {
                 Some(value)
             }
         };
-        Ok(Self { home, place, authorization, deadline, tls: None })
+        Ok(Self { home, place, authorization, deadline, tls: None, shows_certificate: false })
     }
 
-    /// Speaks TLS from now on.
-    pub(super) fn over_tls(self, connector: TlsConnector) -> Self {
-        Self { tls: Some(connector), ..self }
+    /// Speaks TLS from now on. `shows_certificate`: one of the user's own.
+    pub(super) fn over_tls(self, connector: TlsConnector, shows_certificate: bool) -> Self {
+        Self { tls: Some(connector), shows_certificate, ..self }
     }
 
     /// How long a call may take in all.
@@ -356,6 +358,11 @@ impl Client {
                 "get a new one: `astrid login PRINCIPAL`, or `astrid invite redeem TOKEN`; if `astrid agent current` names who it was, \
                  `astrid agent switch default` speaks as the host's owner again"
                     .to_owned(),
+            )
+        } else if self.shows_certificate {
+            (
+                "the certificate that was shown stands for nobody there, or for somebody who is disabled".to_owned(),
+                "an administrator binds it: `astrid cert bind PRINCIPAL FILE`; or pass --bearer".to_owned(),
             )
         } else if self.is_remote() {
             (

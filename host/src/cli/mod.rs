@@ -327,7 +327,7 @@ fn resolve(global: Global, variables: Variables) -> Result<(Home, Client, Book, 
     };
     let mut client = Client::new(home.clone(), place, bearer, global.timeout.map(Duration::from_secs))?;
     if speaks_tls {
-        client = client.over_tls(tls.connector()?);
+        client = client.over_tls(tls.connector()?, tls.own.is_some());
     }
     Ok((home, client, sessions, command))
 }
