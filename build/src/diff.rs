@@ -236,10 +236,20 @@ fn mounts(old: &Manifest, new: &Manifest, report: &mut Report) {
         .for_each(|mount| report.tell(Kind::Breaking, format!("no longer serves `{mount}`: its clients get 404")));
     is.difference(&was).for_each(|mount| report.tell(Kind::Added, format!("serves `{mount}`")));
     let (Some(was), Some(is)) = (&old.http, &new.http) else { return };
-    let (was, is) = (was.max_body_bytes, is.max_body_bytes);
-    if was != is {
-        let kind = if is < was { Kind::Breaking } else { Kind::Changed };
-        report.tell(kind, format!("bodies may have {is} bytes instead of {was}; larger ones get 413"));
+    for mount in is.mounts.iter().filter(|mount| was.mounts.contains(mount)) {
+        let (bytes_was, bytes) = (was.body_bytes(mount), is.body_bytes(mount));
+        if bytes_was != bytes {
+            let kind = if bytes < bytes_was { Kind::Breaking } else { Kind::Changed };
+            let text =
+                format!("bodies below `{mount}` may have {bytes} bytes instead of {bytes_was}; larger ones get 413");
+            report.tell(kind, text);
+        }
+        let (most_was, most) = (was.concurrent(mount), is.concurrent(mount));
+        if most_was != most {
+            let said = |most: Option<u32>| most.map_or_else(|| "as many as come".to_owned(), |most| most.to_string());
+            let text = format!("requests below `{mount}` at once: {} instead of {}", said(most), said(most_was));
+            report.tell(Kind::Changed, text);
+        }
     }
 }
 
@@ -428,8 +438,13 @@ mod tests {
             ("danger = \"safe\"", "danger = \"extreme\"", "changes capability `notes:add`: danger was"),
             ("id = \"notes:add\"", "id = \"notes:put\"", "breaks  no longer declares `notes:add`"),
             ("mounts = [\"/notes\"]", "mounts = [\"/n\"]", "breaks  no longer serves `/notes`"),
-            ("max-body-bytes = 100", "max-body-bytes = 10", "breaks  bodies may have 10 bytes"),
-            ("max-body-bytes = 100", "max-body-bytes = 1000", "changes bodies may have 1000 bytes"),
+            ("max-body-bytes = 100", "max-body-bytes = 10", "breaks  bodies below `/notes` may have 10 bytes"),
+            ("max-body-bytes = 100", "max-body-bytes = 1000", "changes bodies below `/notes` may have 1000 bytes"),
+            (
+                "max-body-bytes = 100",
+                "max-body-bytes = 100\n        max-concurrent = 9",
+                "changes requests below `/notes` at once: 9 instead of as many as come",
+            ),
             (
                 "[env.N]\n        type = \"string\"",
                 "[env.N]\n        type = \"number\"",

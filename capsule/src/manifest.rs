@@ -3,7 +3,7 @@
 //! The manifest asks; it grants itself nothing. Unknown keys are refused by name. Parsing checks everything that the
 //! text alone can tell; whether a component fits its manifest is the loader's business.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use serde::de::{self, Deserializer};
@@ -301,11 +301,86 @@ pub struct Http {
     /// Bodies above this are answered with 413 before they are read whole. 1 to 16 MiB.
     #[serde(default = "Http::default_body")]
     pub max_body_bytes: u64,
+    /// Requests below one mount at once, from their head to their answer's; the next one is answered with 503 before its
+    /// body is read. 1 to 100,000; none for as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u32>,
+    /// What is otherwise below single mounts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, MountLimits>,
+}
+
+/// What is otherwise below one mount than below the capsule's others; in the bounds of [`Http`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct MountLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u32>,
 }
 
 impl Http {
     fn default_body() -> u64 {
         64 * 1024
+    }
+
+    /// The largest body that is taken below one of its mounts, in bytes.
+    pub fn body_bytes(&self, mount: &str) -> u64 {
+        self.limits.get(mount).and_then(|limits| limits.max_body_bytes).unwrap_or(self.max_body_bytes)
+    }
+
+    /// How many requests may be below one of its mounts at once; none for as many as come.
+    pub fn concurrent(&self, mount: &str) -> Option<u32> {
+        self.limits.get(mount).and_then(|limits| limits.max_concurrent).or(self.max_concurrent)
+    }
+
+    /// What does not fit.
+    fn fault(&self) -> Option<String> {
+        if self.mounts.is_empty() {
+            return Some("http.mounts is empty; leave [http] out instead".into());
+        }
+        for (n, mount) in self.mounts.iter().enumerate() {
+            let plain = |s: &str| {
+                !s.is_empty()
+                    && s != "."
+                    && s != ".."
+                    && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+            };
+            let fine = mount == "/" || mount.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+            if !fine || mount.len() > 256 {
+                return Some(format!(
+                    "http.mounts `{}` must be `/` or `/` and plain segments, without a trailing `/`",
+                    shown(mount)
+                ));
+            }
+            if ["healthz", "metrics"].contains(&mount[1..].split('/').next().unwrap_or_default()) {
+                return Some(format!("http.mounts `{mount}` is the host's own"));
+            }
+            if self.mounts.iter().take(n).any(|before| before == mount) {
+                return Some(format!("http.mounts has `{mount}` twice"));
+            }
+        }
+        let body = |key: &str, bytes: u64| {
+            let fits = (1..=16 << 20).contains(&bytes);
+            (!fits).then(|| format!("{key} = {bytes} must be 1 to 16777216"))
+        };
+        let concurrent = |key: &str, most: u32| {
+            let fits = (1..=100_000).contains(&most);
+            (!fits).then(|| format!("{key} = {most} must be 1 to 100000"))
+        };
+        let own = body("http.max-body-bytes", self.max_body_bytes);
+        let own = own.or_else(|| concurrent("http.max-concurrent", self.max_concurrent?));
+        own.or_else(|| {
+            self.limits.iter().find_map(|(mount, limits)| {
+                let key = |key: &str| format!("http.limits.\"{}\".{key}", shown(mount));
+                if !self.mounts.contains(mount) {
+                    return Some(format!("http.limits `{}` is none of http.mounts", shown(mount)));
+                }
+                let of_body = limits.max_body_bytes.and_then(|bytes| body(&key("max-body-bytes"), bytes));
+                of_body.or_else(|| concurrent(&key("max-concurrent"), limits.max_concurrent?))
+            })
+        })
     }
 }
 
@@ -570,28 +645,8 @@ impl Manifest {
             }
         }
         if let Some(http) = &self.http {
-            if http.mounts.is_empty() {
-                return fail("http.mounts is empty; leave [http] out instead".into());
-            }
-            for mount in &http.mounts {
-                let fine = mount == "/"
-                    || mount.strip_prefix('/').is_some_and(|rest| {
-                        rest.split('/').all(|s| {
-                            !s.is_empty()
-                                && s != "."
-                                && s != ".."
-                                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
-                        })
-                    });
-                if !fine || mount.len() > 256 {
-                    return fail(format!(
-                        "http.mounts `{}` must be `/` or `/` and plain segments, without a trailing `/`",
-                        shown(mount)
-                    ));
-                }
-            }
-            if !(1..=16 << 20).contains(&http.max_body_bytes) {
-                return fail(format!("http.max-body-bytes = {} must be 1 to 16777216", http.max_body_bytes));
+            if let Some(fault) = http.fault() {
+                return fail(fault);
             }
             if !self.asks.iter().any(|c| c.as_str() == grant::MOUNT) {
                 return fail(format!("[http] needs asks = [\"{}\"]", grant::MOUNT));
@@ -688,6 +743,17 @@ mod tests {
     "#;
 
     #[test]
+    fn a_mount_has_its_own_limits_or_those_of_all() {
+        let text = "asks = [\"http:mount\"]\n[package]\nname = \"a\"\nversion = \"1.0.0\"\n[http]\nmounts = [\"/a\", \"/b\"]\n\
+                    max-body-bytes = 100\nmax-concurrent = 9\n[http.limits.\"/b\"]\nmax-body-bytes = 5\n";
+        let http = Manifest::parse(text).unwrap().http.unwrap();
+        assert_eq!((http.body_bytes("/a"), http.concurrent("/a")), (100, Some(9)));
+        assert_eq!((http.body_bytes("/b"), http.concurrent("/b")), (5, Some(9)));
+        let again = Manifest::parse(&toml::to_string(&Manifest::parse(text).unwrap()).unwrap()).unwrap();
+        assert_eq!(again.http.unwrap().limits, http.limits);
+    }
+
+    #[test]
     fn a_manifest_reads_and_its_packed_form_reads_the_same() {
         let manifest = Manifest::parse(WHOLE).unwrap();
         let packed = manifest.packed();
@@ -776,6 +842,12 @@ mod tests {
             ),
             ("\"/notes\"", "\"/notes/\"", "http.mounts"),
             ("\"/notes\"", "\"/../x\"", "http.mounts"),
+            ("\"/notes\"", "\"/metrics/x\"", "the host's own"),
+            ("\"/notes\"", "\"/notes\", \"/notes\"", "twice"),
+            ("[\"/notes\"]", "[\"/notes\"]\nmax-concurrent = 0", "http.max-concurrent = 0"),
+            ("[\"/notes\"]", "[\"/notes\"]\n[http.limits.\"/other\"]", "none of http.mounts"),
+            ("[\"/notes\"]", "[\"/notes\"]\nlimits.\"/notes\".max-body-bytes = 0", "max-body-bytes = 0"),
+            ("[\"/notes\"]", "[\"/notes\"]\nlimits.\"/notes\".max-concurrent = 100001", "max-concurrent = 100001"),
             ("\"http:mount\", ", "", "needs asks"),
             ("timeout-ms = 500", "timeout-ms = 0", "limits.timeout-ms"),
             ("timeout-ms = 500", "max-memory-bytes = 1", "limits.max-memory-bytes"),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
 
 use anyhow::{Context, bail};
 use astrid_capsule::near::meant;
@@ -31,6 +32,9 @@ pub struct Config {
     /// Where each `room.key` came from that is not its default.
     #[serde(skip)]
     sources: BTreeMap<String, Source>,
+    /// What the command line said, for the next time that it is read.
+    #[serde(skip)]
+    sets: Vec<String>,
 }
 
 /// Who said what the value of a key is, the strongest last.
@@ -71,6 +75,21 @@ pub struct Setting {
     pub source: &'static str,
 }
 
+/// A key that is said otherwise than the host ran with it so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// `room.key`.
+    pub key: String,
+    /// What the host ran with.
+    pub before: String,
+    /// What is said now.
+    pub value: String,
+    /// [`Source::as_str`] of that.
+    pub source: &'static str,
+    /// Whether it is in force now; else it counts from the next start.
+    pub applied: bool,
+}
+
 impl Config {
     /// Composes and checks. `file` may be missing; `sets` are `room.key=value`; `environment` is all of it.
     pub fn load(
@@ -102,6 +121,7 @@ impl Config {
         let mut config =
             Config::deserialize(layers.table).map_err(|e| anyhow::anyhow!("configuration: {}", tidy(e)))?;
         config.sources = layers.sources;
+        config.sets = sets.to_vec();
         let sources = &config.sources;
         let derived = config.runtime.derive(&Machine::probe(), |key| sources.contains_key(&format!("runtime.{key}")));
         config.sources.extend(derived.into_iter().map(|key| (format!("runtime.{key}"), Source::Derived)));
@@ -118,6 +138,42 @@ impl Config {
         self.runtime.check()?;
         self.sinks.check()?;
         self.store.check()
+    }
+
+    /// Reads everything again: the file and the environment as they are now, the command line as it was.
+    pub fn read_again(
+        &self,
+        file: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
+        Self::load(file, &self.sets, environment)
+    }
+
+    /// This configuration with what a running host can take over of another one, and in what the two differ. What only the
+    /// machine says otherwise is no difference.
+    pub fn adopt(&self, other: &Self) -> (Self, Vec<Change>) {
+        let mut next = self.clone();
+        next.http = self.http.adopt(&other.http);
+        (next.loader, next.log, next.trust) = (other.loader.clone(), other.log.clone(), other.trust.clone());
+        let (ran, runs) = (self.settings(), next.settings());
+        let mut changes = Vec::new();
+        for ((before, said), runs) in ran.into_iter().zip(other.settings()).zip(runs) {
+            let source = other.sources.get(&said.key).copied().unwrap_or(Source::Default);
+            let differs = said.value != before.value && source != Source::Derived;
+            if !differs || said.value == runs.value {
+                // In force: so is whoever said it.
+                match source {
+                    Source::Default => next.sources.remove(&said.key),
+                    Source::Derived => None,
+                    source => next.sources.insert(said.key.clone(), source),
+                };
+            }
+            if differs {
+                let Setting { key, value, source } = said;
+                changes.push(Change { applied: value == runs.value, key, before: before.value, value, source });
+            }
+        }
+        (next, changes)
     }
 
     /// Every key with its value and where that came from, sorted.
@@ -144,6 +200,31 @@ impl Config {
             (room, found)
         };
         rooms.into_iter().map(flat).collect()
+    }
+}
+
+/// The configuration that a host runs with.
+pub struct Current {
+    config: RwLock<Arc<Config>>,
+    /// Held while it is changed.
+    changing: Mutex<()>,
+}
+
+impl Current {
+    pub fn new(config: Config) -> Self {
+        Self { config: RwLock::new(Arc::new(config)), changing: Mutex::new(()) }
+    }
+
+    pub fn now(&self) -> Arc<Config> {
+        self.config.read().expect("no panic under this lock").clone()
+    }
+
+    /// Puts what `change` makes of the configuration in its place, one change at a time. An error changes nothing.
+    pub fn change<T>(&self, change: impl FnOnce(&Config) -> anyhow::Result<(Config, T)>) -> anyhow::Result<T> {
+        let _one = self.changing.lock().expect("no panic under this lock");
+        let (next, outcome) = change(&self.now())?;
+        *self.config.write().expect("no panic under this lock") = Arc::new(next);
+        Ok(outcome)
     }
 }
 
@@ -313,6 +394,51 @@ mod tests {
         let values = |c: &Config| c.settings().into_iter().map(|s| (s.key, s.value)).collect::<Vec<_>>();
         assert_eq!(values(&again), values(&config));
         assert!(again.settings().iter().all(|s| s.source == "flag"));
+    }
+
+    #[test]
+    fn what_a_running_host_can_take_over_is_told_from_what_waits_for_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "[runtime]\ninstances = 64\n[http]\nidle-timeout-secs = 5\n").unwrap();
+        let running = Config::load(&path, &["log.level=warn".into()], []).unwrap();
+        let again = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            running.read_again(&path, []).map(|read| running.adopt(&read))
+        };
+        let file = "[log]\nlevel = \"debug\"\n[bus]\nmax-depth = 8\n[http]\nbody-timeout-secs = 9\nlisten = \"[::1]:1\"\n\
+                    trust-forwarded-from = [\"::1\"]\n[runtime]\ninstances = 64\n[loader]\nprobation-secs = 1\n";
+        let (next, changes) = again(file).unwrap();
+        let told: Vec<_> = changes.iter().map(|c| (c.key.as_str(), c.value.as_str(), c.source, c.applied)).collect();
+        assert_eq!(
+            told,
+            [
+                ("bus.max-depth", "8", "file", false),
+                ("http.body-timeout-secs", "9", "file", true),
+                ("http.idle-timeout-secs", "60", "default", true),
+                ("http.listen", "[::1]:1", "file", false),
+                ("http.trust-forwarded-from", "[\"::1\"]", "file", true),
+                ("loader.probation-secs", "1", "file", true),
+            ],
+            "the command line still is stronger than the file"
+        );
+        assert_eq!(changes[2].before, "5");
+        assert_eq!((next.http.body_timeout_secs, next.http.idle_timeout_secs, next.bus.max_depth), (9, 60, 16));
+        assert_eq!(shown(&next, "http.idle-timeout-secs"), ("60".into(), "default"));
+        assert_eq!(shown(&next, "http.listen"), ("127.0.0.1:2787".into(), "default"), "that is what it runs with");
+        assert_eq!(shown(&next, "log.level"), ("warn".into(), "flag"));
+        assert!(again("[log]\nlevle = 1\n").is_err());
+        let same = again("[runtime]\ninstances = 64\n[http]\nidle-timeout-secs = 5\n").unwrap();
+        assert_eq!(same.1, []);
+    }
+
+    #[test]
+    fn a_change_that_fails_changes_nothing() {
+        let current = Current::new(Config::default());
+        assert!(current.change::<()>(|_| bail!("no")).is_err());
+        let next = Config { bus: bus::Config { max_depth: 3, ..bus::Config::default() }, ..Config::default() };
+        current.change(|_| Ok((next, ()))).unwrap();
+        assert_eq!(current.now().bus.max_depth, 3);
     }
 
     #[test]

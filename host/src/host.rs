@@ -12,12 +12,12 @@ use rustix::fs::FlockOperation;
 
 use crate::authority::Authority;
 use crate::bus::Bus;
-use crate::config::Config;
+use crate::config::{Config, Current};
 use crate::env::Env;
 use crate::home::Home;
 use crate::http::tls::Tls;
 use crate::http::{self, Connections, Mounts, Relays, Requests};
-use crate::journal::{Fact, Journal};
+use crate::journal::Journal;
 use crate::keys::Keys;
 use crate::limit::Limits;
 use crate::loader::{Key, Loader, Resident};
@@ -28,10 +28,10 @@ use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::sink::Sinks;
 use crate::store::Store;
-use crate::{distro as distribution, files, observe};
+use crate::{distro as distribution, files, observe, reload};
 
 pub struct Host {
-    pub config: Config,
+    pub config: Current,
     pub home: Home,
     pub log: Arc<Log>,
     pub metrics: PrometheusHandle,
@@ -128,7 +128,7 @@ impl Host {
             requests: Requests::default(),
             limits: Limits::default(),
             tls,
-            config,
+            config: Current::new(config),
             home,
             log,
             metrics,
@@ -154,7 +154,7 @@ impl Host {
 
     /// The most linear memory that the pool can give one instance, in bytes.
     pub fn pool_memory_bytes(&self) -> usize {
-        usize::try_from(self.config.runtime.max_memory_bytes).unwrap_or(usize::MAX)
+        usize::try_from(self.config.now().runtime.max_memory_bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -176,7 +176,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     let host = Host::build(home, config, log, shutdown)?;
-    record_configuration(&host);
+    reload::record(&host);
     runtime.block_on(serve(host.clone(), options.distro, options.safe_mode))?;
     // Guests that still run are dropped with the runtime; the store finishes what it has accepted.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -188,20 +188,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With what configuration the host runs: a digest of every key, and those that somebody has set.
-fn record_configuration(host: &Host) {
-    let settings = host.config.settings();
-    let all: String = settings.iter().map(|s| format!("{}={}\n", s.key, s.value)).collect();
-    let set = settings.iter().filter(|s| !["default", "derived"].contains(&s.source));
-    let set: Vec<String> = set.map(|s| format!("{}={} ({})", s.key, s.value, s.source)).collect();
-    let detail = Some(set.join(", ")).filter(|set| !set.is_empty());
-    let hash = Some(blake3::hash(all.as_bytes()).to_hex().to_string());
-    host.journal.append(Fact { hash, detail, ..host.journal.fact("config.load") });
-}
-
 async fn serve(host: Arc<Host>, named: Option<PathBuf>, safe_mode: bool) -> anyhow::Result<()> {
-    let listeners = http::bind(&host.config.http, &host.home.socket()).await?;
-    let warnings = [host.config.http.warning(), host.tls.as_ref().and_then(Tls::warning)];
+    let config = host.config.now();
+    let listeners = http::bind(&config.http, &host.home.socket()).await?;
+    let warnings = [config.http.warning(), host.tls.as_ref().and_then(Tls::warning)];
     for (what, next) in warnings.into_iter().flatten() {
         tracing::warn!("{what}; {next}");
     }
@@ -225,7 +215,7 @@ async fn serve(host: Arc<Host>, named: Option<PathBuf>, safe_mode: bool) -> anyh
     files::write(&host.home.state_file(), state.to_string().as_bytes(), 0o600)?;
     tokio::spawn(upkeep(host.clone()));
     let server = tokio::spawn(http::serve(host.clone(), listeners));
-    let shared = host.config.http.shared().map(|path| tracing::field::display(path.display()));
+    let shared = config.http.shared().map(|path| tracing::field::display(path.display()));
     tracing::info!(%address, socket = %socket.display(), shared, version = crate::VERSION, "ready");
     announce(&serde_json::json!({ "ready": true, "address": address.to_string(), "socket": socket }));
 
@@ -253,7 +243,6 @@ fn announce(ready: &serde_json::Value) {
 }
 
 async fn upkeep(host: Arc<Host>) {
-    let refresh = |anyway| host.tls.as_ref().map(|tls| tls.refresh(anyway));
     let mut tick = tokio::time::interval(observe::UPKEEP);
     let mut storms = tokio::time::interval(observe::STORM_WINDOW);
     loop {
@@ -262,17 +251,18 @@ async fn upkeep(host: Arc<Host>) {
                 host.metrics.run_upkeep();
                 host.sweep();
                 host.limits.sweep();
-                refresh(false);
+                host.tls.as_ref().map(Tls::refresh);
                 metrics::counter!("astrid_background_ticks_total", "task" => "upkeep").increment(1);
             }
             _ = storms.tick() => {
                 host.bus.storms().report(observe::STORM_WINDOW);
                 metrics::counter!("astrid_background_ticks_total", "task" => "storms").increment(1);
             }
-            () = host.shutdown.hung_up() => match refresh(true) {
-                None => tracing::info!("SIGHUP: nothing to reload"),
-                Some(refreshed) => tracing::info!(?refreshed, "SIGHUP: the certificate was read"),
-            },
+            () = host.shutdown.hung_up() => {
+                let again = host.clone();
+                // What came of it is in the log.
+                let _ = host.blocking.run(move || reload::reload(&again)).await;
+            }
             () = host.shutdown.begun() => return,
         }
     }

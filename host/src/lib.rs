@@ -19,6 +19,7 @@
 //! | [`loader`] | installed capsules and the change from one generation to the next |
 //! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
 //! | [`link`] | WIT conversion, one file for each interface |
+//! | [`reload`] | the configuration, read again while the host runs |
 //! | [`config`], [`home`], [`log`], [`observe`], [`shutdown`], [`files`] | what a process needs |
 //! | [`host`] | all of it together, from command line to exit |
 //! | [`cli`] | the verbs of `astrid`, each a call of the HTTP surface |
@@ -58,6 +59,7 @@ pub mod log;
 pub mod meter;
 pub mod observe;
 pub mod pool;
+pub mod reload;
 pub mod runtime;
 pub mod sched;
 pub mod seal;

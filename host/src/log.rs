@@ -18,7 +18,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// `[log]` of the configuration.
@@ -67,6 +70,8 @@ pub struct Query {
     pub capsule: Option<String>,
     /// This level and everything more severe.
     pub level: Option<String>,
+    /// Written then or later; milliseconds since the Unix epoch.
+    pub since_ms: u64,
     pub after: u64,
     pub limit: usize,
 }
@@ -85,6 +90,8 @@ struct State {
     written: u64,
     /// Once it is the process's log.
     to_stderr: bool,
+    /// Changes what is written, once it is the process's log.
+    least: Option<reload::Handle<LevelFilter, Registry>>,
     file: Option<LogFile>,
 }
 
@@ -103,6 +110,16 @@ impl Log {
         Ok(())
     }
 
+    /// From now on lines below this level are not written anywhere.
+    pub fn set_level(&self, config: &Config) {
+        // Not under the lock: whoever looks at the level may write a line.
+        let least = self.state.lock().expect("no panic under this lock").least.clone();
+        if let Some(least) = least {
+            // It fails only where the process has ended its log.
+            let _ = least.reload(filter(config));
+        }
+    }
+
     /// The newest `limit` lines that fit, oldest first.
     pub fn query(&self, query: &Query) -> Vec<Line> {
         let least = query.level.as_deref().and_then(level).unwrap_or(Level::TRACE);
@@ -110,6 +127,7 @@ impl Log {
         let wanted = state.lines.iter().filter(|(id, _)| query.capsule.as_ref().is_none_or(|capsule| capsule == *id));
         let newest = wanted.flat_map(|(_, lines)| {
             let fit = lines.iter().rev().take_while(|line| line.sequence > query.after);
+            let fit = fit.filter(|line| line.time_ms >= query.since_ms);
             fit.filter(|line| level(line.level).is_some_and(|l| l <= least)).take(query.limit)
         });
         let mut found: Vec<&Line> = newest.collect();
@@ -177,13 +195,18 @@ impl LogFile {
     }
 }
 
+fn filter(config: &Config) -> LevelFilter {
+    LevelFilter::from_level(level(&config.level).unwrap_or(Level::INFO))
+}
+
 /// Makes the log the process's subscriber.
 pub fn install(log: Arc<Log>, config: &Config) {
-    let least = level(&config.level).unwrap_or(Level::INFO);
-    log.state.lock().expect("no panic under this lock").to_stderr = true;
-    let _ = tracing_subscriber::registry()
-        .with(Sink(log).with_filter(tracing_subscriber::filter::LevelFilter::from_level(least)))
-        .try_init();
+    let (least, handle) = reload::Layer::new(filter(config));
+    {
+        let mut state = log.state.lock().expect("no panic under this lock");
+        (state.to_stderr, state.least) = (true, Some(handle));
+    }
+    let _ = tracing_subscriber::registry().with(Sink(log).with_filter(least)).try_init();
 }
 
 struct Sink(Arc<Log>);

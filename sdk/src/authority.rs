@@ -2,7 +2,9 @@
 //! `authority:sessions`), for the authenticator ([`Presented`], [`Identified`], grant `authority:authenticator`) and
 //! for whoever tells the host what everybody holds ([`registrar`], grant `authority:registrar`).
 
-pub use crate::bindings::authenticator::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use crate::bindings::authenticator::exports::astrid::authority::authenticator::{
+    ClientCertificate, Identified, Presented, UnixPeer,
+};
 pub use crate::bindings::imports::astrid::authority::sessions::{Credential, Rejection, Session, authenticate};
 use crate::bus::{Failure, Options, RawPieces, Subscription};
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-pub use crate::bindings::front_end::astrid::http::types::{Connection, Relay, Request, Response, Source};
+pub use crate::bindings::front_end::astrid::http::types::{Certificate, Connection, Relay, Request, Response, Source};
 use crate::bindings::imports::astrid::bus::bus::{Answer, Subscription};
 pub use crate::bindings::relay::exports::astrid::http::relay::{Event, Output};
 

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 /// When every session of these tests ends.
 const EXPIRES: u64 = 1_800_000_000;
 
-/// A gateway that knows the bearer `alice-token` and the user that runs the host, and counts no attempts.
+/// The fingerprint of a certificate that stands for `alice`.
+const ALICES: &str = "abababababababababababababababababababababababababababababababab";
+
+/// A gateway that knows the bearer `alice-token`, her certificate and the user that runs the host, and counts no attempts.
 fn gateway() -> Capsule {
     let mut gateway = crate::capsule("gateway");
     gateway.set_distribution_env("PUBLIC_INTERVAL_MS", "0");
@@ -21,7 +24,8 @@ fn gateway() -> Capsule {
             _ => Err(Rejection::Rejected),
         },
         Presented::Unix(peer) if peer.owner => Ok(Identified::new("default", EXPIRES)),
-        Presented::Unix(_) => Err(Rejection::Rejected),
+        Presented::Certificate(shown) if shown.fingerprint == ALICES => Ok(Identified::new("alice", EXPIRES)),
+        Presented::Unix(_) | Presented::Certificate(_) => Err(Rejection::Rejected),
     });
     gateway
 }
@@ -157,6 +161,9 @@ fn routes() -> Vec<Route> {
         route("PUT", "/api/sys/principals/bob/quotas", Some(quotas), "identity.v1.quota.set", change, 200),
         route("GET", "/api/sys/status", None, "system.v1.status", json!({}), 200),
         route("GET", "/api/sys/config", None, "system.v1.config", json!({}), 200),
+        route("POST", "/api/sys/config/reload", None, "system.v1.config.reload", json!({}), 200),
+        route("GET", "/api/sys/load", None, "system.v1.load", json!({}), 200),
+        about("/api/sys/principals/bob/certificates", "identity.v1.certificate.list"),
         route("GET", "/api/sys/audit", None, "audit.v1.query", json!({}), 200),
         route("GET", "/api/sys/audit/proofs", None, "audit.v1.proofs", json!({}), 200),
         route("GET", "/api/sys/logs", None, "system.v1.logs", json!({}), 200),
@@ -361,7 +368,7 @@ fn a_query_that_the_route_does_not_take_is_a_400_that_names_it() {
     gateway.on_request("*", answering(json!({})));
     for (target, word) in [
         ("/api/auth/me?verbose=1", "verbose"),
-        ("/api/sys/logs?since=1", "since"),
+        ("/api/sys/logs?until=1", "until"),
         ("/api/sys/logs?limit=ten", "limit"),
         ("/api/sys/logs?limit=-1", "limit"),
         ("/api/sys/logs?limit=1&limit=2", "limit"),
@@ -502,6 +509,9 @@ fn a_401_never_says_why() {
         me().bearer(&"x".repeat(20_000)),
         me().bearer("alice-token").bearer("alice-token"),
         me().from_unix(OWNER_UID + 1),
+        me().with_certificate("cd", Some("alice")),
+        me().with_certificate(ALICES, None).bearer("wrong"),
+        me().with_certificate(ALICES, None).header("authorization", ""),
     ];
     for request in cases {
         let response = send(&mut gateway, request);
@@ -510,6 +520,16 @@ fn a_401_never_says_why() {
         assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     }
     assert!(gateway.requested().is_empty());
+}
+
+#[test]
+fn a_certificate_is_a_credential_where_no_header_says_who_it_is() {
+    let mut gateway = gateway();
+    gateway.on_request("identity.v1.me", answering(json!({ "principal": "alice" })));
+    let me = || Request::get("/api/auth/me").with_certificate(ALICES, Some("anybody"));
+    assert_eq!(send(&mut gateway, me()).status, 200);
+    assert_eq!(send(&mut gateway, me().bearer("alice-token")).status, 200);
+    assert!(gateway.requested().iter().all(|message| message.principal == "alice"));
 }
 
 #[test]

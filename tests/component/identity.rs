@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use astrid_sdk_test::{CallError, Capsule, Identified, Presented, Refusal, RefusalCode, UnixPeer};
+use astrid_sdk_test::{CallError, Capsule, ClientCertificate, Identified, Presented, Refusal, RefusalCode, UnixPeer};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
 const DAY: u64 = 86_400;
 const SESSION: u64 = 28_800;
-const HANDLERS: [&str; 36] = [
+const HANDLERS: [&str; 39] = [
     "invite-issue",
     "invite-list",
     "invite-revoke",
@@ -35,6 +35,9 @@ const HANDLERS: [&str; 36] = [
     "device-redeem",
     "device-list",
     "device-remove",
+    "certificate-bind",
+    "certificate-list",
+    "certificate-remove",
     "login-challenge",
     "login",
     "session-refresh",
@@ -637,6 +640,21 @@ mod bearers {
     }
 
     #[test]
+    fn a_certificate_is_its_principal_from_when_it_is_bound_until_it_is_removed() {
+        let (mut identity, _) = with_bo();
+        let shown = || Presented::Certificate(ClientCertificate { fingerprint: "ab".repeat(32), common_name: None });
+        assert_eq!(identity.authenticate(shown()).unwrap(), None);
+        let named = json!({ "fingerprint": "ab".repeat(32) });
+        ask_about(&mut identity, "default", "bo", "certificate-bind", named.clone()).unwrap();
+        let who = identity.authenticate(shown()).unwrap().unwrap();
+        assert_eq!((who.principal.as_str(), who.ceiling), ("bo", None));
+        let listed = ask_as(&mut identity, "bo", "certificate-list", json!({})).unwrap();
+        assert_eq!(listed["certificates"][0]["fingerprint"], named["fingerprint"]);
+        ask_as(&mut identity, "bo", "certificate-remove", named).unwrap();
+        assert_eq!(identity.authenticate(shown()).unwrap(), None);
+    }
+
+    #[test]
     fn a_store_that_is_away_never_reads_as_a_bad_bearer() {
         let (mut identity, good) = with_bo();
         identity.store().set_unavailable(true);
@@ -953,6 +971,7 @@ mod principals_and_groups {
                 "session-refresh",
                 "session-end",
                 "device-",
+                "certificate-",
                 "approval-",
                 "login",
             ];

@@ -1,9 +1,9 @@
 //! The operator's desk: every topic, and what of it reaches the host.
 
 use astrid_sdk_test::{
-    Applied, Branding, Capability, Capsule, CapsuleRow, Direction, Distribution, EnvError, Field, HostStatus, Icon,
-    InstallError, Installed, Kind, LogLine, PrincipalUsage, Refusal, RefusalCode, Setting, Step, Topic, TopicType,
-    Variable,
+    Applied, Branding, Capability, Capsule, CapsuleLoad, CapsuleRow, Change, Direction, Distribution, EnvError, Field,
+    HostStatus, Icon, InstallError, Installed, Kind, Load, LogLine, PrincipalLoad, PrincipalUsage, Refusal, RefusalCode,
+    Setting, Step, Topic, TopicType, Variable,
 };
 use serde_json::{Value, json};
 
@@ -13,6 +13,8 @@ const HANDLERS: [&str; 22] = [
     "shutdown",
     "capabilities",
     "config",
+    "config-reload",
+    "load",
     "capsule-list",
     "capsule-install",
     "capsule-topics",
@@ -243,6 +245,56 @@ fn the_configuration_is_the_hosts_with_the_source_of_every_key() {
         { "key": "runtime.instances", "value": "64", "source": "file" },
     ] });
     assert_eq!(ask(&mut system, "config", json!({})), Ok(want));
+}
+
+#[test]
+fn a_reload_says_what_became_of_each_key_and_one_that_fails_says_why() {
+    let mut system = system();
+    let change = Change {
+        key: "log.level".into(),
+        before: "info".into(),
+        value: "debug".into(),
+        source: "file".into(),
+        applied: true,
+    };
+    system.host().reloaded = Ok(vec![change]);
+    let row = json!({ "key": "log.level", "before": "info", "value": "debug", "source": "file", "applied": true });
+    assert_eq!(ask(&mut system, "config-reload", json!({})), Ok(json!({ "changes": [row] })));
+    system.host().reloaded = Err("nothing was changed: no".into());
+    let refusal = ask(&mut system, "config-reload", json!({})).unwrap_err();
+    assert_eq!((refusal.code, refusal.reason.as_str()), (RefusalCode::Invalid, "nothing was changed: no"));
+}
+
+#[test]
+fn the_load_is_told_for_as_many_principals_as_are_asked_for() {
+    let mut system = system();
+    let principal = |name: &str| PrincipalLoad {
+        principal: name.into(),
+        calls_total: 1,
+        fuel_total: 2,
+        memory_peak_bytes: 3,
+        bus_bytes_total: 4,
+    };
+    let capsule =
+        CapsuleLoad { id: "notes".into(), calls_total: 5, fuel_total: 6, memory_peak_bytes: 7, queue_bytes: 8 };
+    system.host().load = Load {
+        uptime_ms: 9,
+        instances: 10,
+        instances_in_use: 11,
+        calls_waiting: 12,
+        capsules: vec![capsule],
+        principals: vec![principal("ada"), principal("bo")],
+    };
+    let row = |name: &str| json!({ "principal": name, "calls_total": 1, "fuel_total": 2, "memory_peak_bytes": 3, "bus_bytes_total": 4 });
+    let want = |principals: Vec<Value>| {
+        json!({ "uptime_ms": 9, "instances": 10, "instances_in_use": 11, "calls_waiting": 12, "principals": principals,
+                "capsules": [{ "id": "notes", "calls_total": 5, "fuel_total": 6, "memory_peak_bytes": 7, "queue_bytes": 8 }] })
+    };
+    assert_eq!(ask(&mut system, "load", json!({})), Ok(want(vec![row("ada"), row("bo")])));
+    assert_eq!(ask(&mut system, "load", json!({ "limit": 1 })), Ok(want(vec![row("ada")])));
+    for limit in [0, 1001] {
+        assert_eq!(ask(&mut system, "load", json!({ "limit": limit })).unwrap_err().code, RefusalCode::Invalid);
+    }
 }
 
 #[test]

@@ -9,12 +9,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::DEADLINE;
@@ -59,18 +63,78 @@ impl Pair {
         Self::replace(&folder.join("key.pem"), &self.key);
     }
 
+    /// The SHA-256 of the certificate's DER, in hex.
+    pub fn fingerprint(&self) -> String {
+        Sha256::digest(self.der()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.cert.as_bytes()).expect("it was made so")
     }
 }
 
+/// Somebody who vouches for clients' certificates.
+pub struct Authority {
+    cert: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "an authority");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate").pem();
+        Self { cert, issuer: Issuer::new(params, key) }
+    }
+
+    /// Writes `ca.pem`.
+    pub fn write(&self, folder: &Path) {
+        Pair::replace(&folder.join("ca.pem"), &self.cert);
+    }
+
+    /// A client's certificate with this common name, and its key.
+    pub fn client(&self, common_name: &str) -> Pair {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
+        Pair { cert, key: key.serialize_pem() }
+    }
+}
+
 /// Shakes hands with a host that has to show `shown`, offering `alpn`.
 pub async fn shake(address: SocketAddr, shown: &Pair, alpn: &[&str]) -> Result<TlsStream<TcpStream>, String> {
+    shake_as(address, shown, alpn, None).await
+}
+
+/// As [`shake`], and shows a certificate of one's own. A host may refuse it only behind the handshake.
+pub async fn shake_as(
+    address: SocketAddr,
+    shown: &Pair,
+    alpn: &[&str],
+    own: Option<&Pair>,
+) -> Result<TlsStream<TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(shown.der()).expect("a certificate");
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().expect("ring has them").with_root_certificates(roots);
-    let mut config = builder.with_no_client_auth();
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).expect("it was made so");
+            builder.with_client_auth_cert(vec![own.der()], key).expect("a key of its own")
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let shaking = async {
         let stream = TcpStream::connect(address).await?;
@@ -96,7 +160,15 @@ pub struct Connection {
 impl Connection {
     /// Over TLS, where the host agrees to HTTP/2. `window`: how many bytes of one answer it takes before it reads.
     pub async fn open(address: SocketAddr, shown: &Pair, window: u32) -> Self {
-        let stream = shake(address, shown, &["h2"]).await.expect("a handshake");
+        Self::over(shake(address, shown, &["h2"]).await.expect("a handshake"), window).await
+    }
+
+    /// As [`Self::open`], with a certificate of one's own.
+    pub async fn open_as(address: SocketAddr, shown: &Pair, own: &Pair) -> Self {
+        Self::over(shake_as(address, shown, &["h2"], Some(own)).await.expect("a handshake"), u16::MAX.into()).await
+    }
+
+    async fn over(stream: TlsStream<TcpStream>, window: u32) -> Self {
         assert_eq!(agreed(&stream).as_deref(), Some("h2"));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window);

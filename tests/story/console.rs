@@ -134,7 +134,7 @@ fn without_a_daemon_every_verb_that_needs_one_ends_with_1_and_says_how_to_start_
         &["bus", "request", "a.b", "{"],
         &["bus", "request", "a..b"],
         &["keypair", "generate", "../x"],
-        &["status", "--url", "https://x"],
+        &["status", "--url", "ftp://x"],
     ] {
         assert!(!home.astrid(arguments).refusal(2).is_empty(), "{arguments:?}");
     }

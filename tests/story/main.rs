@@ -6,6 +6,7 @@
 //! - [`authors`]: what a project begins as, installed and used
 //! - [`bad_input`]: what no client should send, and the answer to each
 //! - [`capsules`]: installed, replaced, refused; what they serve
+//! - [`certificates`]: clients that show one instead of a bearer
 //! - [`consent`]: devices with less than their principal, and what capsules ask their principals' consent for
 //! - [`distributions`]: homes made from a distribution, and what it pins, tells and forbids
 //! - [`edge`]: who a request is from, how often strangers may try, which pages of other origins may ask
@@ -23,6 +24,7 @@
 //! - [`neighbours`]: other users of the same machine
 //! - [`openapi`]: the surface's own description, and that it describes what there is
 //! - [`observation`]: health, metrics, and files that somebody changed
+//! - [`operations`]: a configuration that is read again, what is shown of the load, mounts with limits, backup
 //! - [`people`]: an admin, an operator, an agent; what each may do and what becomes of it when others change it
 //! - [`prompts`]: what an agent answers, to whoever asked
 //! - [`quotas`]: what a principal may use, and has used
@@ -44,6 +46,7 @@ mod audit;
 mod authors;
 mod bad_input;
 mod capsules;
+mod certificates;
 mod consent;
 mod console;
 mod distributions;
@@ -63,6 +66,7 @@ mod measured;
 mod neighbours;
 mod observation;
 mod openapi;
+mod operations;
 mod people;
 mod prompts;
 mod quotas;

@@ -110,7 +110,7 @@ mod tests {
             query: None,
             headers: headers.iter().map(|(name, value)| ((*name).into(), value.as_bytes().to_vec())).collect(),
             body: vec![],
-            connection: Connection { address: None, unix_uid: None, tls: false },
+            connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
         }
     }
 

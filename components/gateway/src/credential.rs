@@ -3,14 +3,17 @@
 use astrid_sdk::authority::Credential;
 use astrid_sdk::http::Request;
 
-/// The bearer token of an `Authorization` header; without a header the Unix peer, if there is one. None is a 401: a
-/// header that does not read is never passed over in favour of the connection.
+/// The bearer token of an `Authorization` header; without a header the Unix peer or the certificate that the client has
+/// shown, if there is one. None is a 401: a header that does not read is never passed over in favour of the connection.
 pub fn of(request: &Request) -> Option<Credential> {
     let mut values = request.header("authorization");
     match (values.next(), values.next()) {
         (Some(value), None) => bearer(value).map(|token| Credential::Bearer(token.into())),
         (Some(_), Some(_)) => None,
-        (None, _) => request.connection.unix_uid.map(|_| Credential::Connection),
+        (None, _) => {
+            let proves = request.connection.unix_uid.is_some() || request.connection.certificate.is_some();
+            proves.then_some(Credential::Connection)
+        }
     }
 }
 
@@ -25,11 +28,15 @@ fn bearer(value: &[u8]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use astrid_sdk::http::Connection;
+    use astrid_sdk::http::{Certificate, Connection};
 
     use super::*;
 
     fn credential(headers: &[&[u8]], unix_uid: Option<u32>) -> Option<String> {
+        presented(headers, Connection { address: None, unix_uid, tls: false, certificate: None })
+    }
+
+    fn presented(headers: &[&[u8]], connection: Connection) -> Option<String> {
         let request = Request {
             id: "1".into(),
             method: "GET".into(),
@@ -37,7 +44,7 @@ mod tests {
             query: None,
             headers: headers.iter().map(|v| ("authorization".into(), v.to_vec())).collect(),
             body: vec![],
-            connection: Connection { address: None, unix_uid, tls: false },
+            connection,
         };
         of(&request).map(|credential| match credential {
             Credential::Bearer(token) => token,
@@ -74,8 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_header_only_a_unix_peer_is_somebody() {
+    fn without_a_header_only_a_unix_peer_and_a_certificate_are_somebody() {
         assert_eq!(credential(&[], Some(1000)).unwrap(), "connection");
         assert_eq!(credential(&[], None), None);
+        let shown = || Certificate { fingerprint: "ab".into(), common_name: None };
+        let over_tls = || Connection { address: None, unix_uid: None, tls: true, certificate: Some(shown()) };
+        assert_eq!(presented(&[], over_tls()).unwrap(), "connection");
+        assert_eq!(presented(&[b"Bearer a"], over_tls()).unwrap(), "a", "a header is stronger");
+        assert_eq!(presented(&[b"Bearer a,b"], over_tls()), None, "also one that does not read");
     }
 }

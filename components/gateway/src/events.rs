@@ -203,7 +203,7 @@ mod tests {
                 query: None,
                 headers,
                 body: vec![],
-                connection: Connection { address: None, unix_uid: None, tls: false },
+                connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
             })
         };
         assert_eq!((ask(&[]).unwrap(), ask(&["41"]).unwrap(), ask(&[" 0 "]).unwrap()), (None, Some(42), Some(1)));

@@ -221,7 +221,7 @@ mod tests {
             query,
             headers: content_types.iter().map(|v| ("content-type".into(), v.as_bytes().to_vec())).collect(),
             body: body.to_vec(),
-            connection: Connection { address: None, unix_uid: None, tls: false },
+            connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
         };
         of(&matched, &request)
     }
@@ -430,7 +430,7 @@ mod tests {
             query: None,
             headers: vec![("content-type".into(), b"application/json".to_vec())],
             body: b"{}".to_vec(),
-            connection: Connection { address: None, unix_uid: None, tls: false },
+            connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
         };
         assert!(of(&matched, &request).is_ok());
         request.headers.push(("content-encoding".into(), b"gzip".to_vec()));

@@ -78,8 +78,14 @@ pub struct Route {
 }
 
 const PAGE: &[(&str, Value)] = &[("after", Value::Text), ("limit", Value::Number)];
-const LOGS: &[(&str, Value)] =
-    &[("capsule", Value::Text), ("level", Value::Text), ("after", Value::Number), ("limit", Value::Number)];
+const LOGS: &[(&str, Value)] = &[
+    ("capsule", Value::Text),
+    ("level", Value::Text),
+    ("since", Value::Number),
+    ("after", Value::Number),
+    ("limit", Value::Number),
+];
+const LOAD: &[(&str, Value)] = &[("limit", Value::Number)];
 const AUDIT: &[(&str, Value)] = &[
     ("since", Value::Number),
     ("until", Value::Number),
@@ -110,7 +116,7 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 66] = {
+pub const ROUTES: [Route; 71] = {
     use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Me, Presented, Prompt, Topic};
     use Auth::{Attempt, Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
@@ -126,6 +132,9 @@ pub const ROUTES: [Route; 66] = {
         route("POST",   "/api/auth/login",                Attempt, &[],    Json,          Topic("identity.v1.login", 200)),
         route("GET",    "/api/sys/principals/{principal}/devices", Bearer, &[], Nothing,  About("identity.v1.device.list", 200)),
         route("DELETE", "/api/sys/principals/{principal}/devices/{fingerprint}", Bearer, &[], Nothing, About("identity.v1.device.remove", 204)),
+        route("GET",    "/api/sys/principals/{principal}/certificates", Bearer, &[], Nothing, About("identity.v1.certificate.list", 200)),
+        route("POST",   "/api/sys/principals/{principal}/certificates", Bearer, &[], Json, About("identity.v1.certificate.bind", 201)),
+        route("DELETE", "/api/sys/principals/{principal}/certificates/{fingerprint}", Bearer, &[], Nothing, About("identity.v1.certificate.remove", 204)),
         route("GET",    "/api/approvals",                 Bearer, &[],     Nothing,       About("identity.v1.approval.list", 200)),
         route("POST",   "/api/approvals/{id}",            Bearer, &[],     Json,          About("identity.v1.approval.answer", 200)),
         route("DELETE", "/api/approvals/{id}",            Bearer, &[],     Nothing,       About("identity.v1.approval.withdraw", 204)),
@@ -164,6 +173,8 @@ pub const ROUTES: [Route; 66] = {
         route("POST",   "/api/agent/prompt",              Bearer, &[],     Json,          Prompt),
         route("GET",    "/api/sys/capabilities",          Bearer, &[],     Nothing,       Topic("system.v1.capabilities", 200)),
         route("GET",    "/api/sys/config",                Bearer, &[],     Nothing,       Topic("system.v1.config", 200)),
+        route("POST",   "/api/sys/config/reload",         Bearer, &[],     JsonOrNothing, Topic("system.v1.config.reload", 200)),
+        route("GET",    "/api/sys/load",                  Bearer, LOAD,    Nothing,       Topic("system.v1.load", 200)),
         route("POST",   "/api/sys/shutdown",              Bearer, &[],     JsonOrNothing, Topic("system.v1.shutdown", 202)),
         route("GET",    "/api/capsules",                  Bearer, &[],     Nothing,       Topic("system.v1.capsule.list", 200)),
         route("POST",   "/api/capsules",                  Bearer, &[],     Json,          Topic("system.v1.capsule.install", 200)),

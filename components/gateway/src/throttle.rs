@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     fn of(address: &str) -> Option<String> {
-        key(&Connection { address: Some(address.into()), unix_uid: None, tls: false })
+        key(&Connection { address: Some(address.into()), unix_uid: None, tls: false, certificate: None })
     }
 
     #[test]
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(of("::ffff:203.0.113.9").unwrap(), "203.0.113.9");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(key(&Connection { address: None, unix_uid: Some(0), tls: false }), None);
+        assert_eq!(key(&Connection { address: None, unix_uid: Some(0), tls: false, certificate: None }), None);
     }
 
     #[test]

@@ -84,7 +84,8 @@ fn take(detail: &mut Map<String, Value>, from: &Value, names: &[&str]) {
     let Value::Object(from) = from else { return };
     for name in names {
         if let Some(value) = from.get(*name).filter(|value| !value.is_null() && !detail.contains_key(*name)) {
-            detail.insert((*name).into(), shown(value));
+            let shown = if *name == "fingerprint" { beginning(value) } else { None };
+            detail.insert((*name).into(), shown.unwrap_or_else(|| self::shown(value)));
         }
     }
     for name in SECRET {
@@ -96,6 +97,12 @@ fn take(detail: &mut Map<String, Value>, from: &Value, names: &[&str]) {
             detail.insert(format!("{name}_fingerprint"), print.into());
         }
     }
+}
+
+/// What people compare of the SHA-256 of a certificate, which is no secret; none of anything else.
+fn beginning(fingerprint: &Value) -> Option<Value> {
+    let text = fingerprint.as_str().filter(|text| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    Some(text[..MAX_SHOWN].into())
 }
 
 /// A value without what could be a secret.

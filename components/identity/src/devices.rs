@@ -21,7 +21,7 @@ pub const MAX_DEVICES: usize = 32;
 /// The most pair tokens of one principal that are good at once.
 pub const MAX_PAIRINGS: usize = 8;
 /// The longest label, in bytes.
-const MAX_LABEL: usize = 128;
+pub const MAX_LABEL: usize = 128;
 /// The most capabilities of a scope.
 pub const MAX_SCOPE: usize = 32;
 const DEFAULT_EXPIRY_SECS: u32 = 300;
@@ -68,9 +68,9 @@ pub struct PairToken {
     pub scope: Option<Vec<String>>,
 }
 
-/// What a device may use that is made through this session: what was asked for, or all that the session may use itself. More
+/// What a device or a certificate may use that is added through this session: what was asked for, or all that the session may use itself. More
 /// than that is denied.
-fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
+pub fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
     let ceiling = ports.ceiling();
     let Some(wanted) = wanted else { return Ok(ceiling) };
     if !(1..=MAX_SCOPE).contains(&wanted.len()) {

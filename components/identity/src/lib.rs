@@ -12,6 +12,7 @@
 //! - [`bearer`]: signing bearers and telling whose a credential is
 //! - [`sessions`], [`signing`]: what stands behind a bearer, renewing and ending it, and the keys that sign
 //! - [`devices`], [`login`]: the keys of a principal, how it gets another, and sessions for whoever has one
+//! - [`certificates`]: those that a principal shows over TLS instead of a bearer
 //! - [`approvals`]: what capsules ask a principal's consent for, and its answers
 //! - [`audit`]: what the record of a call says of it
 //! - [`keys`], [`payload`], [`listing`], [`refusal`]: public keys, strict requests, bounded answers, refusals
@@ -22,6 +23,7 @@ pub mod approvals;
 pub mod audit;
 pub mod bearer;
 pub mod caps;
+pub mod certificates;
 pub mod devices;
 pub mod groups;
 mod imports;
@@ -75,6 +77,9 @@ handlers! {
     "device-redeem" => device_redeem,
     "device-list" => device_list,
     "device-remove" => device_remove,
+    "certificate-bind" => certificate_bind,
+    "certificate-list" => certificate_list,
+    "certificate-remove" => certificate_remove,
     "login-challenge" => login_challenge,
     "login" => log_in,
     "session-refresh" => session_refresh,
@@ -192,6 +197,18 @@ fn device_remove(message: Message) -> Answer {
     noted(&message, devices::remove(&Imports, about(&message), &message.payload))
 }
 
+fn certificate_bind(message: Message) -> Answer {
+    noted(&message, certificates::bind(&Imports, about(&message), &message.payload))
+}
+
+fn certificate_list(message: Message) -> Answer {
+    answer(&message, certificates::list(&Imports, about(&message), &message.payload))
+}
+
+fn certificate_remove(message: Message) -> Answer {
+    noted(&message, certificates::remove(&Imports, about(&message), &message.payload))
+}
+
 fn login_challenge(message: Message) -> Answer {
     answer(&message, login::challenge(&Imports, &message.payload))
 }
@@ -247,6 +264,7 @@ fn authenticate(presented: Presented) -> Option<Identified> {
     let identified = match presented {
         Presented::Bearer(text) => bearer::authenticate(&Imports, &text),
         Presented::Unix(peer) => Ok(bearer::unix_peer(&Imports, peer.owner)),
+        Presented::Certificate(shown) => certificates::authenticate(&Imports, &shown.fingerprint),
     };
     match identified {
         Ok(identified) => identified.map(|who| Identified {

@@ -18,6 +18,8 @@ pub enum Bucket {
     Invites,
     /// Fingerprint of a public key to the id of its principal, as it is.
     Keys,
+    /// SHA-256 of a certificate to the id of its principal, as it is.
+    Certificates,
     /// Name of a group that is not built in to what it is.
     Groups,
     /// `group/principal` to nothing: who is in which of these groups.
@@ -43,6 +45,7 @@ impl Bucket {
             Self::Principals => "principals",
             Self::Invites => "invites",
             Self::Keys => "keys",
+            Self::Certificates => "certificates",
             Self::Groups => "groups",
             Self::Members => "members",
             Self::Gone => "gone",

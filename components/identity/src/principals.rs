@@ -8,6 +8,7 @@
 use astrid_capsule::principal::ANONYMOUS;
 use serde::{Deserialize, Serialize};
 
+use crate::certificates::Certificate;
 use crate::devices::Pairing;
 use crate::groups;
 use crate::keys::PublicKey;
@@ -49,6 +50,9 @@ pub struct Principal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<u64>,
     pub keys: Vec<Key>,
+    /// Certificates that stand for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// How many keys it has had.
     #[serde(default)]
     pub keys_had: u64,
@@ -93,6 +97,7 @@ impl Principal {
             created_at: now,
             revoked_at: None,
             keys: Vec::new(),
+            certificates: Vec::new(),
             keys_had: 0,
             renewals: Vec::new(),
             pairings: Vec::new(),
@@ -436,7 +441,7 @@ struct Gone {
     deleted_at: u64,
 }
 
-/// Deletes a principal with its keys; its sessions, open pair tokens and invites end with it.
+/// Deletes a principal with its keys and certificates; its sessions, open pair tokens and invites end with it.
 pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
     let NameRequest { principal: id } = payload::read(payload)?;
     payload::principal("principal", &id)?;
@@ -448,6 +453,9 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
         policy::release(ports, transaction)?;
         for key in &principal.keys {
             transaction.delete(Bucket::Keys, &key.fingerprint)?;
+        }
+        for certificate in &principal.certificates {
+            transaction.delete(Bucket::Certificates, &certificate.fingerprint)?;
         }
         for group in &principal.groups {
             groups::leave(transaction, group, &id)?;

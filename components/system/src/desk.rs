@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// How many log lines are answered if the query doesn't say.
 const DEFAULT_LINES: u32 = 200;
+/// How many principals are answered with their load if the request doesn't say, and at most.
+const DEFAULT_PRINCIPALS: u32 = 100;
+const MAX_PRINCIPALS: u32 = 1000;
 /// The most log lines that one query may ask for.
 const MAX_LINES: u32 = 1000;
 /// The most bytes of log lines in one answer, well below what the bus delivers by default (1 MiB), escapes included.
@@ -95,6 +98,8 @@ pub struct Logs {
     pub capsule: Option<String>,
     /// This level and everything more severe.
     pub level: Option<String>,
+    /// Only lines that were written then or later. Milliseconds since the Unix epoch.
+    pub since: Option<u64>,
     /// Only lines with a greater sequence number.
     pub after: Option<u64>,
     /// 1 to [`MAX_LINES`].
@@ -113,7 +118,8 @@ impl Logs {
         {
             return Err(Refusal::invalid(format!("level `{}` must be {}", level.escape_debug(), LEVELS.join(", "))));
         }
-        Ok(LogQuery { capsule: self.capsule, level: self.level, after: self.after.unwrap_or(0), limit })
+        let (since_ms, after) = (self.since.unwrap_or(0), self.after.unwrap_or(0));
+        Ok(LogQuery { capsule: self.capsule, level: self.level, since_ms, after, limit })
     }
 }
 
@@ -247,6 +253,107 @@ impl From<Vec<host::Setting>> for Settings {
     fn from(settings: Vec<host::Setting>) -> Self {
         let setting = |s: host::Setting| Setting { key: s.key, value: s.value, source: s.source };
         Self { settings: settings.into_iter().map(setting).collect() }
+    }
+}
+
+/// Sorted by key.
+#[derive(Debug, Serialize)]
+pub struct Reloaded {
+    pub changes: Vec<Change>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Change {
+    /// `room.key`.
+    pub key: String,
+    pub before: String,
+    pub value: String,
+    pub source: String,
+    /// Else it counts from the next start.
+    pub applied: bool,
+}
+
+impl From<Vec<host::Change>> for Reloaded {
+    fn from(changes: Vec<host::Change>) -> Self {
+        let change =
+            |host::Change { key, before, value, source, applied }| Change { key, before, value, source, applied };
+        Self { changes: changes.into_iter().map(change).collect() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadRequest {
+    /// 1 to [`MAX_PRINCIPALS`].
+    pub limit: Option<u32>,
+}
+
+impl LoadRequest {
+    /// How many principals; `invalid` if that is out of bounds.
+    pub fn checked(self) -> Result<u32, Refusal> {
+        let limit = self.limit.unwrap_or(DEFAULT_PRINCIPALS);
+        if !(1..=MAX_PRINCIPALS).contains(&limit) {
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_PRINCIPALS}")));
+        }
+        Ok(limit)
+    }
+}
+
+/// Totals begin with the host's process.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    pub uptime_ms: u64,
+    pub instances: u32,
+    pub instances_in_use: u32,
+    pub calls_waiting: u32,
+    /// Sorted by id.
+    pub capsules: Vec<CapsuleLoad>,
+    /// Those that did something last, the latest first.
+    pub principals: Vec<PrincipalLoad>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct CapsuleLoad {
+    pub id: String,
+    pub calls_total: u64,
+    pub fuel_total: u64,
+    pub memory_peak_bytes: u64,
+    pub queue_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PrincipalLoad {
+    pub principal: String,
+    pub calls_total: u64,
+    pub fuel_total: u64,
+    pub memory_peak_bytes: u64,
+    pub bus_bytes_total: u64,
+}
+
+impl From<host::Load> for Load {
+    fn from(load: host::Load) -> Self {
+        let capsule = |one: host::CapsuleLoad| CapsuleLoad {
+            id: one.id,
+            calls_total: one.calls_total,
+            fuel_total: one.fuel_total,
+            memory_peak_bytes: one.memory_peak_bytes,
+            queue_bytes: one.queue_bytes,
+        };
+        let principal = |one: host::PrincipalLoad| PrincipalLoad {
+            principal: one.principal,
+            calls_total: one.calls_total,
+            fuel_total: one.fuel_total,
+            memory_peak_bytes: one.memory_peak_bytes,
+            bus_bytes_total: one.bus_bytes_total,
+        };
+        Self {
+            uptime_ms: load.uptime_ms,
+            instances: load.instances,
+            instances_in_use: load.instances_in_use,
+            calls_waiting: load.calls_waiting,
+            capsules: load.capsules.into_iter().map(capsule).collect(),
+            principals: load.principals.into_iter().map(principal).collect(),
+        }
     }
 }
 
@@ -470,7 +577,8 @@ mod tests {
     fn a_log_query_has_defaults_and_bounds() {
         let query = logs(json!({})).unwrap();
         assert_eq!((query.capsule, query.level, query.after, query.limit), (None, None, 0, 200));
-        let query = logs(json!({"capsule": "echo", "level": "warn", "after": 7, "limit": 1000})).unwrap();
+        let query = logs(json!({"capsule": "echo", "level": "warn", "since": 9, "after": 7, "limit": 1000})).unwrap();
+        assert_eq!(query.since_ms, 9);
         assert_eq!((query.capsule.as_deref(), query.level.as_deref()), (Some("echo"), Some("warn")));
         assert_eq!((query.after, query.limit), (7, 1000));
         for (query, want) in [
@@ -478,7 +586,7 @@ mod tests {
             (json!({"limit": 1001}), "limit = 1001"),
             (json!({"limit": -1}), "invalid value"),
             (json!({"level": "loud\n"}), "level `loud\\n` must be error, warn, info, debug"),
-            (json!({"since": 1}), "unknown field `since`"),
+            (json!({"until": 1}), "unknown field `until`"),
         ] {
             let error = logs(query).unwrap_err();
             assert!(error.contains(want), "{error}");

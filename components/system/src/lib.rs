@@ -50,6 +50,20 @@ fn config(message: Message) -> Answer {
     json(&desk::Settings::from(host::config()))
 }
 
+fn config_reload(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    let changes = host::reload_config().map_err(Refusal::invalid)?;
+    let applied: Vec<_> = changes.iter().filter(|change| change.applied).map(|change| &change.key).collect();
+    audit::detail(&object!({ "applied": applied }));
+    log::info!("{} had the configuration read again", message.principal);
+    json(&desk::Reloaded::from(changes))
+}
+
+fn load(message: Message) -> Answer {
+    let limit = message.object::<desk::LoadRequest>()?.checked()?;
+    json(&desk::Load::from(host::measure(limit)))
+}
+
 fn capsule_install(message: Message) -> Answer {
     let Install { source, grants, shadow } = message.object::<Install>()?.checked()?;
     audit::detail(&object!({ "file": file_name(&source), "grants": grants, "shadow": shadow }));
@@ -208,6 +222,8 @@ handlers! {
     "shutdown" => shutdown,
     "capabilities" => capabilities,
     "config" => config,
+    "config-reload" => config_reload,
+    "load" => load,
     "capsule-list" => capsule_list,
     "capsule-install" => capsule_install,
     "capsule-topics" => capsule_topics,

@@ -7,6 +7,7 @@ use astrid_capsule::PrincipalId;
 
 use super::mandate::Mandate;
 use crate::Boxed;
+use crate::http::Certificate;
 
 /// A credential as the host passes it on. The host compares and hashes it; only the authenticator reads it.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Presented {
         uid: u32,
         owner: bool,
     },
+    /// What the client of a TLS connection has shown.
+    Certificate(Certificate),
 }
 
 impl Presented {
@@ -25,6 +28,7 @@ impl Presented {
         match self {
             Presented::Bearer(_) => "bearer",
             Presented::Unix { .. } => "peer",
+            Presented::Certificate(_) => "certificate",
         }
     }
 
@@ -35,6 +39,11 @@ impl Presented {
             Presented::Unix { uid, owner } => {
                 let mut hasher = blake3::Hasher::new();
                 hasher.update(b"unix\0").update(&uid.to_le_bytes()).update(&[u8::from(*owner)]);
+                hasher.finalize().into()
+            }
+            Presented::Certificate(shown) => {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(b"certificate\0").update(shown.fingerprint.as_bytes());
                 hasher.finalize().into()
             }
         }
@@ -150,5 +159,7 @@ mod tests {
         assert_ne!(unix(0, true), unix(0, false));
         assert_ne!(unix(0, true), unix(1, true));
         assert_ne!(Presented::Bearer("unix".into()).digest(), unix(0, true));
+        let shown = Certificate { fingerprint: "ab".into(), common_name: None };
+        assert_ne!(Presented::Certificate(shown).digest(), Presented::Bearer("ab".into()).digest());
     }
 }

@@ -87,6 +87,11 @@ impl Route {
         self.typed.as_deref()
     }
 
+    /// Bytes of publications that wait for any handler of its generation.
+    pub fn queued_bytes(&self) -> usize {
+        self.inbox.waiting().0
+    }
+
     pub(super) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
     }

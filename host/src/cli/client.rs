@@ -1,4 +1,5 @@
-//! One HTTP call at a time: HTTP/1.1 over the home's Unix socket, another one or TCP, a new connection for each.
+//! One HTTP call at a time: HTTP/1.1 over the home's Unix socket, another one or TCP, with TLS or without, a new connection
+//! for each.
 //!
 //! Bounded by one deadline from connecting to the last byte, and by [`MAX_ANSWER_BYTES`]; an answer that goes on for as long
 //! as somebody listens ([`Stream`]) by the deadline for its head and [`SILENCE`] for each piece. Knows how connections fail
@@ -20,9 +21,12 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::failure::Failure;
 use super::text::quoted;
+use super::tls;
 use crate::home::{self, Home};
 
 /// How long a call may take in all, unless the user has said it.
@@ -36,9 +40,11 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// The largest answer that is taken.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// Where a host listens on TCP, from `http://HOST:PORT`.
+/// Where a host listens on TCP, from `http://HOST:PORT` or `https://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TcpAddress {
+    /// Whether it speaks TLS.
+    pub(super) tls: bool,
     /// Without the brackets of an IPv6 address.
     host: String,
     port: u16,
@@ -47,18 +53,21 @@ pub(super) struct TcpAddress {
 impl TcpAddress {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|e| format!("no URL: {e}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err("the URL must begin with http:// (TLS is not spoken here)".to_owned());
-        }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("the URL must begin with https:// or http://".to_owned()),
+        };
         let authority = uri.authority().ok_or("the URL names no host")?;
         if authority.as_str().contains('@') {
             return Err("the URL may hold no user name; pass --bearer".to_owned());
         }
         if uri.path_and_query().is_some_and(|rest| rest != "/") {
-            return Err("the URL may hold no path; write http://HOST:PORT".to_owned());
+            return Err("the URL may hold no path; write https://HOST:PORT".to_owned());
         }
         let host = authority.host();
         let port = match &authority.as_str()[host.len()..] {
+            "" if tls => 443,
             "" => 80,
             port => port.trim_start_matches(':').parse().map_err(|_| "the URL's port is no port".to_owned())?,
         };
@@ -66,19 +75,19 @@ impl TcpAddress {
         if host.is_empty() {
             return Err("the URL names no host".to_owned());
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { tls, host: host.to_owned(), port })
     }
 
     /// As it stands in a Host header.
     fn authority(&self) -> String {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
 impl fmt::Display for TcpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 }
 
@@ -101,6 +110,10 @@ pub(super) struct Client {
     authorization: Option<HeaderValue>,
     /// As the user has said it.
     deadline: Option<Duration>,
+    /// For a place that speaks TLS.
+    tls: Option<TlsConnector>,
+    /// Whether a certificate of the user's own is shown there.
+    shows_certificate: bool,
 }
 
 /// Bytes in both directions.
@@ -175,7 +188,12 @@ impl Client {
                 Some(value)
             }
         };
-        Ok(Self { home, place, authorization, deadline })
+        Ok(Self { home, place, authorization, deadline, tls: None, shows_certificate: false })
+    }
+
+    /// Speaks TLS from now on. `shows_certificate`: one of the user's own.
+    pub(super) fn over_tls(self, connector: TlsConnector, shows_certificate: bool) -> Self {
+        Self { tls: Some(connector), shows_certificate, ..self }
     }
 
     /// How long a call may take in all.
@@ -282,6 +300,11 @@ impl Client {
                     .await
                     .map_err(|e| tcp_failure(address, &e))?;
                 stream.set_nodelay(true).map_err(|e| tcp_failure(address, &e))?;
+                let Some(connector) = &self.tls else { return Ok((Box::new(stream), address.authority())) };
+                let name = ServerName::try_from(address.host.clone())
+                    .map_err(|e| Failure::usage(format!("{address}: no name for a certificate: {e}")))?;
+                let shaken = connector.connect(name, stream).await;
+                let stream = shaken.map_err(|e| tls::failure(&address.to_string(), &e))?;
                 (Box::new(stream), address.authority())
             }
             Place::Socket(socket) => {
@@ -403,6 +426,11 @@ impl Client {
                  `astrid agent switch default` speaks as the host's owner again"
                     .to_owned(),
             )
+        } else if self.shows_certificate {
+            (
+                "the certificate that was shown stands for nobody there, or for somebody who is disabled".to_owned(),
+                "an administrator binds it: `astrid cert bind PRINCIPAL FILE`; or pass --bearer".to_owned(),
+            )
         } else if self.is_remote() {
             (
                 "no bearer was sent".to_owned(),
@@ -470,22 +498,16 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_plain_http_origin() {
+    fn an_address_is_a_plain_origin() {
         let parse = |text| TcpAddress::parse(text).map(|a| a.to_string());
         assert_eq!(parse("http://127.0.0.1:2787").unwrap(), "http://127.0.0.1:2787");
         assert_eq!(parse("http://host/").unwrap(), "http://host:80");
+        assert_eq!(parse("https://host/").unwrap(), "https://host:443");
+        assert_eq!(parse("https://[::1]:1").unwrap(), "https://[::1]:1");
         assert_eq!(parse("http://[::1]:1").unwrap(), "http://[::1]:1");
-        for bad in [
-            "https://h",
-            "h:1",
-            "127.0.0.1:2787",
-            "http://u@h",
-            "http://h/p",
-            "http://h/?q",
-            "http://",
-            "http://h:x",
-            "",
-        ] {
+        for bad in
+            ["ftp://h", "h:1", "127.0.0.1:2787", "http://u@h", "http://h/p", "http://h/?q", "http://", "http://h:x", ""]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

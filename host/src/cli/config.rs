@@ -1,4 +1,5 @@
-//! `astrid config`: what the host runs with and who said so, and whether `etc/config.toml` would be taken.
+//! `astrid config`: what the host runs with and who said so, whether `etc/config.toml` would be taken, and having it read
+//! again.
 
 use std::fmt::Write as _;
 
@@ -6,8 +7,9 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Exit, Failure};
-use super::{Context, table};
+use super::{Context, table, text};
 use crate::config::Config;
+use crate::http::tls::Tls;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -17,8 +19,12 @@ pub(super) enum Verb {
         #[arg(long)]
         offline: bool,
     },
-    /// Check the home's etc/config.toml, with this environment; no host is needed
+    /// Check the home's etc/config.toml and the files that it names, with this environment; no host is needed
     Check,
+    /// Print where the file is; no host is needed
+    Path,
+    /// Let the host read its configuration again, and show what became of each key that has changed
+    Reload,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -31,6 +37,20 @@ struct Setting {
     key: String,
     value: String,
     source: String,
+}
+
+#[derive(Deserialize)]
+struct Reloaded {
+    changes: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    key: String,
+    before: String,
+    value: String,
+    source: String,
+    applied: bool,
 }
 
 impl Verb {
@@ -55,7 +75,7 @@ impl Verb {
                 }
             }
             Verb::Check => {
-                let settings = read(context, "take the configuration")?.settings;
+                let settings = checked(context)?.settings;
                 let set = settings.iter().filter(|s| s.source == "file" || s.source == "env").count();
                 let file = context.home.config();
                 if context.console.json {
@@ -70,17 +90,62 @@ impl Verb {
                     context.console.print(&text)?;
                 }
             }
+            Verb::Path => {
+                let file = context.home.config();
+                if context.console.json {
+                    let document = serde_json::json!({ "file": file.to_string_lossy(), "exists": file.exists() });
+                    context.console.print(&document.to_string())?;
+                } else {
+                    context.console.print(&text::shown(&file.to_string_lossy()))?;
+                }
+            }
+            Verb::Reload => reload(context).await?,
         }
         Ok(Exit::Done)
     }
 }
 
-/// As a host that starts now without flags would run.
-fn read(context: &Context<'_>, what: &str) -> Result<Settings, Failure> {
-    let config = Config::load(&context.home.config(), &[], crate::home::environment())
+async fn reload(context: &mut Context<'_>) -> Result<(), Failure> {
+    let what = "have the configuration read again";
+    let answer = context.client.post(what, "/api/sys/config/reload", "{}".to_owned()).await?;
+    if context.console.json {
+        return context.console.document(&answer.body);
+    }
+    let Reloaded { changes } = answer.read()?;
+    if changes.is_empty() {
+        return context.console.print("nothing has changed");
+    }
+    let rows: Vec<[String; 5]> = changes
+        .iter()
+        .map(|c| {
+            let became = if c.applied { "in force" } else { "needs a restart" };
+            [c.key.clone(), c.before.clone(), c.value.clone(), c.source.clone(), became.to_owned()]
+        })
+        .collect();
+    context.console.print(&table::table(["KEY", "WAS", "IS NOW", "FROM", ""], &rows))
+}
+
+/// As a host that starts now without flags would run, with the certificates that it would use.
+fn checked(context: &Context<'_>) -> Result<Settings, Failure> {
+    let what = "take the configuration";
+    let config = load(context).map_err(|failure| failure.doing(what))?;
+    Tls::open(&config.http.tls, &context.home.etc())
         .map_err(|error| Failure::failed("invalid", format!("{error:#}")).doing(what))?;
+    Ok(settings(&config))
+}
+
+fn read(context: &Context<'_>, what: &str) -> Result<Settings, Failure> {
+    load(context).map(|config| settings(&config)).map_err(|failure| failure.doing(what))
+}
+
+fn load(context: &Context<'_>) -> Result<Config, Failure> {
+    Config::load(&context.home.config(), &[], crate::home::environment())
+        .map_err(|error| Failure::failed("invalid", format!("{error:#}")))
+}
+
+fn settings(config: &Config) -> Settings {
     let setting = |s: crate::config::Setting| Setting { key: s.key, value: s.value, source: s.source.to_owned() };
-    Ok(Settings { settings: config.settings().into_iter().map(setting).collect() })
+    Settings { settings: config.settings().into_iter().map(setting).collect() }
 }
 
 fn rows(settings: &Settings) -> String {
@@ -107,6 +172,29 @@ mod tests {
     }
 
     #[test]
+    fn the_path_of_the_file_is_said_whether_it_is_there_or_not() {
+        let (_dir, home) = home();
+        let file = home.config();
+        assert_eq!(astrid(&home, &["config", "path"]).out, format!("{}\n", file.display()));
+        assert!(astrid(&home, &["config", "path", "--json"]).out.contains("\"exists\":false"));
+    }
+
+    #[test]
+    fn of_each_key_that_has_changed_it_is_said_whether_it_is_in_force() {
+        let document = r#"{"changes":[{"key":"bus.max-depth","before":"16","value":"8","source":"file","applied":false},{"key":"log.level","before":"info","value":"debug","source":"file","applied":true}]}"#;
+        let host = Host::answering(200, document);
+        let ran = host.astrid(&["config", "reload"]);
+        let lines: Vec<&str> = ran.out.lines().collect();
+        assert!(lines[1].starts_with("bus.max-depth  16    8") && lines[1].ends_with("needs a restart"), "{ran:?}");
+        assert!(lines[2].starts_with("log.level") && lines[2].ends_with("in force"), "{ran:?}");
+        assert_eq!(host.requests(), ["POST /api/sys/config/reload {}"]);
+        assert_eq!(
+            Host::answering(200, r#"{"changes":[]}"#).astrid(&["config", "reload"]).out,
+            "nothing has changed\n"
+        );
+    }
+
+    #[test]
     fn offline_the_file_is_read_and_what_is_wrong_with_it_is_said() {
         let (_dir, home) = home();
         assert!(astrid(&home, &["config", "check"]).out.starts_with("there is no "));
@@ -120,6 +208,9 @@ mod tests {
         assert_eq!(line("log.level"), ["log.level", "info", "default"]);
         let checked = astrid(&home, &["config", "check", "--json"]).out;
         assert!(checked.contains("\"set\":1"), "{checked}");
+        fs::write(home.config(), "[http.tls]\ncert = \"none.pem\"\nkey = \"none.pem\"\n").unwrap();
+        let ran = astrid(&home, &["config", "check"]);
+        assert!(ran.exit == Exit::Failed && ran.err.contains("none.pem"), "{ran:?}");
         fs::write(home.config(), "[runtime]\ninstanecs = 64\n").unwrap();
         for verb in [&["config", "check"][..], &["config", "show", "--offline"]] {
             let ran = astrid(&home, verb);

@@ -36,6 +36,11 @@ impl<'a> Console<'a> {
         Self { out, err, input, terminals, json: false, closed: false }
     }
 
+    /// Whether somebody reads stdout on a screen.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminals.output
+    }
+
     /// Whether the reader of stdout is gone, so that printing more has no purpose.
     pub(super) fn closed(&self) -> bool {
         self.closed

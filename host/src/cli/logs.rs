@@ -22,6 +22,9 @@ pub(super) struct Options {
     /// How many of the newest lines
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=MAX_LINES.into()))]
     lines: u32,
+    /// Only lines that are no older, such as 30s or 5m
+    #[arg(long, value_name = "SPAN", value_parser = time::parse_span)]
+    since: Option<u64>,
     /// Go on with new lines as they come
     #[arg(short, long)]
     follow: bool,
@@ -55,8 +58,9 @@ impl Options {
         let mut process = daemon::called(context);
         let mut after = 0;
         let mut limit = self.lines;
+        let since = self.since.map(|span| time::now().saturating_sub(span).saturating_mul(1000));
         loop {
-            let answer = context.client.get("read the log", &self.path(after, limit)).await?;
+            let answer = context.client.get("read the log", &self.path(since, after, limit)).await?;
             let Lines { lines } = answer.read()?;
             if context.console.json {
                 if !self.follow || !lines.is_empty() {
@@ -85,8 +89,11 @@ impl Options {
         }
     }
 
-    fn path(&self, after: u64, limit: u32) -> String {
+    fn path(&self, since: Option<u64>, after: u64, limit: u32) -> String {
         let mut path = format!("/api/sys/logs?after={after}&limit={limit}");
+        if let Some(since) = since {
+            path += &format!("&since={since}");
+        }
         if let Some(capsule) = &self.capsule {
             path += &format!("&capsule={}", text::encoded(capsule));
         }
@@ -129,7 +136,11 @@ mod tests {
             host.requests(),
             ["GET /api/sys/logs?after=0&limit=5&capsule=ec%2Fho&level=warn", "GET /api/sys/logs?after=0&limit=100"]
         );
-        for bad in [["--lines", "0"], ["--lines", "1001"], ["--level", "loud"]] {
+        host.astrid(&["logs", "--since", "5m"]);
+        let asked = host.requests().pop().unwrap();
+        let since: u64 = asked.strip_prefix("GET /api/sys/logs?after=0&limit=100&since=").unwrap().parse().unwrap();
+        assert!(since + 299_000 <= 1000 * time::now() && since.is_multiple_of(1000), "{asked}");
+        for bad in [["--lines", "0"], ["--lines", "1001"], ["--level", "loud"], ["--since", "5"]] {
             assert_eq!(host.astrid(&["logs", bad[0], bad[1]]).exit, Exit::Usage);
         }
     }

@@ -12,7 +12,9 @@ mod audit;
 mod bus;
 mod caps;
 mod capsule;
+mod cert;
 mod client;
+mod completions;
 mod config;
 mod console;
 mod daemon;
@@ -37,7 +39,10 @@ mod table;
 mod testing;
 mod text;
 mod time;
+mod tls;
+mod top;
 mod trust;
+mod version;
 mod watch;
 
 use std::ffi::OsString;
@@ -99,9 +104,18 @@ struct Global {
     /// How long a call may take in all [default: 30; 300 for what installs]
     #[arg(long, global = true, value_name = "SECS", value_parser = value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
-    /// Call http://HOST:PORT instead of the home's socket
+    /// Call https://HOST:PORT or http://HOST:PORT instead of the home's socket
     #[arg(long, global = true, value_name = "URL", value_parser = TcpAddress::parse)]
     url: Option<TcpAddress>,
+    /// Believe the certificates in this PEM file, and not those that the machine trusts
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Show this certificate to the host
+    #[arg(long, global = true, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, global = true, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Call another user's host at this Unix socket [default: without --home $ASTRID_SOCKET]
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "url")]
     socket: Option<PathBuf>,
@@ -134,6 +148,9 @@ enum Verb {
     /// Pair, list and remove devices: keys by which a principal proves who it is
     #[command(subcommand)]
     Device(device::Verb),
+    /// Bind, list and remove certificates that stand for a principal over TLS
+    #[command(subcommand)]
+    Cert(cert::Verb),
     /// Answer what capsules ask your consent for
     #[command(subcommand)]
     Approval(approval::Verb),
@@ -157,7 +174,7 @@ enum Verb {
     /// Manage your own key pairs; no host is needed
     #[command(subcommand)]
     Keypair(keypair::Verb),
-    /// Show the configuration and check it
+    /// Show the configuration, check it, and have it read again
     #[command(subcommand)]
     Config(config::Verb),
     /// List and install capsules
@@ -180,6 +197,12 @@ enum Verb {
     Bus(bus::Verb),
     /// Show the host's log, or one capsule's
     Logs(logs::Options),
+    /// Show which capsules and principals use how much, again and again
+    Top(top::Options),
+    /// Show what this program is, and what the host is
+    Version,
+    /// Print a script by which a shell completes this command line; no host is needed
+    Completions(completions::Options),
 }
 
 /// What every verb is given.
@@ -259,6 +282,10 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Audit(verb) => verb.run(context).await,
         Verb::Bus(verb) => verb.run(context).await,
         Verb::Logs(options) => options.run(context).await,
+        Verb::Cert(verb) => verb.run(context).await,
+        Verb::Top(options) => options.run(context).await,
+        Verb::Version => version::run(context).await,
+        Verb::Completions(options) => options.run(context),
     }
 }
 
@@ -280,6 +307,17 @@ fn resolve(global: Global, variables: Variables) -> Result<(Home, Client, Book, 
         Place::Socket(socket) => command += &format!(" --socket {}", text::quoted(&socket.to_string_lossy())),
         Place::Tcp(url) => command += &format!(" --url {url}"),
     }
+    let speaks_tls = matches!(&place, Place::Tcp(url) if url.tls);
+    for (flag, file) in
+        [("--ca", &global.ca), ("--client-cert", &global.client_cert), ("--client-key", &global.client_key)]
+    {
+        let Some(file) = file else { continue };
+        if !speaks_tls {
+            return Err(Failure::usage(format!("{flag} is for --url https://HOST:PORT")));
+        }
+        command += &format!(" {flag} {}", text::quoted(&file.to_string_lossy()));
+    }
+    let tls = tls::Options { ca: global.ca, own: global.client_cert.zip(global.client_key) };
     let home = Home::resolve(global.home).map_err(|e| Failure::failed("home", e.to_string()))?;
     let sessions = Book::of(&home, &place);
     // On a socket the connection or a session that is remembered says who is calling.
@@ -288,7 +326,10 @@ fn resolve(global: Global, variables: Variables) -> Result<(Home, Client, Book, 
         (None, Place::Tcp(_)) => variables.bearer,
         (None, Place::Home | Place::Socket(_)) => sessions.load()?.bearer().map(str::to_owned),
     };
-    let client = Client::new(home.clone(), place, bearer, global.timeout.map(Duration::from_secs))?;
+    let mut client = Client::new(home.clone(), place, bearer, global.timeout.map(Duration::from_secs))?;
+    if speaks_tls {
+        client = client.over_tls(tls.connector()?, tls.own.is_some());
+    }
     Ok((home, client, sessions, command))
 }
 

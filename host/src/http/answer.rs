@@ -13,8 +13,12 @@ use hyper::{Request, Response, StatusCode};
 use super::requests::{Answered, OTHER, UNMOUNTED};
 use super::wire::{MAX_HEAD_BYTES, MAX_HEADERS};
 use super::{Body, Connection, Exchange, Route, Whom, forwarded, own};
+use crate::bus::Failure;
 use crate::bus::cause::{Cause, Traceparent};
 use crate::host::Host;
+
+/// What a client is told to wait who found no place below a mount, in milliseconds.
+const RETRY_MS: u32 = 1000;
 
 pub(super) async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
@@ -91,28 +95,36 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         let reason = format!("path, query and headers may have {MAX_HEAD_BYTES} bytes");
         return Served::of(too_large(reason), OTHER);
     }
-    let Some((prefix, mount)) = host.mounts.find(path) else {
+    let Some(mount) = host.mounts.find(path) else {
         let reason = "nothing is mounted at this path";
         return Served::of(own::failure(StatusCode::NOT_FOUND, "not_found", reason), UNMOUNTED);
     };
-    let limit = mount.max_body_bytes();
+    // Before its body is read.
+    let Some(_place) = mount.room.enter() else {
+        let answer = own::from_failure(Failure::Overloaded { retry_ms: RETRY_MS });
+        return Served { mount: mount.prefix, ..Served::of(answer, OTHER) };
+    };
+    let limit = mount.room.max_body_bytes;
+    let config = host.config.now();
     let (head, body) = request.into_parts();
     let connection = match connection.address {
         Some(peer) => {
-            let client = forwarded::client(peer, &head.headers, &host.config.http.trust_forwarded_from);
+            let client = forwarded::client(peer, &head.headers, &config.http.trust_forwarded_from);
             if client == peer { connection } else { connection.forwarded(client) }
         }
         None => connection,
     };
-    let served = |answer, bytes_in, whom| Served { answer, mount: prefix, route: None, bytes_in, whom };
-    let body = match read_body(body, limit, Duration::from_secs(host.config.http.body_timeout_secs)).await {
+    let served = |answer, bytes_in, whom| Served { answer, mount: mount.prefix, route: None, bytes_in, whom };
+    let patience = Duration::from_secs(config.http.body_timeout_secs);
+    drop(config);
+    let body = match read_body(body, limit, patience).await {
         Ok(body) => body,
         Err(answer) => return served(*answer, 0, Whom::default()),
     };
     let (bytes_in, whom) = (body.len() as u64, Whom::default());
     let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
     let exchange = Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
-    let answer = mount.serve(exchange).await.unwrap_or_else(|failure| {
+    let answer = mount.served.serve(exchange).await.unwrap_or_else(|failure| {
         tracing::warn!(request = &*cause.id, failure = failure.kind(), "a mount gave no answer");
         own::from_failure(failure)
     });

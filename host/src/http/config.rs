@@ -109,6 +109,19 @@ impl Config {
         self.tls.check()
     }
 
+    /// This one with what a running host can take over of another: all but the listeners, and whether there is TLS.
+    pub fn adopt(&self, other: &Self) -> Self {
+        let tls = if self.tls.is_on() == other.tls.is_on() { other.tls.clone() } else { self.tls.clone() };
+        Self {
+            listen: self.listen,
+            shared_socket: self.shared_socket.clone(),
+            shared_socket_users: self.shared_socket_users,
+            max_connections: self.max_connections,
+            tls,
+            ..other.clone()
+        }
+    }
+
     /// The socket for other users, if there is to be one.
     pub fn shared(&self) -> Option<&Path> {
         Some(self.shared_socket.as_path()).filter(|path| !path.as_os_str().is_empty())
@@ -134,7 +147,7 @@ mod tests {
 
     #[test]
     fn only_what_others_can_read_on_the_way_is_warned_of() {
-        let tls = tls::Config { cert: "a".into(), key: "b".into() };
+        let tls = tls::Config { cert: "a".into(), key: "b".into(), ..Default::default() };
         let warns = |listen: &str, tls: &tls::Config| {
             Config { listen: listen.parse().unwrap(), tls: tls.clone(), ..Default::default() }.warning().is_some()
         };

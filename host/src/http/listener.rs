@@ -12,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::server::TlsStream;
 
-use super::Config;
 use super::tls::Tls;
 use super::wire::{self, Version};
+use super::{Certificate, Config, Who};
 use crate::home;
 use crate::host::Host;
 
@@ -82,7 +82,7 @@ async fn bind_shared(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
 
 /// Serves all listeners until the host's shutdown begins; connections end after the request that they are in.
 pub async fn serve(host: Arc<Host>, listeners: Listeners) {
-    let tcp_room = Arc::new(Semaphore::new(host.config.http.max_connections));
+    let tcp_room = Arc::new(Semaphore::new(host.config.now().http.max_connections));
     let tcp = async {
         loop {
             let Ok(permit) = tcp_room.clone().acquire_owned().await else { return };
@@ -111,7 +111,7 @@ pub async fn serve(host: Arc<Host>, listeners: Listeners) {
         () = shared => {}
     }
     // While it still is ours: once nobody listens, another host may put its own there.
-    let _ = host.config.http.shared().map(std::fs::remove_file);
+    let _ = host.config.now().http.shared().map(std::fs::remove_file);
 }
 
 /// Lets clients of a Unix socket in, as many at once as it has places.
@@ -122,7 +122,7 @@ async fn accept_unix(host: &Arc<Host>, listener: &UnixListener) {
         match listener.accept().await {
             Ok((stream, _)) => match stream.peer_cred() {
                 Ok(peer) => {
-                    let entered = host.connections.enter(None, Some(peer.uid()), false);
+                    let entered = host.connections.enter(Who::Unix(peer.uid()));
                     tokio::spawn(wire::serve(host.clone(), stream, entered, Version::One, permit));
                 }
                 Err(error) => tracing::warn!("a Unix peer without credentials was turned away: {error}"),
@@ -140,16 +140,18 @@ async fn pause(error: &io::Error) {
 
 /// One TCP connection, from its handshake on if there is one.
 async fn connection(host: Arc<Host>, stream: TcpStream, peer: SocketAddr, room: OwnedSemaphorePermit) {
-    let address = Some(peer.ip().to_canonical());
+    let address = peer.ip().to_canonical();
     match &host.tls {
         None => {
-            let entered = host.connections.enter(address, None, false);
+            let entered = host.connections.enter(Who::Clear(address));
             wire::serve(host, stream, entered, Version::One, room).await;
         }
         Some(tls) => {
             let Some(stream) = encrypted(&host, tls, stream).await else { return };
-            let version = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Version::Two } else { Version::One };
-            let entered = host.connections.enter(address, None, true);
+            let session = stream.get_ref().1;
+            let version = if session.alpn_protocol() == Some(b"h2") { Version::Two } else { Version::One };
+            let shown = session.peer_certificates().and_then(<[_]>::first).map(|der| Certificate::of(der));
+            let entered = host.connections.enter(Who::Tls(address, shown));
             wire::serve(host, stream, entered, version, room).await;
         }
     }
@@ -157,7 +159,7 @@ async fn connection(host: Arc<Host>, stream: TcpStream, peer: SocketAddr, room: 
 
 /// None if the client fails, takes too long, or the host stops.
 async fn encrypted(host: &Host, tls: &Tls, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
-    let patience = Duration::from_secs(host.config.http.handshake_timeout_secs);
+    let patience = Duration::from_secs(host.config.now().http.handshake_timeout_secs);
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(patience, tls.acceptor().accept(stream)) => shaken,
         () = host.shutdown.begun() => return None,

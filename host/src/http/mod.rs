@@ -5,11 +5,12 @@
 //! surface. An answer may go on after its handler ([`relay`]). Each request is counted, timed and logged ([`requests`]).
 //!
 //! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
-//! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut
-//! at its mount's limit.
+//! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut at
+//! its mount's limit; a mount may bound how many requests are below it at once.
 //! Refuses to know: routes, what a credential says, what an answer means.
 
 mod answer;
+pub mod certificate;
 mod config;
 mod forwarded;
 mod listener;
@@ -37,9 +38,10 @@ use crate::authority::Presented;
 use crate::bus::Failure;
 use crate::bus::cause::Cause;
 use crate::pool::Lane;
+pub use certificate::Certificate;
 pub use config::Config;
 pub use listener::{Listeners, bind, serve};
-pub use mounts::Mounts;
+pub use mounts::{Mount, Mounts, Room};
 pub use relay::Relays;
 pub use requests::{Requests, Route, Whom};
 
@@ -81,8 +83,6 @@ impl Exchange {
 
 /// Whatever serves a mount.
 pub trait Mounted: Send + Sync {
-    /// The largest body that it takes.
-    fn max_body_bytes(&self) -> u64;
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>>;
 }
 
@@ -95,6 +95,8 @@ pub struct Connection {
     pub unix_uid: Option<u32>,
     /// Whether it is encrypted.
     pub tls: bool,
+    /// What the client has shown of itself; only over TLS, and only where the operator says who vouches for it.
+    pub certificate: Option<Certificate>,
     /// Whose the latest accepted credential was.
     principal: Mutex<Option<PrincipalId>>,
 }
@@ -102,23 +104,33 @@ pub struct Connection {
 impl Connection {
     /// Of a request that the host makes itself: it proves nothing.
     pub fn own() -> Arc<Self> {
-        Arc::new(Self { id: 0, address: None, unix_uid: None, tls: false, principal: Mutex::new(None) })
+        Arc::new(Self {
+            id: 0,
+            address: None,
+            unix_uid: None,
+            tls: false,
+            certificate: None,
+            principal: Mutex::new(None),
+        })
     }
 
-    /// Of one request of this connection, which a proxy has made for a client with another address.
+    /// Of one request of this connection, which a proxy has made for a client with another address: the certificate is
+    /// the proxy's.
     fn forwarded(&self, client: IpAddr) -> Arc<Self> {
         Arc::new(Self {
             id: self.id,
             address: Some(client),
             unix_uid: None,
             tls: self.tls,
+            certificate: None,
             principal: Mutex::new(None),
         })
     }
 
     /// What the connection itself proves.
     pub fn presented(&self) -> Option<Presented> {
-        self.unix_uid.map(|uid| Presented::Unix { uid, owner: is_owner(uid) })
+        let unix = self.unix_uid.map(|uid| Presented::Unix { uid, owner: is_owner(uid) });
+        unix.or_else(|| self.certificate.clone().map(Presented::Certificate))
     }
 
     /// Whose share this connection's requests count against.
@@ -141,6 +153,15 @@ fn is_owner(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw()
 }
 
+/// Where a connection comes from.
+enum Who {
+    Unix(u32),
+    /// TCP in the clear.
+    Clear(IpAddr),
+    /// TCP with TLS, and what the client has shown of itself.
+    Tls(IpAddr, Option<Certificate>),
+}
+
 /// The open connections.
 #[derive(Default)]
 pub struct Connections {
@@ -156,9 +177,16 @@ pub struct Summary {
 }
 
 impl Connections {
-    fn enter(self: &Arc<Self>, address: Option<IpAddr>, unix_uid: Option<u32>, tls: bool) -> Entered {
+    fn enter(self: &Arc<Self>, who: Who) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection { id, address, unix_uid, tls, principal: Mutex::new(None) });
+        let (mut address, mut unix_uid, mut tls, mut certificate) = (None, None, false, None);
+        match who {
+            Who::Unix(uid) => unix_uid = Some(uid),
+            Who::Clear(from) => address = Some(from),
+            Who::Tls(from, shown) => (address, tls, certificate) = (Some(from), true, shown),
+        }
+        let principal = Mutex::new(None);
+        let connection = Arc::new(Connection { id, address, unix_uid, tls, certificate, principal });
         self.open.lock().expect("no panic under this lock").insert(id, connection.clone());
         metrics::gauge!("astrid_http_connections").increment(1);
         Entered { all: self.clone(), connection }
@@ -200,8 +228,14 @@ mod tests {
     #[test]
     fn another_users_process_is_not_the_owner_and_has_a_share_of_its_own() {
         let owner = rustix::process::geteuid().as_raw();
-        let connection =
-            |uid| Connection { id: 0, address: None, unix_uid: Some(uid), tls: false, principal: Mutex::new(None) };
+        let connection = |uid| Connection {
+            id: 0,
+            address: None,
+            unix_uid: Some(uid),
+            tls: false,
+            certificate: None,
+            principal: Mutex::new(None),
+        };
         let (own, other) = (connection(owner), connection(owner + 1));
         assert!(own.presented() == Some(Presented::Unix { uid: owner, owner: true }) && own.lane() == Lane::Host);
         assert!(other.presented() == Some(Presented::Unix { uid: owner + 1, owner: false }));
@@ -209,6 +243,20 @@ mod tests {
         other.set_principal(PrincipalId::parse("ada").unwrap());
         assert_eq!(other.lane(), Lane::Principal(PrincipalId::parse("ada").unwrap()));
         assert!(other.presented() == Some(Presented::Unix { uid: owner + 1, owner: false }), "a login changes no uid");
+    }
+
+    #[test]
+    fn a_certificate_is_a_credential_unless_it_is_a_proxys() {
+        let shown = Certificate { fingerprint: "ab".repeat(32), common_name: None };
+        let all = Arc::new(Connections::default());
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let entered = all.enter(Who::Tls(peer, Some(shown.clone())));
+        let connection = &entered.connection;
+        assert!(connection.presented() == Some(Presented::Certificate(shown)) && connection.tls);
+        let forwarded = connection.forwarded(IpAddr::from([192, 0, 2, 1]));
+        assert!(forwarded.presented().is_none() && forwarded.tls);
+        assert!(all.enter(Who::Tls(peer, None)).connection.presented().is_none());
+        assert!(all.enter(Who::Clear(peer)).connection.presented().is_none());
     }
 
     #[test]

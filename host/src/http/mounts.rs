@@ -1,11 +1,53 @@
-//! Which mount serves a path: the longest prefix of whole segments.
+//! Which mount serves a path: the longest prefix of whole segments. What there may be of requests below it.
 
 use std::sync::{Arc, RwLock};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::Mounted;
 
-/// Prefixes and what serves them, longest first.
-type Table<M> = Vec<(Arc<str>, Arc<M>)>;
+/// A prefix, what serves it, and how much of that there may be.
+pub struct Mount<M: ?Sized = dyn Mounted> {
+    pub prefix: Arc<str>,
+    pub served: Arc<M>,
+    pub room: Arc<Room>,
+}
+
+impl<M: ?Sized> Clone for Mount<M> {
+    fn clone(&self) -> Self {
+        Self { prefix: self.prefix.clone(), served: self.served.clone(), room: self.room.clone() }
+    }
+}
+
+/// What requests below one mount may be. A new version of a capsule has a new one: requests to the version before don't count
+/// against it.
+pub struct Room {
+    /// The largest body.
+    pub max_body_bytes: u64,
+    places: Option<Arc<Semaphore>>,
+}
+
+/// A request's place below its mount, given up when it is dropped.
+pub struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// `max_concurrent`: how many requests at once; none for as many as come.
+    pub fn new(max_body_bytes: u64, max_concurrent: Option<u32>) -> Arc<Self> {
+        let places = max_concurrent.map(|most| Arc::new(Semaphore::new(most as usize)));
+        Arc::new(Self { max_body_bytes, places })
+    }
+
+    /// None: as many are there as may be.
+    pub fn enter(&self) -> Option<Place> {
+        let permit = self.places.clone().map(Semaphore::try_acquire_owned).transpose();
+        permit.ok().map(|permit| Place { _permit: permit })
+    }
+}
+
+/// Mounts, longest first.
+type Table<M> = Vec<Mount<M>>;
 
 pub struct Mounts<M: ?Sized = dyn Mounted> {
     table: RwLock<Arc<Table<M>>>,
@@ -19,16 +61,14 @@ impl<M: ?Sized> Default for Mounts<M> {
 
 impl<M: ?Sized> Mounts<M> {
     /// Replaces all mounts at once; requests that run go on where they are.
-    pub fn set(&self, mut mounts: Vec<(String, Arc<M>)>) {
-        mounts.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        let longest_first = mounts.into_iter().map(|(prefix, mount)| (prefix.into(), mount)).collect();
-        *self.table.write().expect("no panic under this lock") = Arc::new(longest_first);
+    pub fn set(&self, mut mounts: Table<M>) {
+        mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
+        *self.table.write().expect("no panic under this lock") = Arc::new(mounts);
     }
 
-    /// The prefix, and what serves it.
-    pub fn find(&self, path: &str) -> Option<(Arc<str>, Arc<M>)> {
+    pub fn find(&self, path: &str) -> Option<Mount<M>> {
         let table = self.table.read().expect("no panic under this lock").clone();
-        table.iter().find(|(prefix, _)| covers(prefix, path)).cloned()
+        table.iter().find(|mount| covers(&mount.prefix, path)).cloned()
     }
 }
 
@@ -41,11 +81,14 @@ pub(super) fn covers(prefix: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn mount(prefix: &str) -> Mount<str> {
+        Mount { prefix: prefix.to_owned(), served: Arc::from(prefix), room: Room::new(1, None) }
+    }
+
     #[test]
     fn the_longest_prefix_of_whole_segments_wins() {
         let mounts = Mounts::<str>::default();
-        let table = ["/", "/api", "/api/v2"].map(|p| (p.to_owned(), Arc::from(p)));
-        mounts.set(table.to_vec());
+        mounts.set(["/", "/api", "/api/v2"].map(mount).to_vec());
         for (path, want) in [
             ("/api", "/api"),
             ("/api/x", "/api"),
@@ -54,10 +97,21 @@ mod tests {
             ("/api/v20", "/api"),
             ("/", "/"),
         ] {
-            let (prefix, served) = mounts.find(path).unwrap();
-            assert_eq!((&*prefix, &*served), (want, want), "{path}");
+            assert_eq!(&*mounts.find(path).unwrap().served, want, "{path}");
         }
-        mounts.set(vec![("/api".into(), Arc::from("/api"))]);
+        mounts.set(vec![mount("/api")]);
         assert!(mounts.find("/other").is_none());
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_request_is_over_and_without_a_bound_there_always_is_one() {
+        let room = Room::new(1, Some(2));
+        let (first, second) = (room.enter(), room.enter());
+        assert!(first.is_some() && second.is_some() && room.enter().is_none());
+        drop(first);
+        assert!(room.enter().is_some());
+        let free = Room::new(1, None);
+        let all: Vec<_> = (0..1000).map(|_| free.enter()).collect();
+        assert!(all.iter().all(Option::is_some));
     }
 }

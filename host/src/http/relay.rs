@@ -157,17 +157,23 @@ pub trait Relayed: Send + Sync {
 /// How many relays are open.
 pub struct Relays {
     open: AtomicUsize,
-    most: usize,
+    most: AtomicUsize,
 }
 
 impl Relays {
     /// `most`: how many may be.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), most })
+        Arc::new(Self { open: AtomicUsize::new(0), most: AtomicUsize::new(most) })
+    }
+
+    /// From now on so many may be; those that are open stay.
+    pub fn bound(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     fn enter(self: &Arc<Self>) -> Option<Place> {
-        let more = |open| (open < self.most).then_some(open + 1);
+        let most = self.most.load(Ordering::Relaxed);
+        let more = |open| (open < most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         metrics::gauge!("astrid_http_relays").increment(1);
         Some(Place(self.clone()))

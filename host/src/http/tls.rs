@@ -1,7 +1,7 @@
 //! TLS on the TCP listener.
 //!
-//! Owns the certificate and its key, and takes them anew when their files change: connections that are there stay as they
-//! are, and new files that can't be used leave those before in use.
+//! Owns the certificate and its key, and whose certificates clients may show, and takes them anew when their files change:
+//! connections that are there stay as they are, and new files that can't be used leave those before in use.
 //!
 //! Bounded by: [`MAX_FILE_BYTES`] a file. What a handshake may take is the listener's to say.
 //! Refuses to know: what is said over it.
@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// The most bytes of a file of certificates or of a key.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -33,30 +34,113 @@ pub struct Config {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// Those that vouch for clients' certificates. Without them none is asked for.
+    pub client_ca: PathBuf,
+    /// Whether a client must have one.
+    pub client_auth: ClientAuth,
+}
+
+/// What becomes of a client that shows no certificate. One that shows a certificate which nobody vouches for gets no
+/// connection in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAuth {
+    /// It is served, and must say otherwise who it is.
+    #[default]
+    Optional,
+    /// It gets no connection.
+    Required,
+}
+
+fn is_set(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 impl Config {
     /// Says what is missing of what belongs together.
     pub fn check(&self) -> Result<(), String> {
-        let is_set = |path: &Path| !path.as_os_str().is_empty();
         match (is_set(&self.cert), is_set(&self.key)) {
-            (true, false) => Err("http.tls.cert is set and http.tls.key is not; name the certificate's key".into()),
-            (false, true) => Err("http.tls.key is set and http.tls.cert is not; name the key's certificate".into()),
-            _ => Ok(()),
+            (true, false) => {
+                return Err("http.tls.cert is set and http.tls.key is not; name the certificate's key".into());
+            }
+            (false, true) => {
+                return Err("http.tls.key is set and http.tls.cert is not; name the key's certificate".into());
+            }
+            _ => {}
         }
+        if is_set(&self.client_ca) && !self.is_on() {
+            return Err(
+                "http.tls.client-ca is set and http.tls.cert is not; without TLS nobody shows a certificate".into()
+            );
+        }
+        if self.client_auth == ClientAuth::Required && !is_set(&self.client_ca) {
+            return Err(
+                "http.tls.client-auth is required and http.tls.client-ca is not set; name who vouches for clients"
+                    .into(),
+            );
+        }
+        Ok(())
     }
 
     pub fn is_on(&self) -> bool {
-        !self.cert.as_os_str().is_empty()
+        is_set(&self.cert)
+    }
+
+    /// Its files, absolute; `etc` is where relative paths begin.
+    fn files(&self, etc: &Path) -> Files {
+        let client_ca = is_set(&self.client_ca).then(|| etc.join(&self.client_ca));
+        Files { cert: etc.join(&self.cert), key: etc.join(&self.key), client_ca, client_auth: self.client_auth }
     }
 }
 
-/// By what a change of a file is noticed: when it was changed, which file it is, how large.
-type Stamp = [Option<(i64, i64, u64, u64)>; 2];
+/// Which files make up TLS.
+#[derive(Debug, Clone)]
+struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    client_auth: ClientAuth,
+}
 
-fn stamp(files: [&Path; 2]) -> Stamp {
-    let of = |meta: Metadata| (meta.mtime(), meta.mtime_nsec(), meta.ino(), meta.len());
-    files.map(|path| std::fs::metadata(path).ok().map(of))
+/// By what a change of a file is noticed: when it was changed, which file it is, how large.
+type Stamp = [Option<(i64, i64, u64, u64)>; 3];
+
+impl Files {
+    fn stamp(&self) -> Stamp {
+        let of = |meta: Metadata| (meta.mtime(), meta.mtime_nsec(), meta.ino(), meta.len());
+        let of = |path: &Path| std::fs::metadata(path).ok().map(of);
+        [of(&self.cert), of(&self.key), self.client_ca.as_deref().and_then(of)]
+    }
+
+    fn load(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let Self { cert, key, client_ca, .. } = self;
+        let chain = certificates("http.tls.cert", cert)?;
+        let private = PrivateKeyDer::from_pem_slice(&read("http.tls.key", key)?)
+            .map_err(|error| anyhow::anyhow!("http.tls.key: {} is no private key in PEM: {error}", key.display()))?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let unusable = || format!("http.tls.client-ca: {} can't be used", path.display());
+                let mut roots = RootCertStore::empty();
+                for root in certificates("http.tls.client-ca", path)? {
+                    roots.add(root).with_context(unusable)?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match self.client_auth {
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                    ClientAuth::Required => verifier,
+                };
+                builder.with_client_cert_verifier(verifier.build().with_context(unusable)?)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, private).with_context(|| {
+            format!("http.tls.cert and http.tls.key: {} and {} do not belong together", cert.display(), key.display())
+        })?;
+        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        Ok(Arc::new(config))
+    }
 }
 
 /// What became of a look at the files.
@@ -72,14 +156,23 @@ pub enum Refreshed {
 
 /// TLS as it is spoken now.
 pub struct Tls {
-    cert: PathBuf,
-    key: PathBuf,
-    current: Mutex<Current>,
+    etc: PathBuf,
+    current: Mutex<Loaded>,
 }
 
-struct Current {
+/// Files that fit together, as they were read.
+pub struct Loaded {
+    files: Files,
     stamp: Stamp,
     config: Arc<ServerConfig>,
+}
+
+impl Loaded {
+    fn of(files: Files) -> anyhow::Result<Self> {
+        // Before they are read: what changes meanwhile is seen the next time.
+        let stamp = files.stamp();
+        Ok(Self { config: files.load()?, files, stamp })
+    }
 }
 
 impl Tls {
@@ -92,31 +185,40 @@ impl Tls {
         if !config.is_on() {
             return Ok(None);
         }
-        let (cert, key) = (etc.join(&config.cert), etc.join(&config.key));
-        let stamp = stamp([&cert, &key]);
-        let loaded = load(&cert, &key)?;
-        Ok(Some(Self { cert, key, current: Mutex::new(Current { stamp, config: loaded }) }))
+        let current = Mutex::new(Loaded::of(config.files(etc))?);
+        Ok(Some(Self { etc: etc.to_owned(), current }))
     }
 
     pub fn acceptor(&self) -> TlsAcceptor {
         self.current.lock().expect("no panic under this lock").config.clone().into()
     }
 
-    /// Looks whether the files have changed, and takes them if so, or if `anyway`.
-    pub fn refresh(&self, anyway: bool) -> Refreshed {
-        // Before they are read: what changes meanwhile is seen the next time.
-        let stamp = stamp([&self.cert, &self.key]);
-        {
+    /// Reads the files of a configuration that is on; nobody gets them yet. Errors as [`Self::open`].
+    pub fn read(&self, config: &Config) -> anyhow::Result<Loaded> {
+        Loaded::of(config.files(&self.etc))
+    }
+
+    /// New connections get these from now on.
+    pub fn put(&self, loaded: Loaded) {
+        *self.current.lock().expect("no panic under this lock") = loaded;
+    }
+
+    /// Looks whether the files have changed, and takes them if so.
+    pub fn refresh(&self) -> Refreshed {
+        let files = {
             let mut current = self.current.lock().expect("no panic under this lock");
-            if stamp == current.stamp && !anyway {
+            let stamp = current.files.stamp();
+            if stamp == current.stamp {
                 return Refreshed::Same;
             }
+            // What can't be used is tried once.
             current.stamp = stamp;
-        }
-        match load(&self.cert, &self.key) {
-            Ok(config) => {
-                self.current.lock().expect("no panic under this lock").config = config;
-                tracing::info!(cert = %self.cert.display(), "new connections get the certificate as it is now");
+            current.files.clone()
+        };
+        match Loaded::of(files) {
+            Ok(loaded) => {
+                tracing::info!(cert = %loaded.files.cert.display(), "new connections get the certificate as it is now");
+                self.put(loaded);
                 Refreshed::Changed
             }
             Err(error) => {
@@ -128,25 +230,13 @@ impl Tls {
 
     /// What is not as it should be and no reason to stop, with what to do.
     pub fn warning(&self) -> Option<(String, String)> {
-        let mode = std::fs::metadata(&self.key).ok()?.mode() & 0o7777;
-        let key = self.key.display();
+        let path = self.current.lock().expect("no panic under this lock").files.key.clone();
+        let mode = std::fs::metadata(&path).ok()?.mode() & 0o7777;
+        let key = path.display();
         (mode & 0o077 != 0).then(|| {
             (format!("http.tls.key: {key} may be read by others (mode {mode:04o})"), format!("chmod 600 {key}"))
         })
     }
-}
-
-fn load(cert: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
-    let chain = certificates("http.tls.cert", cert)?;
-    let private = PrivateKeyDer::from_pem_slice(&read("http.tls.key", key)?)
-        .map_err(|error| anyhow::anyhow!("http.tls.key: {} is no private key in PEM: {error}", key.display()))?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
-    let mut config = builder.with_single_cert(chain, private).with_context(|| {
-        format!("http.tls.cert and http.tls.key: {} and {} do not belong together", cert.display(), key.display())
-    })?;
-    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-    Ok(Arc::new(config))
 }
 
 fn certificates(what: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -185,15 +275,26 @@ mod tests {
         let (cert, key) = pair();
         std::fs::write(dir.path().join("cert.pem"), cert).unwrap();
         std::fs::write(dir.path().join("key.pem"), key).unwrap();
-        let config = Config { cert: "cert.pem".into(), key: "key.pem".into() };
+        let config = Config { cert: "cert.pem".into(), key: "key.pem".into(), ..Config::default() };
         (dir, config)
     }
 
     #[test]
     fn what_belongs_together_is_asked_for_by_key() {
-        let check = |cert: &str, key: &str| Config { cert: cert.into(), key: key.into() }.check().unwrap_err();
-        assert!(check("a", "").contains("http.tls.key is not"));
-        assert!(check("", "a").contains("http.tls.cert is not"));
+        let check = |cert: &str, key: &str, client_ca: &str, client_auth| {
+            let (cert, key, client_ca) = (cert.into(), key.into(), client_ca.into());
+            Config { cert, key, client_ca, client_auth }.check()
+        };
+        for (cert, key, ca, auth, want) in [
+            ("a", "", "", ClientAuth::Optional, "http.tls.key is not"),
+            ("", "a", "", ClientAuth::Optional, "http.tls.cert is not"),
+            ("", "", "a", ClientAuth::Optional, "http.tls.cert is not"),
+            ("a", "a", "", ClientAuth::Required, "http.tls.client-ca is not set"),
+        ] {
+            let error = check(cert, key, ca, auth).unwrap_err();
+            assert!(error.contains(want), "{error}");
+        }
+        check("a", "a", "a", ClientAuth::Required).unwrap();
         Config::default().check().unwrap();
         assert!(Tls::open(&Config::default(), Path::new("/")).unwrap().is_none());
     }
@@ -222,6 +323,8 @@ mod tests {
             (|c| c.key = "cert.pem".into(), "http.tls.key", "cert.pem", "no private key"),
             (|c| c.key = "large.pem".into(), "http.tls.key", "large.pem", "more than 1048576 bytes"),
             (|c| c.key = "other.pem".into(), "http.tls.key", "other.pem", "do not belong together"),
+            (|c| c.client_ca = "none.pem".into(), "http.tls.client-ca", "none.pem", "can't read"),
+            (|c| c.client_ca = "key.pem".into(), "http.tls.client-ca", "key.pem", "no certificate"),
         ] {
             let error = with(change);
             assert!(error.contains(key) && error.contains(file) && error.contains(why), "{error}");
@@ -234,26 +337,27 @@ mod tests {
         let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
         let current = || tls.current.lock().unwrap().config.clone();
         let first = current();
-        assert_eq!(tls.refresh(false), Refreshed::Same);
+        assert_eq!(tls.refresh(), Refreshed::Same);
         assert!(Arc::ptr_eq(&first, &current()));
 
         let (cert, key) = pair();
         // Half of a change: the key is still the one before.
         std::fs::write(dir.path().join("new.pem"), cert).unwrap();
         std::fs::rename(dir.path().join("new.pem"), dir.path().join("cert.pem")).unwrap();
-        assert_eq!(tls.refresh(false), Refreshed::Kept);
-        assert_eq!(tls.refresh(false), Refreshed::Same);
+        assert_eq!(tls.refresh(), Refreshed::Kept);
+        assert_eq!(tls.refresh(), Refreshed::Same);
         assert!(Arc::ptr_eq(&first, &current()));
         std::fs::write(dir.path().join("new.pem"), key).unwrap();
         std::fs::rename(dir.path().join("new.pem"), dir.path().join("key.pem")).unwrap();
-        assert_eq!(tls.refresh(false), Refreshed::Changed);
+        assert_eq!(tls.refresh(), Refreshed::Changed);
         let second = current();
         assert!(!Arc::ptr_eq(&first, &second));
 
-        assert_eq!(tls.refresh(true), Refreshed::Changed, "asked for, they are read anyway");
+        tls.put(tls.read(&config).unwrap());
+        assert!(!Arc::ptr_eq(&second, &current()), "asked for, they are read anyway");
         std::fs::remove_file(dir.path().join("key.pem")).unwrap();
-        assert_eq!(tls.refresh(false), Refreshed::Kept);
-        assert!(!Arc::ptr_eq(&second, &current()), "of before the key was gone");
+        assert!(tls.read(&config).is_err());
+        assert_eq!(tls.refresh(), Refreshed::Kept);
     }
 
     #[test]

@@ -63,11 +63,13 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let config = &host.config.http;
-    let times = Times {
-        head: Duration::from_secs(config.header_timeout_secs),
-        idle: Duration::from_secs(config.idle_timeout_secs),
-        write: Duration::from_secs(config.write_timeout_secs),
+    let times = {
+        let config = host.config.now();
+        Times {
+            head: Duration::from_secs(config.http.header_timeout_secs),
+            idle: Duration::from_secs(config.http.idle_timeout_secs),
+            write: Duration::from_secs(config.http.write_timeout_secs),
+        }
     };
     let pace = Pace::new(times, if version == Version::One { Kind::Single } else { Kind::Multiplexed });
     let stream = TokioIo::new(Patient::new(stream, times.write, pace.clone()));

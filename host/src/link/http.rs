@@ -12,7 +12,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 
 use super::Call;
 use super::bindings::front_end::astrid::http::types::{
-    Connection as WitConnection, Relay as WitRelay, Source as WitSource,
+    Certificate as WitCertificate, Connection as WitConnection, Relay as WitRelay, Source as WitSource,
 };
 use super::bindings::front_end::exports::astrid::http::handler::{Request as WitRequest, Response as WitResponse};
 use super::bindings::handler::astrid::bus::types::Gap;
@@ -44,6 +44,10 @@ pub fn to_wit(exchange: Exchange) -> WitRequest {
             address: exchange.connection.address.map(|a| a.to_string()),
             unix_uid: exchange.connection.unix_uid,
             tls: exchange.connection.tls,
+            certificate: exchange.connection.certificate.as_ref().map(|shown| WitCertificate {
+                fingerprint: shown.fingerprint.clone(),
+                common_name: shown.common_name.clone(),
+            }),
         },
     }
 }

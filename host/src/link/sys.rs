@@ -17,6 +17,7 @@ use crate::limit::{Rate, Refused};
 use crate::loader::{self, Applied, InstallError, Options, Overlap, Step};
 use crate::log::Query;
 use crate::meter::Usage;
+use crate::meter::ledger::Totals;
 use crate::{Boxed, buckets};
 
 impl log::Host for Call {
@@ -205,8 +206,57 @@ impl host::Host for Call {
     }
 
     async fn config(&mut self) -> wasmtime::Result<Vec<host::Setting>> {
-        let settings = self.host.config.settings().into_iter();
+        let settings = self.host.config.now().settings().into_iter();
         Ok(settings.map(|s| host::Setting { key: s.key, value: s.value, source: s.source.into() }).collect())
+    }
+
+    async fn reload_config(&mut self) -> wasmtime::Result<Result<Vec<host::Change>, String>> {
+        if self.turn.sender.rehearsal {
+            return Ok(Err("this is a rehearsal: nothing is changed".into()));
+        }
+        let host = self.host.clone();
+        let reloading = self.host.blocking.run(move || crate::reload::reload(&host));
+        let reloaded = self.turn.waited.around(reloading).await?;
+        let change = |c: crate::config::Change| host::Change {
+            key: c.key,
+            before: c.before,
+            value: c.value,
+            source: c.source.into(),
+            applied: c.applied,
+        };
+        Ok(reloaded
+            .map(|changes| changes.into_iter().map(change).collect())
+            .map_err(|error| format!("nothing was changed: {error:#}")))
+    }
+
+    async fn measure(&mut self, principals: u32) -> wasmtime::Result<host::Load> {
+        let (host, used) = (&self.host, self.host.meter.capsules());
+        let capsule = |(id, queue_bytes): (String, usize)| {
+            let used = used.iter().find(|(known, _)| **known == *id).map(|(_, totals)| *totals).unwrap_or_default();
+            host::CapsuleLoad {
+                id,
+                calls_total: used.calls,
+                fuel_total: used.fuel,
+                memory_peak_bytes: used.peak_memory_bytes,
+                queue_bytes: queue_bytes as u64,
+            }
+        };
+        let principal = |(id, totals): (PrincipalId, Totals)| host::PrincipalLoad {
+            principal: id.to_string(),
+            calls_total: totals.calls,
+            fuel_total: totals.fuel,
+            memory_peak_bytes: totals.peak_memory_bytes,
+            bus_bytes_total: totals.bus_bytes,
+        };
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(host::Load {
+            uptime_ms: u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            instances: host.pool.probe().instances,
+            instances_in_use: count(host.pool.in_use()),
+            calls_waiting: count(host.pool.waiting() as u64),
+            capsules: host.loader.queues().into_iter().map(capsule).collect(),
+            principals: host.meter.latest(principals.clamp(1, 1000) as usize).into_iter().map(principal).collect(),
+        })
     }
 
     async fn install(
@@ -289,6 +339,7 @@ impl host::Host for Call {
         let query = Query {
             capsule: query.capsule,
             level: query.level,
+            since_ms: query.since_ms,
             after: query.after,
             limit: query.limit.clamp(1, 1000) as usize,
         };

@@ -20,7 +20,7 @@ use crate::bus::typed::Typed;
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Responder, Sender};
 use crate::http::relay::{self, Output, Relayed, Relaying};
-use crate::http::{Body, Exchange, Mounted};
+use crate::http::{Body, Certificate, Exchange, Mounted};
 use crate::link::bindings::authenticator::exports::astrid::authority::authenticator as wit_authenticator;
 use crate::link::bindings::handler::astrid::bus::types::RefusalCode;
 use crate::link::{self, Turn};
@@ -135,6 +135,10 @@ impl Authenticator for Generation {
                 Presented::Unix { uid, owner } => {
                     wit_authenticator::Presented::Unix(wit_authenticator::UnixPeer { uid, owner })
                 }
+                Presented::Certificate(Certificate { fingerprint, common_name }) => {
+                    let shown = wit_authenticator::ClientCertificate { fingerprint, common_name };
+                    wit_authenticator::Presented::Certificate(shown)
+                }
             };
             let sender = self.nobody(Instant::now() + AUTHENTICATE);
             let turn = Turn::new(sender, Inbound::default());
@@ -170,10 +174,6 @@ fn inbound(exchange: &Exchange) -> Inbound {
 }
 
 impl Mounted for Generation {
-    fn max_body_bytes(&self) -> u64 {
-        self.manifest.http.as_ref().map_or(0, |http| http.max_body_bytes)
-    }
-
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
             let (cause, rehearsal) = (Some(exchange.cause.clone()), exchange.rehearsal);

@@ -61,7 +61,7 @@ fn judge(host: &Host, folder: &Path, entry: &Entry, packed: &Packed) -> Result<(
     let Packed { archive, found } = packed;
     if !record::is_applied(&host.store, &entry.name, &found.archive).map_err(|error| format!("{error:#}"))? {
         let source = trust::Source::Distro(folder.to_owned());
-        trust::judge(&host.config.trust, &host.home.trust(), &source, &found.archive, archive)?;
+        trust::judge(&host.config.now().trust, &host.home.trust(), &source, &found.archive, archive)?;
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::bus::typed::Types;
 use crate::bus::waiting::Place;
 use crate::bus::{Failure, Message, Note, Sender};
 use crate::host::Host;
-use crate::http::{Connection, Mounted, Whom};
+use crate::http::{Connection, Mount, Mounted, Room, Whom};
 use crate::journal::{Fact, Outcome};
 use crate::link::exports::Exports;
 use crate::link::{self, Call, Doing, Turn};
@@ -52,6 +52,8 @@ pub struct Generation {
     pub(super) tally: Arc<Tally>,
     pub(super) figures: Figures,
     pub(super) watch: Watch,
+    /// Its mounts, and what requests below them may be.
+    rooms: Vec<(String, Arc<Room>)>,
 }
 
 /// Handles of this capsule's series, looked up once.
@@ -138,12 +140,17 @@ impl Generation {
             peak_memory: histogram!("astrid_invocation_peak_memory_bytes", "capsule" => id.to_string()),
         };
         gauge!("astrid_capsule_generations", "capsule" => id.to_string()).increment(1);
-        let isolation = match host.config.runtime.isolation {
+        let isolation = match host.config.now().runtime.isolation {
             runtime::Isolation::Manifest => manifest.component.isolation,
             runtime::Isolation::Call => Isolation::Call,
         };
+        let rooms = manifest.http.iter().flat_map(|http| {
+            let room = |mount: &String| Room::new(http.body_bytes(mount), http.concurrent(mount));
+            http.mounts.iter().map(move |mount| (mount.clone(), room(mount)))
+        });
+        let rooms = rooms.collect();
         let tally = host.meter.capsule(&id);
-        let types = if host.config.bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
+        let types = if host.config.now().bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
         let exports = Exports::new(pre);
@@ -165,6 +172,7 @@ impl Generation {
             tally,
             figures,
             watch: Watch::default(),
+            rooms,
         }))
     }
 
@@ -202,10 +210,14 @@ impl Generation {
         Err(Failure::Denied(format!("the manifest of `{}` has no [[publish]] that covers {topic}", self.id)))
     }
 
-    /// Mounts of this generation: prefix and what serves it.
-    pub fn mounts(self: &Arc<Self>) -> Vec<(String, Arc<dyn Mounted>)> {
-        let mounts = self.manifest.http.iter().flat_map(|http| &http.mounts);
-        mounts.map(|prefix| (prefix.clone(), self.clone() as Arc<dyn Mounted>)).collect()
+    /// Mounts of this generation.
+    pub fn mounts(self: &Arc<Self>) -> Vec<Mount> {
+        let mount = |(prefix, room): &(String, Arc<Room>)| Mount {
+            prefix: prefix.clone(),
+            served: self.clone() as Arc<dyn Mounted>,
+            room: room.clone(),
+        };
+        self.rooms.iter().map(mount).collect()
     }
 
     /// Interceptions of this generation, in the manifest's order.

@@ -76,7 +76,7 @@ impl Loader {
             move || {
                 let (hash, archive) = read_archive(&path)?;
                 let source = trust::Source::of(&path);
-                let publisher = trust::judge(&host.config.trust, &host.home.trust(), &source, &hash, &archive)
+                let publisher = trust::judge(&host.config.now().trust, &host.home.trust(), &source, &hash, &archive)
                     .map_err(|why| InstallError::Untrusted(format!("{}: {why}", path.display())))?;
                 Ok((archive, publisher))
             }
@@ -326,7 +326,7 @@ impl Loader {
     ) {
         let before = self.installed(id).map(|(record, _)| record);
         if on_probation && before.is_some() {
-            live.0.watch.try_out(host.config.loader.rule());
+            live.0.watch.try_out(host.config.now().loader.rule());
         }
         let desk = live.1.as_ref().map(Runner::desk);
         let old = self.flip(host, id.to_owned(), record, Some(live));
@@ -342,7 +342,7 @@ impl Loader {
         if on_probation {
             standby.insert(id.to_owned(), (before, old.clone()));
         }
-        let (host, id, lasts) = (host.clone(), id.to_owned(), host.config.loader.rule().lasts);
+        let (host, id, lasts) = (host.clone(), id.to_owned(), host.config.now().loader.rule().lasts);
         tokio::spawn(async move {
             match old.watch.drained(DRAIN).await {
                 0 => tracing::info!(id, hash = old.hash, "the generation before has finished its calls"),

@@ -346,6 +346,16 @@ impl Loader {
         metrics::gauge!("astrid_capsules", "state" => "failed").set(failed);
     }
 
+    /// Every installed capsule with the bytes of publications that wait for its handlers, sorted by id.
+    pub fn queues(&self) -> Vec<(String, usize)> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let waiting = |state: &State| match state {
+            State::Live { routes, .. } => routes.first().map_or(0, |route| route.queued_bytes()),
+            State::Failed => 0,
+        };
+        capsules.iter().map(|(id, (_, state))| (id.clone(), waiting(state))).collect()
+    }
+
     /// A run loop holds an instance for as long as it lives, so there are only so many.
     fn room_for_loop(&self, host: &Host, manifest: &Manifest) -> Result<(), String> {
         if manifest.component.isolation != Isolation::Run {

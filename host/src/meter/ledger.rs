@@ -212,6 +212,18 @@ impl Ledger {
         self.shard(payer).get(payer).map_or_else(Totals::default, |account| account.totals)
     }
 
+    /// Those that did something last, the latest first, at most `most`. Looks at every account.
+    pub fn latest(&self, most: usize) -> Vec<(PrincipalId, Totals)> {
+        let mut latest: Vec<(Duration, PrincipalId, Totals)> = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().expect("no panic under this lock");
+            latest.extend(shard.iter().map(|(payer, account)| (account.last, payer.clone(), account.totals)));
+            latest.sort_unstable_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
+            latest.truncate(most);
+        }
+        latest.into_iter().map(|(_, payer, totals)| (payer, totals)).collect()
+    }
+
     fn shard(&self, payer: &PrincipalId) -> MutexGuard<'_, HashMap<PrincipalId, Account>> {
         let shard = self.hasher.hash_one(payer) as usize % SHARDS;
         self.shards[shard].lock().expect("no panic under this lock")
@@ -309,6 +321,19 @@ mod tests {
         assert_eq!(send(1, 0), Err(Wait(at(2001))));
         send(1, 2001).unwrap();
         assert_eq!(ledger.totals(&ada()).bus_bytes, 3001);
+    }
+
+    #[test]
+    fn those_that_did_something_last_come_first_and_only_so_many() {
+        let ledger = Ledger::default();
+        for n in 0..100 {
+            ledger.send(&other(n), None, u64::from(n), at(u64::from(n))).unwrap();
+        }
+        ledger.send(&ada(), None, 7, at(50)).unwrap();
+        let latest = ledger.latest(3);
+        let bytes: Vec<_> = latest.iter().map(|(payer, totals)| (payer.as_str(), totals.bus_bytes)).collect();
+        assert_eq!(bytes, [("p99", 99), ("p98", 98), ("p97", 97)]);
+        assert_eq!(ledger.latest(1000).len(), 101);
     }
 
     #[test]

@@ -177,6 +177,11 @@ impl Meter {
         capsules.iter().map(|(id, tally)| (id.clone(), tally.totals())).collect()
     }
 
+    /// The totals of those principals that did something last, the latest first, at most `most`.
+    pub fn latest(&self, most: usize) -> Vec<(PrincipalId, Totals)> {
+        self.ledger.latest(most)
+    }
+
     /// Judges a call before it is admitted: its bounds, how many of its lane may run, and its reservation of fuel, held
     /// until the charge is dropped.
     pub fn begin(self: &Arc<Self>, lane: &Lane, capsule: &Arc<Tally>, bounds: Bounds) -> Result<Charge, Wait> {

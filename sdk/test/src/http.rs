@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::bindings::astrid::http::types;
 use crate::engine::State;
-use crate::{Connection, Request, Response};
+use crate::{Certificate, Connection, Request, Response};
 
 impl types::Host for State {}
 
@@ -23,7 +23,7 @@ impl Request {
             query,
             headers: Vec::new(),
             body: Vec::new(),
-            connection: Connection { address: Some("127.0.0.1".into()), unix_uid: None, tls: false },
+            connection: Connection { address: Some("127.0.0.1".into()), unix_uid: None, tls: false, certificate: None },
         }
     }
 
@@ -65,9 +65,16 @@ impl Request {
         self.body("application/json", serde_json::to_vec(&body).expect("the test's own body is JSON"))
     }
 
+    /// Comes in over TLS, from a client that has shown this certificate.
+    pub fn with_certificate(mut self, fingerprint: &str, common_name: Option<&str>) -> Self {
+        let shown = Certificate { fingerprint: fingerprint.into(), common_name: common_name.map(Into::into) };
+        (self.connection.tls, self.connection.certificate) = (true, Some(shown));
+        self
+    }
+
     /// Comes in on the Unix socket, from a process of `uid`.
     pub fn from_unix(mut self, uid: u32) -> Self {
-        self.connection = Connection { address: None, unix_uid: Some(uid), tls: false };
+        self.connection = Connection { address: None, unix_uid: Some(uid), tls: false, certificate: None };
         self
     }
 }

@@ -52,14 +52,15 @@ pub use bindings::astrid::authority::registrar::{Quotas, Standing};
 pub use bindings::astrid::authority::sessions::Rejection;
 pub use bindings::astrid::bus::types::{Failure, Message, Refusal, RefusalCode};
 pub use bindings::astrid::env::env::{Field, Kind};
-pub use bindings::astrid::http::types::{Connection, Request, Response};
+pub use bindings::astrid::http::types::{Certificate, Connection, Request, Response};
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
-    Applied, Branding, Capability, Capsule as CapsuleRow, Direction, Distribution, EnvError, HostStatus, Icon,
-    InstallError, InstallOptions, Installed, LogLine, PrincipalUsage, Setting, Step, Topic, TopicType, Variable,
+    Applied, Branding, Capability, Capsule as CapsuleRow, CapsuleLoad, Change, Direction, Distribution, EnvError,
+    HostStatus, Icon, InstallError, InstallOptions, Installed, Load, LogLine, PrincipalLoad, PrincipalUsage, Setting,
+    Step, Topic, TopicType, Variable,
 };
 pub use bindings::astrid::sys::log::Level;
-pub use bindings::exports::astrid::authority::authenticator::{Identified, Presented, UnixPeer};
+pub use bindings::exports::astrid::authority::authenticator::{ClientCertificate, Identified, Presented, UnixPeer};
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
 pub use bindings::exports::astrid::capsule::state::Snapshot;
 pub use bindings::exports::astrid::http::relay::{Event, Output};

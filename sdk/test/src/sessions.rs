@@ -12,7 +12,7 @@ use crate::bindings::astrid::bus::bus::Options;
 use crate::bindings::astrid::bus::types::Failure;
 use crate::engine::State;
 use crate::stream::{Answer, Subscription};
-use crate::{Connection, Identified, Presented, UnixPeer};
+use crate::{ClientCertificate, Connection, Identified, Presented, UnixPeer};
 
 /// The uid of the user that "runs the host": a Unix connection with it is presented as the owner's.
 pub const OWNER_UID: u32 = 1000;
@@ -48,10 +48,17 @@ impl Sessions {
     ) -> Result<Identified, Rejection> {
         let presented = match credential {
             Credential::Bearer(token) => Presented::Bearer(token),
-            Credential::Connection => match connection.and_then(|c| c.unix_uid) {
-                Some(uid) => Presented::Unix(UnixPeer { uid, owner: uid == OWNER_UID }),
-                None => return Err(Rejection::Rejected),
-            },
+            Credential::Connection => {
+                let Some(connection) = connection else { return Err(Rejection::Rejected) };
+                match (connection.unix_uid, &connection.certificate) {
+                    (Some(uid), _) => Presented::Unix(UnixPeer { uid, owner: uid == OWNER_UID }),
+                    (None, Some(shown)) => Presented::Certificate(ClientCertificate {
+                        fingerprint: shown.fingerprint.clone(),
+                        common_name: shown.common_name.clone(),
+                    }),
+                    (None, None) => return Err(Rejection::Rejected),
+                }
+            }
         };
         match &mut self.authenticator {
             Some(authenticator) => authenticator(&presented),
@@ -216,7 +223,7 @@ mod tests {
             })),
             ..Sessions::default()
         };
-        let connection = |unix_uid| Connection { address: None, unix_uid, tls: false };
+        let connection = |unix_uid| Connection { address: None, unix_uid, tls: false, certificate: None };
         let mut ask = |uid| sessions.authenticate(Credential::Connection, Some(&connection(uid)));
         assert_eq!(ask(None), Err(Rejection::Rejected));
         assert_eq!(ask(Some(OWNER_UID)), Ok(Identified::new("default", 1)));

@@ -7,7 +7,8 @@ use wasmtime::Result as Wasm;
 use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
-    self, Applied, Capability, Capsule, Distribution, EnvError, HostStatus, InstallError, InstallOptions, Installed,
+    self, Applied, Capability, Capsule, Change, Distribution, EnvError, HostStatus, InstallError, InstallOptions,
+    Installed, Load,
     LogLine, LogQuery, PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::limit;
@@ -34,6 +35,9 @@ pub struct FakeHost {
     /// The topics of each known capsule.
     pub topics: BTreeMap<String, Vec<Topic>>,
     pub config: Vec<Setting>,
+    /// What the next reloads of the configuration answer.
+    pub reloaded: Result<Vec<Change>, String>,
+    pub load: Load,
     pub capabilities: Vec<Capability>,
     /// Queries are answered from these, oldest first.
     pub log_lines: Vec<LogLine>,
@@ -78,6 +82,15 @@ impl Default for FakeHost {
             usage: BTreeMap::new(),
             topics: BTreeMap::new(),
             config: Vec::new(),
+            reloaded: Ok(Vec::new()),
+            load: Load {
+                uptime_ms: 0,
+                instances: 0,
+                instances_in_use: 0,
+                calls_waiting: 0,
+                capsules: Vec::new(),
+                principals: Vec::new(),
+            },
             capabilities: Vec::new(),
             log_lines: Vec::new(),
             install: Err(InstallError::NotFound("the test set no answer to installs".into())),
@@ -110,6 +123,7 @@ impl FakeHost {
         let most = query.level.as_deref().map(severity);
         let wanted = |line: &&LogLine| {
             line.sequence > query.after
+                && line.time_ms >= query.since_ms
                 && query.capsule.as_ref().is_none_or(|capsule| *capsule == line.capsule)
                 && most.is_none_or(|most| severity(&line.level) <= most)
         };
@@ -197,6 +211,16 @@ impl host::Host for State {
         Ok(self.fakes.host.config.clone())
     }
 
+    fn reload_config(&mut self) -> Wasm<Result<Vec<Change>, String>> {
+        Ok(self.fakes.host.reloaded.clone())
+    }
+
+    fn measure(&mut self, principals: u32) -> Wasm<Load> {
+        let mut load = self.fakes.host.load.clone();
+        load.principals.truncate(principals as usize);
+        Ok(load)
+    }
+
     fn install(&mut self, path: String, options: InstallOptions) -> Wasm<Result<Installed, InstallError>> {
         self.fakes.host.installs.push((path, options));
         Ok(self.fakes.host.install.clone())
@@ -279,7 +303,8 @@ mod tests {
             ..FakeHost::default()
         };
         let ask = |capsule: Option<&str>, level: Option<&str>, after, limit| {
-            let query = LogQuery { capsule: capsule.map(Into::into), level: level.map(Into::into), after, limit };
+            let (capsule, level) = (capsule.map(Into::into), level.map(Into::into));
+            let query = LogQuery { capsule, level, since_ms: 0, after, limit };
             host.answer(&query).iter().map(|l| l.sequence).collect::<Vec<_>>()
         };
         assert_eq!(ask(None, None, 0, 1000), [1, 2, 3, 4]);

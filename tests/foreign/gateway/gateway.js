@@ -89,7 +89,9 @@ function authenticated(request) {
 /** A header that does not read is never passed over in favour of the connection. */
 function credentialOf(request) {
     const given = values(request, "authorization");
-    if (given.length === 0) return request.connection.unixUid === null ? null : { tag: "connection" };
+    const { unixUid, certificate } = request.connection;
+    const proves = (unixUid ?? certificate ?? null) !== null;
+    if (given.length === 0) return proves ? { tag: "connection" } : null;
     const bearer = given.length === 1 ? /^bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(given[0]) : null;
     return bearer === null ? null : { tag: "bearer", val: bearer[1] };
 }

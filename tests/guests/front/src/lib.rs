@@ -35,6 +35,7 @@ fn echo(request: Request) -> Response {
         "address": request.connection.address,
         "unix_uid": request.connection.unix_uid,
         "tls": request.connection.tls,
+        "certificate": request.connection.certificate.map(|shown| json!([shown.fingerprint, shown.common_name])),
     });
     Response::json(200, &body)
 }
