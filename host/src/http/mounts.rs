@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn mount(prefix: &str) -> Mount<str> {
-        Mount { prefix: prefix.to_owned(), served: Arc::from(prefix), room: Room::new(1, None) }
+        Mount { prefix: prefix.into(), served: Arc::from(prefix), room: Room::new(1, None) }
     }
 
     #[test]
