@@ -2,12 +2,12 @@
 
 use astrid_sdk_test::{
     Applied, Branding, Capability, Capsule, CapsuleLoad, CapsuleRow, Change, Direction, Distribution, EnvError, Field,
-    HostStatus, Icon, InstallError, Installed, Kind, Load, LogLine, PrincipalLoad, PrincipalUsage, Refusal, RefusalCode,
-    Setting, Step, Topic, TopicType, Variable,
+    HostStatus, Icon, InstallError, Installed, Kind, Load, LogLine, PrincipalLoad, PrincipalUsage, Refusal,
+    RefusalCode, Setting, Step, Topic, TopicType, Variable,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 22] = [
+const HANDLERS: [&str; 24] = [
     "status",
     "logs",
     "shutdown",

@@ -123,7 +123,8 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     };
     let (bytes_in, whom) = (body.len() as u64, Whom::default());
     let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
-    let exchange = Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
+    let exchange =
+        Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
     let answer = mount.served.serve(exchange).await.unwrap_or_else(|failure| {
         tracing::warn!(request = &*cause.id, failure = failure.kind(), "a mount gave no answer");
         own::from_failure(failure)

@@ -213,7 +213,7 @@ impl Generation {
     /// Mounts of this generation.
     pub fn mounts(self: &Arc<Self>) -> Vec<Mount> {
         let mount = |(prefix, room): &(String, Arc<Room>)| Mount {
-            prefix: prefix.clone(),
+            prefix: prefix.as_str().into(),
             served: self.clone() as Arc<dyn Mounted>,
             room: room.clone(),
         };

@@ -8,8 +8,7 @@ use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
     self, Applied, Capability, Capsule, Change, Distribution, EnvError, HostStatus, InstallError, InstallOptions,
-    Installed, Load,
-    LogLine, LogQuery, PrincipalUsage, Setting, Step, Topic,
+    Installed, Load, LogLine, LogQuery, PrincipalUsage, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::limit;
 use crate::bindings::astrid::sys::log::{self, Level};
