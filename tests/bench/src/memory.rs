@@ -37,7 +37,7 @@ pub(crate) fn live(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let (work, kinds) = (setup.capsule("work"), kinds()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let host = runtime.block_on(library::host(setup, "memory", &work, &[]))?;
-    let pool = Pool::new(&host.config.runtime.pool())?;
+    let pool = Pool::new(&host.config.now().runtime.pool())?;
     let engine = pool.engine(Concurrency::Without)?;
     let bare = [Bare::new(&engine, &work, "echo", true)?, Bare::new(&engine, &work, "json", true)?];
     // Whatever is alive stays alive until the end: memory that somebody left behind would count as nobody's.
