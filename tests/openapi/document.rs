@@ -198,7 +198,38 @@ fn own_schemas(types: &Types) -> Vec<(String, Value)> {
         "reason": { "type": "string", "description": "One sentence for people. A 401 has none." },
         "retry_after_secs": { "type": "integer", "minimum": 1, "description": "With 429 and 503." },
     });
+    let session = || json!({ "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9_-]+$" });
     let own = [
+        (
+            "prompt",
+            object(
+                json!({
+                    "text": { "type": "string", "minLength": 1, "maxLength": 32_768, "pattern": "\\S", "description": "At most 32 KiB." },
+                    "session_id": {
+                        "anyOf": [session(), { "type": "null" }],
+                        "description": "Goes on with this session; a new one unless given.",
+                    },
+                    "context": { "type": ["object", "null"], "description": "For the agent, as it is." },
+                }),
+                &["text"],
+                "What an agent is asked.",
+            ),
+        ),
+        (
+            "prompt-ready",
+            object(
+                json!({ "session_id": session(), "principal": { "type": "string" } }),
+                &["session_id", "principal"],
+                "Whose prompt it is.",
+            ),
+        ),
+        (
+            "prompt-event",
+            json!({
+                "type": "object", "properties": { "session_id": session() }, "required": ["session_id"],
+                "description": "As the agent says it.",
+            }),
+        ),
         ("any", json!({ "description": "Any JSON value." })),
         ("document", json!({ "type": "object", "description": "A document of OpenAPI 3.1." })),
         ("me", me),

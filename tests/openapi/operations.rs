@@ -79,6 +79,7 @@ pub(crate) const TAGS: &[(&str, &str)] = &[
     ("capsules", "What is installed, and what becomes of it."),
     ("environment", "What capsules are told from outside."),
     ("audit", "What has happened, as it was recorded."),
+    ("agent", "What somebody asks the agent that is installed, and what comes of it."),
     ("host", "The host process itself."),
     ("bus", "Messages of any topic, for capsules that have no routes of their own."),
 ];
@@ -262,6 +263,34 @@ fn devices() -> Vec<Operation> {
             Nothing,
         )
         .notes("The sessions that began with it end, and the principal's open streams.")
+        .refuses(&[404]),
+        op(
+            "GET /api/sys/principals/{principal}/certificates",
+            "listCertificates",
+            "devices",
+            "The certificates that stand for a principal",
+            json!({}),
+            Json(json!({ "certificates": [{ "fingerprint": HASH, "label": "build", "added_at_epoch": NOW }] })),
+        )
+        .refuses(&[404]),
+        op(
+            "POST /api/sys/principals/{principal}/certificates",
+            "bindCertificate",
+            "devices",
+            "Let a client certificate stand for a principal",
+            json!({ "fingerprint": HASH, "label": "build", "scope": ["self:quota:get"] }),
+            Json(json!({ "fingerprint": HASH, "label": "build", "scope": ["self:quota:get"], "added_at_epoch": NOW })),
+        )
+        .notes("Whoever shows it over TLS, and no bearer, is that principal.")
+        .refuses(&[404, 409]),
+        op(
+            "DELETE /api/sys/principals/{principal}/certificates/{fingerprint}",
+            "removeCertificate",
+            "devices",
+            "A certificate stands for a principal no more",
+            json!({ "fingerprint": HASH }),
+            Nothing,
+        )
         .refuses(&[404]),
     ]
 }
@@ -577,7 +606,7 @@ fn host() -> Vec<Operation> {
             "readLogs",
             "host",
             "Log lines, oldest first",
-            json!({ "capsule": "gateway", "level": "warn", "after": 0, "limit": 200 }),
+            json!({ "capsule": "gateway", "level": "warn", "since": NOW * 1000, "after": 0, "limit": 200 }),
             Json(json!({ "lines": [{
                 "sequence": 17, "time_ms": NOW * 1000, "level": "warn", "capsule": "gateway", "message": "no other origin is let in",
             }] })),
@@ -608,6 +637,19 @@ fn host() -> Vec<Operation> {
         .notes("A signed note of C2SP tlog-checkpoint. Requires `audit:read_all`.")
         .refuses(&[404]),
         op(
+            "GET /api/sys/audit/proofs",
+            "proveFacts",
+            "audit",
+            "Facts as the log attests them, each with its inclusion proof",
+            json!({ "from": 0, "size": 42, "limit": 100 }),
+            Json(json!({
+                "entries": [{ "index": 41, "fact": "{\"id\":\"01k2x\"}", "proof": ["qINS1GRFhWHwdkUeqLEoP4yEMkTBBzxBkGwGQlVlVcs="] }],
+                "size": 42,
+            })),
+        )
+        .notes("One's own; everybody's with `audit:read_all`. Without `size` the newest checkpoint comes with them.")
+        .refuses(&[404]),
+        op(
             "GET /api/sys/audit/tile/{+path}",
             "readTile",
             "audit",
@@ -635,6 +677,27 @@ fn host() -> Vec<Operation> {
         )
         .own(200, None, None),
         op(
+            "POST /api/agent/prompt",
+            "promptAgent",
+            "agent",
+            "Prompt the agent that is installed, and follow what comes of it",
+            json!({ "text": "What is new?", "session_id": "morning", "context": { "language": "en" } }),
+            Events(&[
+                ("ready", "gateway.prompt-ready", "First: somebody has taken the prompt."),
+                ("delta", "gateway.prompt-event", "A piece of the answer, in order."),
+                ("session_changed", "gateway.prompt-event", "The agent's session has changed."),
+                ("elicit", "gateway.prompt-event", "The agent asks something; with `approval`, a request for approval waits."),
+                ("response", "gateway.prompt-event", "The answer, which ends the stream."),
+                ("gap", "gateway.gap", "At least so many messages are missing here, of whatever session."),
+                ("error", "gateway.problem", "The last event, where there is no response."),
+            ]),
+        )
+        .notes(
+            "Requires `agent:prompt`; about oneself `self:agent:prompt` is enough. A comment comes after 15 s of silence. It ends \
+             with its session, or when its principal's standing changes.",
+        )
+        .own(200, Some("gateway.prompt"), None),
+        op(
             "GET /api/sys/capabilities",
             "listCapabilities",
             "host",
@@ -656,6 +719,36 @@ fn host() -> Vec<Operation> {
             json!({}),
             Json(json!({ "settings": [{ "key": "http.listen", "value": "\"127.0.0.1:2787\"", "source": "default" }] })),
         ),
+        op(
+            "POST /api/sys/config/reload",
+            "reloadConfig",
+            "host",
+            "Read the configuration again",
+            json!({}),
+            Json(json!({ "changes": [{
+                "key": "log.level", "before": "\"info\"", "value": "\"debug\"", "source": "file", "applied": true,
+            }] })),
+        )
+        .notes("What does not read or is out of bounds is a 400, and changes nothing."),
+        op(
+            "GET /api/sys/load",
+            "showLoad",
+            "host",
+            "What capsules and principals have used",
+            json!({ "limit": 100 }),
+            Json(json!({
+                "uptime_ms": 3_600_000, "instances": 1000, "instances_in_use": 2, "calls_waiting": 0,
+                "capsules": [{
+                    "id": "notes", "calls_total": 17, "fuel_total": 1_000_000, "memory_peak_bytes": 1_048_576,
+                    "queue_bytes": 0,
+                }],
+                "principals": [{
+                    "principal": "ada", "calls_total": 17, "fuel_total": 1_000_000, "memory_peak_bytes": 1_048_576,
+                    "bus_bytes_total": 4096,
+                }],
+            })),
+        )
+        .notes("Totals begin with the host's process."),
         op("POST /api/sys/shutdown", "shutDown", "host", "Drain and end the host", json!({}), Json(json!({}))),
     ]
 }
@@ -683,6 +776,7 @@ fn capsules() -> Vec<Operation> {
                 "previous_version": "1.0.0", "wasm_hash": HASH, "env_path": "/api/capsules/notes/env",
                 "env_needs_prompt": false,
                 "missing_imports": [{ "namespace": "translate", "interface": "translate.v1.text", "requirement": "handler" }],
+                "export_conflicts": [{ "interface": "/api/notes", "existing_capsule": "gateway" }],
                 "asks": ["bus:send:identity:v1:me"], "grants": ["bus:send:identity:v1:me"], "publisher": "acme",
             })),
         )
