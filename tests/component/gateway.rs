@@ -868,7 +868,7 @@ fn strangers_have_as_many_attempts_as_it_says_on_all_public_routes_together_and_
 }
 
 #[test]
-fn what_the_host_says_of_itself_costs_strangers_no_attempt_and_the_document_asks_nobody() {
+fn what_the_host_says_of_itself_costs_strangers_no_attempt_and_they_have_ten_looks_for_one() {
     let mut gateway = gateway();
     gateway.set_distribution_env("PUBLIC_INTERVAL_MS", "10000");
     gateway.set_distribution_env("PUBLIC_BURST", "1");
@@ -878,7 +878,7 @@ fn what_the_host_says_of_itself_costs_strangers_no_attempt_and_the_document_asks
         request.connection.address = Some("203.0.113.9".into());
         request
     };
-    for _ in 0..3 {
+    for _ in 0..5 {
         assert_eq!(
             send(&mut gateway, from("GET", "/api/distribution").bearer("wrong")).json(),
             json!({ "id": "notes" })
@@ -887,8 +887,15 @@ fn what_the_host_says_of_itself_costs_strangers_no_attempt_and_the_document_asks
         assert_eq!((document.status, document.header("content-type")), (200, Some("application/json")));
         assert_eq!(document.json()["openapi"], "3.1.0");
     }
-    assert_eq!(gateway.requested().len(), 3);
+    assert_eq!(gateway.requested().len(), 5, "the document asks nobody");
     assert!(gateway.requested().iter().all(|message| message.principal == "anonymous"));
+    for path in ["/api/distribution", "/api/distribution/onboarding", "/api/openapi.json"] {
+        let limited = send(&mut gateway, from("GET", path));
+        assert_error(&limited, 429, "rate_limited");
+        assert_eq!(limited.header("retry-after"), Some("1"));
+    }
+    assert_ne!(send(&mut gateway, from("POST", "/api/auth/login")).status, 429);
+    gateway.advance(1);
     assert_error(&send(&mut gateway, from("GET", "/api/openapi.json?x=1")), 400, "bad_request");
     assert_error(&send(&mut gateway, from("POST", "/api/openapi.json")), 405, "method_not_allowed");
 }

@@ -30,7 +30,7 @@ const PROBLEMS: [(u16, &str, &str); 13] = [
     (409, "conflict", "It exists already, or stands against what is there."),
     (413, "payload_too_large", "The body, or an answer on the bus, is above its limit."),
     (415, "unsupported_media_type", "The body is not labelled as JSON, or has a content-encoding."),
-    (429, "rate_limited", "Too many attempts from this address."),
+    (429, "rate_limited", "Too many requests from this address without a session."),
     (500, "internal", "A handler met a state that should not be."),
     (502, "unavailable", "A capsule that the route needs is missing or failed."),
     (503, "overloaded", "There is no room now, or a rate of the principal is used up."),
@@ -438,8 +438,7 @@ fn own_parameter(name: &str) -> (Value, &'static str, Option<Value>) {
 fn description(route: &Route, about: &Operation, topic: Option<&Topic>) -> String {
     let required = topic.map(|topic| topic.requires.join("` and `")).unwrap_or_default();
     let right = match (route.auth, required.as_str()) {
-        (Auth::Public, _) => "For everybody.".into(),
-        (Auth::Attempt, _) => "For everybody, and so often in a second for an address.".into(),
+        (Auth::Public | Auth::Attempt, _) => "For everybody, as often as an address may without a session.".into(),
         (Auth::Bearer, "") if about.notes.contains("Requires `") => String::new(),
         (Auth::Bearer, "") => "For everybody with a session.".into(),
         (Auth::Bearer, required) => match route.action {
@@ -458,7 +457,7 @@ fn responses(route: &Route, about: &Operation, topic: Option<&Topic>, status: u1
         statuses.extend([403, 500]);
     }
     match route.auth {
-        Auth::Public => {}
+        Auth::Public => drop(statuses.insert(429)),
         Auth::Attempt => statuses.extend([401, 429]),
         Auth::Bearer => drop(statuses.insert(401)),
     }

@@ -54,6 +54,11 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
             "fingerprint",
             json!({ "pattern": "^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31})$" }),
         ),
+        (
+            "identity.certificates.remove-request",
+            "fingerprint",
+            json!({ "pattern": "^([0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31})$" }),
+        ),
         ("identity.certificates.bind-request", "label", long(128)),
         ("identity.certificates.bind-request", "scope", capabilities(1, 32)),
         ("identity.quotas.quotas", "max_timeout_secs", number(0, 86_400)),

@@ -102,7 +102,7 @@ impl Problem {
         let retry_after_secs = Some(milliseconds.div_ceil(1000).max(1));
         Self {
             retry_after_secs,
-            ..Self::new(Kind::RateLimited, "too many attempts from this address; try again later")
+            ..Self::new(Kind::RateLimited, "too many requests from this address without a session; try again later")
         }
     }
 

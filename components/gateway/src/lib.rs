@@ -73,8 +73,8 @@ fn prompt_idle() -> u64 {
     })
 }
 
-/// Counts an attempt by somebody who has no credential yet.
-fn throttled(request: &Request) -> Result<(), Problem> {
+/// Counts an attempt or a look by somebody who has no credential yet.
+fn throttled(request: &Request, auth: Auth) -> Result<(), Problem> {
     let Some(key) = throttle::key(&request.connection) else { return Ok(()) };
     let rate = Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref());
     let rate = rate.unwrap_or_else(|why| {
@@ -82,6 +82,10 @@ fn throttled(request: &Request) -> Result<(), Problem> {
         Some(Rate::DEFAULT)
     });
     let Some(rate) = rate else { return Ok(()) };
+    let (key, rate) = match auth {
+        Auth::Public => (format!("look {key}"), rate.of_looks()),
+        Auth::Attempt | Auth::Bearer => (key, rate),
+    };
     match limit::take(&key, rate.interval_ms, rate.burst) {
         Ok(()) => Ok(()),
         Err(limit::Refusal::Later(milliseconds)) => Err(Problem::rate_limited(milliseconds)),
@@ -95,9 +99,8 @@ fn answer(found: Found<'_>, request: &Request) -> Result<Response, Problem> {
         Found::Options(allow) => return Ok(Response::new(204).with_header("allow", allow)),
     };
     let session = match matched.route.auth {
-        Auth::Public => None,
-        Auth::Attempt => {
-            throttled(request)?;
+        auth @ (Auth::Public | Auth::Attempt) => {
+            throttled(request, auth)?;
             None
         }
         Auth::Bearer => Some(session(request)?),

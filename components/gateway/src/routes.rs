@@ -5,9 +5,9 @@ use crate::errors::Problem;
 /// Who may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// Everybody, as `anonymous`.
+    /// Everybody, as `anonymous`: a look at what the host says of itself.
     Public,
-    /// As `Public`, and counted: an attempt to become somebody.
+    /// As `Public`: an attempt to become somebody, of which an address has fewer.
     Attempt,
     /// Whoever has a session.
     Bearer,

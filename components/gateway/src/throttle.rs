@@ -1,4 +1,5 @@
-//! How often an address may try what needs no credential but a token, a key or a challenge: all public routes together.
+//! How often an address may try what needs no credential but a token, a key or a challenge, all such routes together; and
+//! how often it may look at what the host says of itself. Both are calls that everybody's strangers share one account for.
 //! Whoever is on the Unix socket is the host's own user, and is not counted.
 
 use std::net::IpAddr;
@@ -8,6 +9,11 @@ use astrid_sdk::http::Connection;
 /// The fields of `[env]`: the time for one more attempt, 0 for no limit, and how many there may be at once.
 pub const INTERVAL: &str = "PUBLIC_INTERVAL_MS";
 pub const BURST: &str = "PUBLIC_BURST";
+
+/// How many looks there are for one attempt, at once and later.
+const LOOKS: u32 = 10;
+/// The most at once that the host takes.
+const MOST: u32 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -25,8 +31,13 @@ impl Rate {
     /// What is wrong with which field, and what to write instead.
     pub fn read(interval: Option<&str>, burst: Option<&str>) -> Result<Option<Self>, String> {
         let interval_ms = number(INTERVAL, interval, 0, 86_400_000)?.unwrap_or(Self::DEFAULT.interval_ms);
-        let burst = number(BURST, burst, 1, 1_000_000)?.unwrap_or(Self::DEFAULT.burst);
+        let burst = number(BURST, burst, 1, MOST)?.unwrap_or(Self::DEFAULT.burst);
         Ok((interval_ms > 0).then_some(Self { interval_ms, burst }))
+    }
+
+    /// The rate of looks at what the host says of itself where this is that of attempts.
+    pub fn of_looks(self) -> Self {
+        Self { interval_ms: self.interval_ms.div_ceil(LOOKS), burst: self.burst.saturating_mul(LOOKS).min(MOST) }
     }
 }
 
@@ -82,5 +93,12 @@ mod tests {
             let why = Rate::read(interval, burst).unwrap_err();
             assert!(why.contains(field) && why.contains("write a whole number"), "{why}");
         }
+    }
+
+    #[test]
+    fn there_are_ten_looks_for_an_attempt_within_what_the_host_takes() {
+        assert_eq!(Rate::DEFAULT.of_looks(), Rate { interval_ms: 100, burst: 50 });
+        let most = Rate { interval_ms: 1, burst: MOST };
+        assert_eq!(most.of_looks(), most);
     }
 }
