@@ -193,7 +193,7 @@ const TABLE_BOMB: &str = r#"(component
         (memory (export "memory") 1)
         (table $t 0 funcref)
         (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
-        (func (export "handle") (param i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (func (export "handle") (param i32) (result i32)
             (local $n i32) (local $at i32)
             (loop $more
                 (br_if $more (i32.ne (table.grow $t (ref.null func) (i32.const 100)) (i32.const -1))))
@@ -217,7 +217,7 @@ const TABLE_BOMB: &str = r#"(component
         (export "refusal" (type (eq $r')))
         (type $m' (record (field "id" u64) (field "topic" string) (field "principal" string) (field "sender" string)
             (field "target" (option string)) (field "remaining-ms" u32) (field "streams" bool)
-            (field "payload" (list u8))))
+            (field "cause" (option string)) (field "traceparent" (option string)) (field "payload" (list u8))))
         (export "message" (type (eq $m')))))
     (alias export $types "message" (type $message))
     (alias export $types "refusal" (type $refusal))
