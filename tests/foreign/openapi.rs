@@ -11,7 +11,7 @@ use astrid_tests::http::Request;
 use astrid_tests::pack;
 use serde_json::json;
 
-/// Operations that end the host, the capsule that serves the tester or its own session, or that never end themselves. It
+/// Operations that end the host, the capsule that serves the tester or its own session, that never end themselves, or that need an agent. It
 /// finds the names of what there is in other answers.
 const LEFT_OUT: [&str; 7] =
     ["shutDown", "removeCapsule", "rotateSessionKey", "endSession", "removeDevice", "followFacts", "promptAgent"];

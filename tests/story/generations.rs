@@ -516,7 +516,7 @@ async fn the_distribution_in_the_program_starts_in_safe_mode_whatever_has_become
     assert!(ended.stderr.contains("Distro.toml"), "{ended:?}");
 
     // Nobody has to vouch for what is the program's own.
-    let daemon = home.start_program(&program, &["--safe-mode", "--set", "trust.distribution=require"]);
+    let daemon = home.start_program(&program, &["--safe-mode", "--set", "trust.distro=require"]);
     assert!(daemon.stderr().contains("the distribution in this program"), "{}", daemon.stderr());
     assert_eq!(version(&daemon, "gateway").await, "0.1.0");
     assert_well(&daemon).await;
