@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use astrid_gateway::logs;
 use astrid_gateway::routes::{Action, Auth, Body, ROUTES, Route, Value as Kind};
 use serde_json::{Map, Value, json};
 
@@ -302,6 +303,7 @@ fn topic_of(action: Action) -> Option<(&'static str, u16)> {
         | Action::Change(topic, status)
         | Action::Presented(topic, status) => Some((topic, status)),
         Action::Listed(topic) | Action::Bytes(topic, _) => Some((topic, 200)),
+        Action::Logs => Some((logs::LOGS, 200)),
         _ => None,
     }
 }
@@ -331,7 +333,7 @@ fn operation(route: &Route, about: &Operation, types: &Types) -> Value {
     for (name, kind) in route.query {
         parameters.push(parameter(name, "query", &mut payload, &mut takes, Some(*kind)));
     }
-    if matches!(route.action, Action::Events) {
+    if matches!(route.action, Action::Events | Action::Logs) {
         parameters.push(json!({
             "name": "last-event-id", "in": "header", "description": "The id of the last event that was read: goes on behind it.",
             "schema": { "type": "string", "pattern": "^[0-9]{1,19}$" }, "example": "41",
@@ -429,6 +431,11 @@ fn own_parameter(name: &str) -> (Value, &'static str, Option<Value>) {
             (json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]*$", "maxLength": 64 }), "The id of a capsule.", None)
         }
         "field" => (json!({ "type": "string" }), "A field of its environment.", None),
+        "follow" => (
+            json!({ "type": "boolean" }),
+            "Goes on with lines as they are written, as server-sent events `line`, `gap` and `error`.",
+            Some(json!(false)),
+        ),
         "fingerprint" => (pattern("^[0-9A-Fa-f]{32}$"), "The name of a key or a token.", None),
         "id" => (pattern("^[0-9a-f]{32}$"), "The id of a request or an approval.", None),
         _ => (json!({ "type": "string" }), "", None),
@@ -502,6 +509,10 @@ fn success(about: &Operation, topic: Option<&Topic>, status: u16, types: &Types)
                 (None, None) => panic!("{}: nothing says what it answers", about.route),
             };
             let mut content = json!({ "application/json": { "schema": schema, "example": example } });
+            if about.route == "GET /api/sys/logs" {
+                content["text/event-stream"] =
+                    json!({ "schema": { "type": "string" }, "example": "event: line\ndata: {}\n\n" });
+            }
             if about.own.is_some_and(|own| own.answer == Some("gateway.any")) {
                 content["application/octet-stream"] = json!({ "schema": { "type": "string", "format": "binary" } });
             }

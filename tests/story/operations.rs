@@ -11,12 +11,12 @@ use std::time::Instant;
 use astrid_host::observe::{Kind, SERIES};
 use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
-use astrid_tests::http::{Request, raw};
+use astrid_tests::http::{Request, Streaming, raw};
 use astrid_tests::pack;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::{assert_well, bus, install, install_guests, join, key, public_hex, until};
 
@@ -285,4 +285,37 @@ fn every_metric_of_the_sample_alerts_exists_and_prometheus_takes_them() {
             Err(_) => eprintln!("promtool is not installed; only the names were checked"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_is_followed_as_it_is_written_from_where_a_reader_was() {
+    let daemon = Daemon::start();
+    let follow = |last: Option<&str>| {
+        let request = Request::get("/api/sys/logs?follow=true&capsule=system&level=info");
+        last.map_or(request.clone(), |last| request.header("last-event-id", last))
+    };
+    let open = async |request| Streaming::open(UnixStream::connect(daemon.socket()).await.unwrap(), request).await;
+    let line = async |stream: &mut Streaming, wanted: &str| loop {
+        let event = stream.next().await.unwrap().expect("it goes on");
+        if event.contains(wanted) {
+            assert!(event.contains("event: line\n"), "{event}");
+            return event.strip_prefix("id: ").unwrap().split('\n').next().unwrap().to_owned();
+        }
+    };
+    install_guests(&daemon, &["echo"]);
+    let mut stream = open(follow(None)).await;
+    assert_eq!(stream.status, 200);
+    let first = line(&mut stream, "installed echo").await;
+    install_guests(&daemon, &["trap"]);
+    let second = line(&mut stream, "installed trap").await;
+    assert!(second.parse::<u64>().unwrap() > first.parse().unwrap(), "{first} {second}");
+    drop(stream);
+    install_guests(&daemon, &["counter"]);
+    let mut stream = open(follow(Some(&second))).await;
+    let event = stream.next().await.unwrap().expect("what was missed");
+    assert!(event.contains("installed counter"), "{event}");
+
+    // Whoever may not read it may not follow it.
+    let ada = join(&daemon, "agent", "ada", 7).await;
+    daemon.tcp(follow(None).bearer(&ada.bearer)).await.refusal(403, "forbidden");
 }

@@ -13,6 +13,7 @@ pub mod cors;
 pub mod credential;
 pub mod errors;
 pub mod events;
+pub mod logs;
 pub mod openapi;
 pub mod plan;
 pub mod prompt;
@@ -28,6 +29,7 @@ use astrid_sdk::{env, limit, log};
 
 use cors::Origins;
 use errors::{Asked, Problem};
+use logs::Follower;
 use plan::Plan;
 use prompt::Followed;
 use routes::{Auth, Found};
@@ -129,6 +131,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
         | Plan::Listed { .. }
         | Plan::Bytes { .. }
         | Plan::Events { .. }
+        | Plan::Logs { .. }
         | Plan::Prompt(_)
         | Plan::BusRequest { .. }
         | Plan::BusPublish { .. } => Err(Problem::unauthorized()),
@@ -163,6 +166,7 @@ fn on_behalf(session: &Session, request: &Request, plan: Plan) -> Result<Respons
             Ok(respond::bytes(content_type, bytes))
         }
         Plan::Events { from } => events::open(session, from),
+        Plan::Logs { query, from } => logs::open(session, query, from),
         Plan::Document => Ok(respond::bytes("application/json", openapi::DOCUMENT.into())),
         Plan::Prompt(prompt) => prompt.open(session, request, prompt_idle()),
         Plan::BusRequest { topic, payload, options } => {
@@ -191,8 +195,11 @@ fn listed(session: &Session, topic: &str, payload: &[u8]) -> Result<Vec<u8>, Fai
 
 /// The bytes of a stream, of whichever kind its context is.
 fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
-    match Followed::read(&context) {
-        Some(followed) => followed.relay(events),
+    if let Some(followed) = Followed::read(&context) {
+        return followed.relay(events);
+    }
+    match Follower::read(&context) {
+        Some(follower) => follower.relay(events),
         None => events::relay(context, events),
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json};
 use crate::credential;
 use crate::errors::Problem;
 use crate::events;
+use crate::logs;
 use crate::prompt::Prompt;
 use crate::routes::{Action, Body, Matched, Value};
 use crate::uri;
@@ -46,6 +47,10 @@ pub enum Plan {
     },
     /// From this index, else from what is recorded next.
     Events {
+        from: Option<u64>,
+    },
+    Logs {
+        query: Map<String, Json>,
         from: Option<u64>,
     },
     Document,
@@ -88,6 +93,10 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         Action::Listed(topic) => Plan::Listed { topic, payload: written(arguments) },
         Action::Bytes(topic, content_type) => Plan::Bytes { topic, payload: written(arguments), content_type },
         Action::Events => Plan::Events { from: events::resumed(request)? },
+        Action::Logs => match arguments.remove("follow") {
+            Some(Json::Bool(true)) => Plan::Logs { query: arguments, from: events::resumed(request)? },
+            _ => Plan::Request { topic: logs::LOGS, payload: written(arguments), success: 200 },
+        },
         Action::Document => Plan::Document,
         Action::Prompt => Plan::Prompt(Prompt::read(&body.unwrap_or_default())?),
         Action::BusRequest => Plan::BusRequest {

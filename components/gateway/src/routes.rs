@@ -56,6 +56,8 @@ pub enum Action {
     Bytes(&'static str, &'static str),
     /// The facts as they are recorded, as server-sent events.
     Events,
+    /// Log lines: a request, or, with `follow`, server-sent events.
+    Logs,
     /// The description of this surface.
     Document,
     /// A prompt, and what comes of it as server-sent events.
@@ -84,6 +86,7 @@ const LOGS: &[(&str, Value)] = &[
     ("since", Value::Number),
     ("after", Value::Number),
     ("limit", Value::Number),
+    ("follow", Value::Flag),
 ];
 const LOAD: &[(&str, Value)] = &[("limit", Value::Number)];
 const AUDIT: &[(&str, Value)] = &[
@@ -117,7 +120,7 @@ const fn route(
 
 #[rustfmt::skip]
 pub const ROUTES: [Route; 71] = {
-    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Me, Presented, Prompt, Topic};
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Logs, Me, Presented, Prompt, Topic};
     use Auth::{Attempt, Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -164,7 +167,7 @@ pub const ROUTES: [Route; 71] = {
         route("PUT",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Json,      Change("identity.v1.quota.set", 200)),
         route("GET",    "/api/sys/principals/{principal}/usage",  Bearer, &[], Nothing,   About("system.v1.usage", 200)),
         route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
-        route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Topic("system.v1.logs", 200)),
+        route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Logs),
         route("GET",    "/api/sys/audit",                 Bearer, AUDIT,   Nothing,       Topic("audit.v1.query", 200)),
         route("GET",    "/api/sys/audit/checkpoint",      Bearer, &[],     Nothing,       Bytes("audit.v1.checkpoint", "text/plain; charset=utf-8")),
         route("GET",    "/api/sys/audit/proofs",          Bearer, PROOFS,  Nothing,       Topic("audit.v1.proofs", 200)),
