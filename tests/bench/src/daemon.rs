@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use astrid_capsule::archive::Archive;
 use astrid_capsule::distro::Distro;
+use astrid_capsule::signature::SecretKey;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
@@ -19,11 +20,6 @@ use crate::Setup;
 use crate::load::{self, Target};
 
 const DISTRO: &str = include_str!("../../../registry/Distro.toml");
-/// Points of the curve; nobody signs with them here (the first two keys of RFC 8032, section 7.1).
-const PUBLIC_KEYS: [&str; 2] = [
-    "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
-    "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
-];
 /// How long a daemon may take to do what it is told.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,7 +80,7 @@ impl Home {
         let ready: Value = serde_json::from_str(&line)
             .with_context(|| format!("the daemon did not get ready; {} says why", self.root.join("log").display()))?;
         let address = ready["address"].as_str().unwrap_or_default().parse().context("the daemon's address")?;
-        let bearer = administrator(&self.socket(), address, PUBLIC_KEYS[0])?;
+        let bearer = administrator(&self.socket(), 0)?;
         Ok(Server { daemon, address, bearer, socket: self.socket() })
     }
 }
@@ -137,9 +133,9 @@ impl Server {
         Requests { address: self.address, bearer: self.bearer.clone() }
     }
 
-    /// Makes another administrator, whose requests these are.
-    pub(crate) fn another_person(&self) -> anyhow::Result<Requests> {
-        let bearer = administrator(&self.socket, self.address, PUBLIC_KEYS[1])?;
+    /// Makes another administrator, whose requests these are. `n` is 1 for the first of them.
+    pub(crate) fn another_person(&self, n: u8) -> anyhow::Result<Requests> {
+        let bearer = administrator(&self.socket, n)?;
         Ok(Requests { address: self.address, bearer })
     }
 
@@ -211,12 +207,14 @@ impl Requests {
     }
 }
 
-/// A bearer of a new administrator: an invite that the owner issues over the Unix socket, redeemed over TCP.
-fn administrator(socket: &Path, address: SocketAddr, public_key: &str) -> anyhow::Result<String> {
+/// A bearer of a new administrator: an invite that the owner issues over the Unix socket and that is redeemed there, where
+/// attempts are not counted.
+fn administrator(socket: &Path, n: u8) -> anyhow::Result<String> {
     let invite = json!({ "group": "admin", "max_uses": 1 });
     let issued = post(UnixStream::connect(socket)?, "/api/sys/invites", &invite)?;
+    let public_key = SecretKey::from_bytes(&[n; 32]).public().to_hex();
     let redemption = json!({ "token": issued["invite"]["token"], "public_key": public_key });
-    let redeemed = post(TcpStream::connect(address)?, "/api/auth/redeem", &redemption)?;
+    let redeemed = post(UnixStream::connect(socket)?, "/api/auth/redeem", &redemption)?;
     Ok(redeemed["session_token"].as_str().context("no bearer was given")?.to_owned())
 }
 

@@ -53,7 +53,7 @@ pub(crate) fn bench(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     for guest in ["spin", "bomb", "trap", "echo"] {
         server.install(&setup.capsule(guest))?;
     }
-    let mallory = server.another_person()?;
+    let mallory = server.another_person(1)?;
     let quiet = watch(&server)?;
     let crowd = Crowd::start(mallory)?;
     let beside = watch(&server)?;

@@ -3,6 +3,8 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use anyhow::ensure;
+
 use crate::daemon::{self, Home};
 use crate::load::{self, CONNECTIONS, ROUND, Sample, Span, Target};
 use crate::native::Peer;
@@ -11,6 +13,8 @@ use crate::{Setup, usage};
 
 /// Measured rounds of a server and its peer, after one of each that does not count.
 const ROUNDS: usize = 5;
+/// A host takes 10,000 unless it is told otherwise, and some of them are the bench's own.
+const HELD: usize = 9_900;
 const NATIVE: &str = "native hyper";
 const READ: &str = "/api/sys/principals";
 
@@ -40,6 +44,38 @@ fn beside_native(setup: &Setup, report: &mut Report, name: &str, path: &str) -> 
     report.add_beside(format!("{name}.cpu"), ours.cpu, "µs/request", NATIVE, native.cpu);
     report.add_beside(format!("{name}.p50"), ours.p50, "ms", NATIVE, native.p50);
     report.add_beside(format!("{name}.p99"), ours.p99, "ms", NATIVE, native.p99);
+    server.daemon.stop()
+}
+
+/// Connections that are kept and idle, as many as the host takes beside a few, and whether each is still served.
+pub(crate) fn held(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
+    let server = Home::new(setup, "http.held")?.start()?;
+    let target = server.get("/api/auth/me");
+    let ask = |stream: &mut TcpStream| -> anyhow::Result<()> {
+        let (status, body) = daemon::exchange(stream, target.request())?;
+        ensure!(status == 200, "a kept connection was answered {status}: {body}");
+        Ok(())
+    };
+    let open = |many: usize| -> anyhow::Result<Vec<TcpStream>> {
+        let connect = |_| {
+            let mut stream = TcpStream::connect(target.address)?;
+            stream.set_read_timeout(Some(daemon::PATIENCE))?;
+            ask(&mut stream)?;
+            Ok(stream)
+        };
+        (0..many).map(connect).collect()
+    };
+    let before = usage::memory(server.daemon.pid())?.rss;
+    let mut held = open(HELD)?;
+    let grown = usage::memory(server.daemon.pid())?.rss - before;
+    held.iter_mut().try_for_each(ask)?;
+    report.add("http.held", held.len() as f64, "connections");
+    report.add("http.held.each", grown * 1024.0 / HELD as f64, "KiB/connection");
+    drop(held);
+    let mut again = open(HELD)?;
+    again.iter_mut().try_for_each(ask)?;
+    let memory = usage::memory(server.daemon.pid())?.rss;
+    report.add_beside("http.held.again", memory, "MiB", "the first time", before + grown);
     server.daemon.stop()
 }
 

@@ -8,8 +8,9 @@
 //!
 //! | module | benches |
 //! |---|---|
-//! | [`http`] | reads through gateway and identity, and the same after many requests |
+//! | [`http`] | reads through gateway and identity, and the same after many requests; connections that are kept |
 //! | [`relay`] | answers that go on: idle ones, and events through a hundred |
+//! | [`prompt`] | prompts of many clients at once, and what their agent answers |
 //! | [`swap`] | versions that change under load, and versions that go wrong |
 //! | [`calls`] | calls of a capsule, each in a fresh instance, or in warm ones |
 //! | [`strict`] | calls whose payload and answer are held to types |
@@ -41,6 +42,7 @@ mod library;
 mod load;
 mod memory;
 mod native;
+mod prompt;
 mod relay;
 mod report;
 mod strict;
@@ -106,7 +108,7 @@ impl Setup {
 
 type Bench = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
-const BENCHES: [(&str, Bench); 23] = [
+const BENCHES: [(&str, Bench); 25] = [
     ("audit.facts", audit::facts),
     ("audit.query", audit::query),
     ("audit.verify", audit::check),
@@ -115,7 +117,9 @@ const BENCHES: [(&str, Bench); 23] = [
     ("http.status", http::status),
     ("http.healthz", http::healthz),
     ("http.read.aged", http::aged),
+    ("http.held", http::held),
     ("http.relay", relay::bench),
+    ("prompt", prompt::bench),
     ("swap", swap::bench),
     ("calls.fresh", calls::fresh),
     ("calls.warm", calls::warm),
