@@ -73,10 +73,13 @@ impl Exchange {
     /// Whose share it counts against: on a new connection as well, whoever is known does not wait behind a crowd of
     /// strangers at their address.
     pub fn lane(&self) -> Lane {
-        match &self.expected {
-            _ if self.rehearsal => Lane::Host,
-            Some(principal) => Lane::Principal(principal.clone()),
-            None => self.connection.lane(),
+        if self.rehearsal {
+            return Lane::Host;
+        }
+        match (self.connection.lane(), &self.expected) {
+            (known @ Lane::Principal(_), _) => known,
+            (_, Some(principal)) => Lane::Expected(principal.clone()),
+            (stranger, None) => stranger,
         }
     }
 }

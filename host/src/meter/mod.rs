@@ -187,7 +187,7 @@ impl Meter {
     pub fn begin(self: &Arc<Self>, lane: &Lane, capsule: &Arc<Tally>, bounds: Bounds) -> Result<Charge, Wait> {
         let (payer, limits) = match lane {
             Lane::Host => (None, None),
-            Lane::Address(_) | Lane::User(_) => (None, Some(self.defaults)),
+            Lane::Expected(_) | Lane::Address(_) | Lane::User(_) => (None, Some(self.defaults)),
             Lane::Principal(id) => (Some(id), Some(self.limits(id))),
         };
         let bounds = limits.as_ref().map_or(bounds, |limits| bounds.within(limits));

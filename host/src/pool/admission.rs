@@ -14,6 +14,9 @@ use crate::sched::{Arrived, Bounds, Shares, Ticket};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Lane {
     Principal(PrincipalId),
+    /// A client whose credential was this principal's when it was last asked about, and has not been asked about now. It has a
+    /// share of its own; nothing is charged to the principal yet.
+    Expected(PrincipalId),
     /// A client who has not said who they are.
     Address(IpAddr),
     /// The same on a Unix socket, where it is another user than the host's own.
