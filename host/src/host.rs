@@ -184,6 +184,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
     host.journal.close();
+    // With it goes what waits.
     tracing::info!("stopped");
     Ok(())
 }
@@ -249,6 +250,7 @@ async fn upkeep(host: Arc<Host>) {
         tokio::select! {
             _ = tick.tick() => {
                 host.metrics.run_upkeep();
+                host.log.flush();
                 host.sweep();
                 host.limits.sweep();
                 host.tls.as_ref().map(Tls::refresh);

@@ -1,7 +1,8 @@
 //! The log: one subscriber, three readers. Lines go to standard error for people, as JSON to `log/astrid.log`, and to a
 //! ring in memory from which the surface answers.
 //!
-//! Owns the format of a line and its sequence number. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
+//! Owns the format of a line and its sequence number. A line is written at once, but for those of requests: while many come,
+//! they wait for company, [`LINGER`] at most until the next and a second at the end; no other line overtakes them. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
 //! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`). When memory
 //! is full, whoever has most lines there loses its oldest: a capsule that floods the log drives out its own lines alone.
 
@@ -13,7 +14,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
@@ -51,6 +52,11 @@ pub const MAX_LINE: usize = 8 * 1024;
 /// Lines in memory, of all capsules together.
 const HELD_LINES: usize = 4096;
 const FILE_BYTES: u64 = 16 << 20;
+/// As what requests are logged.
+pub const REQUESTS: &str = "http";
+/// How long a request's line waits for company, and how many bytes do.
+const LINGER: Duration = Duration::from_millis(10);
+const UNWRITTEN: usize = 64 << 10;
 
 /// One line, as it stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,6 +99,10 @@ struct State {
     /// Changes what is written, once it is the process's log.
     least: Option<reload::Handle<LevelFilter, Registry>>,
     file: Option<LogFile>,
+    /// What stands in memory and is not written yet: for standard error, and for the file.
+    unwritten: [Vec<u8>; 2],
+    /// When the last of it was.
+    wrote: Option<Instant>,
 }
 
 struct LogFile {
@@ -141,19 +151,49 @@ impl Log {
         let mut state = self.state.lock().expect("no panic under this lock");
         state.written += 1;
         let line = Line { sequence: state.written, time_ms, level: name(level), capsule, message };
-        if state.to_stderr {
-            // At once: standard error has no buffer, and would write each part of a format on its own.
-            let text = format!("{:5} {:10} {}\n", line.level, line.capsule, line.message);
-            let _ = std::io::stderr().write_all(text.as_bytes());
-        }
-        if let Some(file) = &mut state.file {
-            file.append(&line);
+        state.put(&line);
+        let may_wait = line.capsule == REQUESTS
+            && state.wrote.is_some_and(|wrote| wrote.elapsed() < LINGER)
+            && state.unwritten.iter().all(|text| text.len() < UNWRITTEN);
+        if !may_wait {
+            state.write();
         }
         state.hold(line);
+    }
+
+    /// Writes what waits for company.
+    pub fn flush(&self) {
+        self.state.lock().expect("no panic under this lock").write();
     }
 }
 
 impl State {
+    fn put(&mut self, line: &Line) {
+        let [stderr, file] = &mut self.unwritten;
+        if self.to_stderr {
+            // It can't fail: memory takes everything.
+            let _ = writeln!(stderr, "{:5} {:10} {}", line.level, line.capsule, line.message);
+        }
+        if self.file.is_some() {
+            serde_json::to_writer(&mut *file, line).expect("plain records serialise");
+            file.push(b'\n');
+        }
+    }
+
+    fn write(&mut self) {
+        let [stderr, file] = &mut self.unwritten;
+        if !stderr.is_empty() {
+            // In one: standard error has no buffer.
+            let _ = std::io::stderr().write_all(stderr);
+            stderr.clear();
+        }
+        if let Some(log) = self.file.as_mut().filter(|_| !file.is_empty()) {
+            log.append(file);
+            file.clear();
+        }
+        self.wrote = Some(Instant::now());
+    }
+
     fn hold(&mut self, line: Line) {
         if self.held == HELD_LINES {
             let fullest = self.lines.values_mut().max_by_key(|lines| lines.len()).expect("somebody's lines are held");
@@ -178,10 +218,8 @@ fn open(path: &Path) -> std::io::Result<File> {
 }
 
 impl LogFile {
-    /// A full or broken disk must not stop the host: the line is still in memory and on standard error.
-    fn append(&mut self, line: &Line) {
-        let mut text = serde_json::to_vec(line).expect("plain records serialise");
-        text.push(b'\n');
+    /// A full or broken disk must not stop the host: the lines are still in memory and on standard error.
+    fn append(&mut self, text: &[u8]) {
         if self.bytes + text.len() as u64 > FILE_BYTES {
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
             if let Ok(file) = open(&self.path) {
@@ -189,7 +227,7 @@ impl LogFile {
                 self.bytes = 0;
             }
         }
-        if self.file.write_all(&text).is_ok() {
+        if self.file.write_all(text).is_ok() {
             self.bytes += text.len() as u64;
         }
     }

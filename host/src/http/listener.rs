@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::server::TlsStream;
 
@@ -18,6 +18,8 @@ use super::{Certificate, Config, Who};
 use crate::home;
 use crate::host::Host;
 
+/// TCP clients that wait to be let in; as many as the system allows, if those are fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 /// Connections to each Unix socket at once.
 const UNIX_CONNECTIONS: usize = 256;
 
@@ -33,7 +35,7 @@ pub struct Listeners {
 
 /// Binds all of them. `socket` is replaced: the caller holds the lock of its home.
 pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
-    let tcp = TcpListener::bind(config.listen).await.with_context(|| {
+    let tcp = bind_tcp(config.listen).with_context(|| {
         format!(
             "http.listen = {}: is another program on that port? --listen 127.0.0.1:0 takes a free one",
             config.listen
@@ -55,6 +57,14 @@ pub async fn bind(config: &Config, socket: &Path) -> anyhow::Result<Listeners> {
         }
     };
     Ok(Listeners { address: tcp.local_addr()?, tcp, unix, shared, socket: socket.to_owned() })
+}
+
+/// As the runtime's own `bind`, but for its queue of 128: a crowd that connects at once would be told to come again in a second.
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Binds a socket in a folder that is no home: nobody's lock protects it, so what is there is replaced only if it is a socket

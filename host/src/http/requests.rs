@@ -26,7 +26,7 @@ pub(super) const UNMOUNTED: &str = "none";
 /// The most of a path that stands in the log, in bytes.
 const MAX_PATH: usize = 256;
 /// Under whose name the lines are, so that they drive out no other's.
-const LOGGED_AS: &str = "http";
+const LOGGED_AS: &str = crate::log::REQUESTS;
 
 /// What a front end says that the request was, as it stands in the extensions of its answer.
 #[derive(Debug, Clone)]

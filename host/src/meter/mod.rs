@@ -192,7 +192,12 @@ impl Meter {
         };
         let bounds = limits.as_ref().map_or(bounds, |limits| bounds.within(limits));
         let (Some(payer), Some(limits)) = (payer, limits) else {
-            let (meter, capsule, concurrent_calls) = (self.clone(), capsule.clone(), usize::MAX);
+            let concurrent_calls = match lane {
+                // As many as anybody has of whom nothing else is said.
+                Lane::Expected(_) => self.defaults.concurrent_calls,
+                _ => usize::MAX,
+            };
+            let (meter, capsule) = (self.clone(), capsule.clone());
             return Ok(Charge { meter, capsule, payer: None, bounds, concurrent_calls, used: None });
         };
         let rate = (!self.is_exempt(payer)).then_some(limits.fuel_per_sec);
