@@ -27,7 +27,7 @@ pub(super) struct Consent {
     /// Grant what the manifest asks for; may be repeated
     #[arg(long = "grant", value_name = "CAP", value_parser = Capability::parse)]
     pub(super) grants: Vec<Capability>,
-    /// Grant what the manifest asks for and this TOML file lets it have: [grants] CAPSULE = [CAP, …], "*" for every capsule
+    /// Grant what the manifest asks for and this TOML file lets it have: `[grants]`, then `CAPSULE = ["CAP", …]`, with "*" for every capsule
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
 }
