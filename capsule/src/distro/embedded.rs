@@ -1,7 +1,7 @@
 //! A distribution in the file of a program, behind everything that the program itself needs: whoever has the program can
 //! start it, whatever has become of the files beside it.
 //!
-//! The file ends with a [bundle](super::bundle), its length (64 bits, little endian) and [`MARK`]. What loads programs does
+//! The file ends with a [bundle], its length (64 bits, little endian) and [`MARK`]. What loads programs does
 //! not look there; a tool that strips them cuts it off.
 
 use std::fs::{self, File};
