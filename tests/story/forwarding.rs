@@ -216,6 +216,9 @@ async fn a_place_that_hangs_has_one_delivery_at_a_time_and_whoever_asks_is_told_
     };
     let (mut first, slow) = (daemon.connect_unix().await, deliver("silent", &["one"], 20_000));
     let first = tokio::spawn(async move { first.send(slow).await });
+    // From now on the delivery is the first one's.
+    let taken = tokio::task::spawn_blocking(move || silent.accept().map(|(stream, _)| (stream, silent)));
+    let _silent = taken.await.expect("no panic").expect("a connection");
     let busy = |said: &str| said.contains("Busy");
     until(&daemon, deliver("silent", &["two"], 0), |answer| answer.status == 400 && busy(&answer.json().to_string()))
         .await;
