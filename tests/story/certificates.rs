@@ -1,7 +1,6 @@
 //! Clients that show a certificate over TLS: whose it is, and who gets no connection.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use astrid_tests::daemon::{Daemon, Home};
@@ -13,12 +12,8 @@ use crate::{install_guests, join};
 
 /// A host that speaks TLS and asks clients for certificates that `authority` vouches for.
 fn start(authority: &Authority, required: bool) -> (Daemon, Pair) {
-    let (home, pair) = (Home::new(), Pair::new());
+    let (home, pair) = crate::tls::certified();
     let etc = home.path().join("etc");
-    fs::create_dir_all(&etc).unwrap();
-    fs::set_permissions(&etc, fs::Permissions::from_mode(0o700)).unwrap();
-    pair.write_cert(&etc);
-    pair.write_key(&etc);
     authority.write(&etc);
     let auth = if required { "required" } else { "optional" };
     let tls = format!(

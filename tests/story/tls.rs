@@ -23,14 +23,20 @@ const WINDOW: u32 = 65_535;
 const HSTS: Option<&str> = Some("max-age=63072000; includeSubDomains");
 const SECURE: [&str; 4] = ["--set", "http.tls.cert=cert.pem", "--set", "http.tls.key=key.pem"];
 
-/// A home with a certificate in its `etc/`, and a daemon that speaks TLS.
-pub(crate) fn start(sets: &[&str]) -> (Daemon, Pair) {
+/// A home with a certificate in its `etc/`.
+pub(crate) fn certified() -> (Home, Pair) {
     let (home, pair) = (Home::new(), Pair::new());
     let etc = home.path().join("etc");
     fs::create_dir_all(&etc).unwrap();
     fs::set_permissions(&etc, fs::Permissions::from_mode(0o700)).unwrap();
     pair.write_cert(&etc);
     pair.write_key(&etc);
+    (home, pair)
+}
+
+/// Such a home, and a daemon that speaks TLS.
+pub(crate) fn start(sets: &[&str]) -> (Daemon, Pair) {
+    let (home, pair) = certified();
     let sets = sets.iter().flat_map(|set| ["--set", set]);
     let arguments: Vec<&str> = SECURE.into_iter().chain(sets).collect();
     (home.start_with(&arguments), pair)
