@@ -73,6 +73,14 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
     daemon.stop();
 
     let facts = facts(&home);
+    // Whoever acts is named with the very bytes that acted: the gateway asked, and identity signed.
+    for acting in ["gateway", "identity"] {
+        let installed =
+            one(&facts, &json!({ "action": "capsule.install", "target": acting, "outcome": "ok" }))["hash"].clone();
+        let of = facts.iter().filter(|fact| fact["capsule"] == acting);
+        let others: Vec<_> = of.clone().filter(|fact| fact["hash"] != installed).collect();
+        assert!(of.count() > 0 && others.is_empty(), "not by {installed}: {others:?}");
+    }
     let denied = one(&facts, &json!({ "action": "bus.identity.v1.invite.issue", "principal": "ada" }));
     assert_eq!((&denied["decision"], &denied["outcome"]), (&json!("denied"), &json!("refused")), "{denied}");
     assert!(denied["requires"].as_str().unwrap().starts_with("invite:"), "{denied}");

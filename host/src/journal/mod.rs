@@ -40,7 +40,6 @@ use zeroize::Zeroizing;
 
 pub use fact::{Decision, Fact, MAX_FACT, Outcome};
 use note::{Key, Kind};
-pub use prune::By;
 use queue::{Answer, Job, Queue};
 pub use read::{MAX_PAGE, Page, ReadError};
 pub use summary::Filter;

@@ -744,7 +744,7 @@ fn what_was_pruned_is_gone_by_a_fact_and_everything_else_is_still_proven() {
     let journal = place.open();
     record(&journal, 1900);
     let blocking = crate::runtime::Blocking::new(1);
-    let by = || prune::By { principal: "alice".into(), capsule: "audit".into() };
+    let by = || Fact { capsule: Some("audit".into()), ..journal.fact(verify::PRUNED) };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     while journal.signed() < 1902 {
         std::thread::yield_now();

@@ -240,8 +240,8 @@ impl Relayed for Generation {
             let lane = Lane::Principal(principal.clone());
             let deadline = Instant::now() + self.bounds.timeout;
             // As deep as the messages: what circles through a relay ends as well.
-            let (capsule, cause) = (self.id.clone(), Some(cause));
-            let sender = Sender { principal, mandate, capsule, deadline, depth, cause, rehearsal: false };
+            let (origin, cause) = (self.origin.clone(), Some(cause));
+            let sender = Sender { principal, mandate, origin, deadline, depth, cause, rehearsal: false };
             let turn = Turn::new(sender, Inbound::default());
             let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                 Box::pin(async move {
