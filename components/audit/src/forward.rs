@@ -3,7 +3,8 @@
 //! An operator names places in the host's configuration; this says which facts go to which of them, and how they read. A
 //! place's position, the first index that it may not have, is stored when a delivery has ended well, so that a restart goes on
 //! there and repeats at most what was on its way. While one place fails it is tried again after a second, then twice as long,
-//! up to a minute; the others go on, and the log waits for it: there is no queue.
+//! up to a minute; the others go on, and the log waits for it: there is no queue. A position beyond the log's end is of another
+//! log, and counts as none.
 //!
 //! Bounded by [`MAX_RULES`], [`MAX_FACTS`] and [`MAX_BYTES`] of a delivery, one delivery to each place at a time. What is pruned
 //! before it was delivered is gone. Refuses to know how bytes travel.
@@ -220,7 +221,14 @@ impl<D> Place<D> {
                 }
             },
         };
-        if from >= log.size() {
+        let size = log.size();
+        if from > size {
+            // The log that the position is of was put away, or has lost its end.
+            lines::warn!("`{}` has got {from} facts, and the log has {size}: it gets them all again", self.rule.sink);
+            self.at = Some((0, version));
+            return Ok(Next::Now);
+        }
+        if from == size {
             return Ok(Next::Quiet);
         }
         let page = log.entries(from, MAX_FACTS)?;
@@ -413,6 +421,18 @@ mod tests {
         assert_eq!(got[..15], (0..15).collect::<Vec<_>>());
         assert_eq!(got[15..], (0..10).collect::<Vec<_>>(), "once more, because nobody knew, and then no more");
         assert_eq!(world.kept.borrow()["siem"].0, 15, "it never goes back");
+    }
+
+    #[test]
+    fn a_log_that_begins_anew_is_forwarded_from_its_beginning() {
+        let (log, anew, world) = (Memory::default(), Memory::default(), World::default());
+        (0..10).for_each(|_| log.add(None, "a"));
+        run(&mut forwarder("siem=json"), 0, &log, &world);
+        run(&mut forwarder("siem=json"), 0, &anew, &world);
+        (0..3).for_each(|_| anew.add(None, "a"));
+        run(&mut forwarder("siem=json"), 0, &anew, &world);
+        assert_eq!(world.indices("siem")[10..], [0, 1, 2]);
+        assert_eq!(world.kept.borrow()["siem"].0, 3);
     }
 
     #[test]
