@@ -11,12 +11,11 @@
 
 use std::fmt::Write as _;
 
-use astrid_sdk::journal::Error as LogError;
 use astrid_sdk::log as lines;
 
 use crate::fact::{Fact, Outcome, Redaction};
 use crate::format::{Entry, Format, moment};
-use crate::log::Log;
+use crate::log::{Log, refusal};
 use crate::query::{begins, read};
 
 /// The most places.
@@ -173,29 +172,24 @@ impl<D> Forwarder<D> {
         self.places.is_empty()
     }
 
-    /// Goes on at `now`, in milliseconds, without waiting for anybody.
-    ///
-    /// # Errors
-    /// As [`Log::entries`].
-    pub fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Result<Next, LogError>
+    /// Goes on at `now`, in milliseconds, without waiting for anybody. A place that needs an entry which can't be read is tried
+    /// again as one that is down.
+    pub fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Next
     where
         O: Outside<Delivery = D>,
     {
-        let mut next = Next::Quiet;
-        for place in &mut self.places {
-            next = next.max(place.step(now, log, redaction, outside)?);
-        }
-        Ok(next)
+        let next = self.places.iter_mut().map(|place| place.step(now, log, redaction, outside));
+        next.max().unwrap_or(Next::Quiet)
     }
 }
 
 impl<D> Place<D> {
-    fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Result<Next, LogError>
+    fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Next
     where
         O: Outside<Delivery = D>,
     {
         if let Some((delivery, arrived)) = &self.batch {
-            let Some(ended) = outside.done(delivery) else { return Ok(Next::Soon) };
+            let Some(ended) = outside.done(delivery) else { return Next::Soon };
             let arrived = *arrived;
             self.batch = None;
             let version = self.at.and_then(|(_, version)| version);
@@ -208,7 +202,7 @@ impl<D> Place<D> {
             }
         }
         if now < self.retry_at {
-            return Ok(Next::Quiet);
+            return Next::Quiet;
         }
         let (from, version) = match self.at {
             Some(at) => at,
@@ -217,7 +211,7 @@ impl<D> Place<D> {
                 Ok(None) => *self.at.insert((0, None)),
                 Err(why) => {
                     self.fails(now, &why);
-                    return Ok(Next::Quiet);
+                    return Next::Quiet;
                 }
             },
         };
@@ -226,12 +220,18 @@ impl<D> Place<D> {
             // The log that the position is of was put away, or has lost its end.
             lines::warn!("`{}` has got {from} facts, and the log has {size}: it gets them all again", self.rule.sink);
             self.at = Some((0, version));
-            return Ok(Next::Now);
+            return Next::Now;
         }
         if from == size {
-            return Ok(Next::Quiet);
+            return Next::Quiet;
         }
-        let page = log.entries(from, MAX_FACTS)?;
+        let page = match log.entries(from, MAX_FACTS) {
+            Ok(page) => page,
+            Err(error) => {
+                self.fails(now, &refusal(error).reason);
+                return Next::Quiet;
+            }
+        };
         let (mut entries, mut bytes, mut read_to) = (Vec::new(), 0, from);
         let mut cut = false;
         for recorded in &page.facts {
@@ -252,16 +252,16 @@ impl<D> Place<D> {
         if entries.is_empty() {
             // Not worth a write: who begins anew looks through these again.
             self.at = Some((read_to, version));
-            return Ok(if read_to < log.size() { Next::Now } else { Next::Quiet });
+            return if read_to < log.size() { Next::Now } else { Next::Quiet };
         }
         match outside.deliver(&self.rule.sink, &entries) {
             Ok(delivery) => {
                 self.batch = Some((delivery, read_to));
-                Ok(Next::Soon)
+                Next::Soon
             }
             Err(why) => {
                 self.fails(now, &why);
-                Ok(Next::Quiet)
+                Next::Quiet
             }
         }
     }
@@ -356,7 +356,7 @@ mod tests {
     }
 
     fn run(forwarder: &mut Forwarder<Way>, now: u64, log: &Memory, world: &World) {
-        while forwarder.step(now, log, &Redaction::default(), world).unwrap() != Next::Quiet {}
+        while forwarder.step(now, log, &Redaction::default(), world) != Next::Quiet {}
     }
 
     fn forwarder(rules: &str) -> Forwarder<Way> {
@@ -401,7 +401,7 @@ mod tests {
         world.slow.set(true);
         let mut forwarder = forwarder("siem=json");
         for _ in 0..5 {
-            assert_eq!(forwarder.step(0, &log, &Redaction::default(), &world).unwrap(), Next::Soon);
+            assert_eq!(forwarder.step(0, &log, &Redaction::default(), &world), Next::Soon);
         }
         assert_eq!(world.attempts.get(), 1);
     }
@@ -411,7 +411,7 @@ mod tests {
         let (log, world) = (Memory::default(), World::default());
         (0..10).for_each(|_| log.add(None, "a"));
         let (mut old, mut new) = (forwarder("siem=json"), forwarder("siem=json"));
-        old.step(0, &log, &Redaction::default(), &world).unwrap();
+        old.step(0, &log, &Redaction::default(), &world);
         run(&mut new, 0, &log, &world);
         (0..5).for_each(|_| log.add(None, "a"));
         run(&mut new, 0, &log, &world);
