@@ -1,10 +1,11 @@
 //! The log: one subscriber, three readers. Lines go to standard error for people, as JSON to `log/astrid.log`, and to a
 //! ring in memory from which the surface answers.
 //!
-//! Owns the format of a line and its sequence number. A line is written at once, but for those of requests: while many come,
-//! they wait for company, [`LINGER`] at most until the next and a second at the end; no other line overtakes them. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
-//! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`). When memory
-//! is full, whoever has most lines there loses its oldest: a capsule that floods the log drives out its own lines alone.
+//! Owns the format of a line and its sequence number. A line is written at once, but for those of requests: while many come they
+//! are written together, with the first line of any kind that comes [`LINGER`] after the last write, or by the host's upkeep
+//! within a second. No other line overtakes them. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that is set aside
+//! at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`). When memory is full, whoever has
+//! most lines there loses its oldest: a capsule that floods the log drives out its own lines alone.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -54,7 +55,7 @@ const HELD_LINES: usize = 4096;
 const FILE_BYTES: u64 = 16 << 20;
 /// As what requests are logged.
 pub const REQUESTS: &str = "http";
-/// How long a request's line waits for company, and how many bytes do.
+/// How long after a write a request's line may still wait, and how many bytes may.
 const LINGER: Duration = Duration::from_millis(10);
 const UNWRITTEN: usize = 64 << 10;
 

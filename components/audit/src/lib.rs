@@ -216,7 +216,7 @@ fn run() -> Result<(), String> {
                 lines::error!("old entries are not deleted: {error}");
             }
         }
-        next = forwarder.step(now(), &log::Host, &redaction()?, &outside).map_err(failed)?;
+        next = forwarder.step(now(), &log::Host, &redaction()?, &outside);
         let look = if next == Next::Quiet { LOOK_MS } else { SOON_MS };
         if !feed.is_idle() {
             if next != Next::Now {
