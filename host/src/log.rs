@@ -79,6 +79,7 @@ pub struct Query {
     pub level: Option<String>,
     /// Written then or later; milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// Only later ones, by sequence number; one that is not reached yet leaves nothing out.
     pub after: u64,
     pub limit: usize,
 }
@@ -135,9 +136,11 @@ impl Log {
     pub fn query(&self, query: &Query) -> Vec<Line> {
         let least = query.level.as_deref().and_then(level).unwrap_or(Level::TRACE);
         let state = self.state.lock().expect("no panic under this lock");
+        // No line of this process has such a number: it is from a process before, whose numbers began at one as well.
+        let after = if query.after > state.written { 0 } else { query.after };
         let wanted = state.lines.iter().filter(|(id, _)| query.capsule.as_ref().is_none_or(|capsule| capsule == *id));
         let newest = wanted.flat_map(|(_, lines)| {
-            let fit = lines.iter().rev().take_while(|line| line.sequence > query.after);
+            let fit = lines.iter().rev().take_while(|line| line.sequence > after);
             let fit = fit.filter(|line| line.time_ms >= query.since_ms);
             fit.filter(|line| level(line.level).is_some_and(|l| l <= least)).take(query.limit)
         });
@@ -370,6 +373,8 @@ mod tests {
         assert_eq!(query(&log, all(2)), [last - 1, last]);
         assert_eq!(query(&log, all(100_000)).len(), HELD_LINES);
         assert_eq!(query(&log, Query { after: last - 1, ..all(9) }), [last]);
+        assert_eq!(query(&log, Query { after: last, ..all(9) }), [0; 0]);
+        assert_eq!(query(&log, Query { after: last + 1, ..all(2) }), [last - 1, last], "the host began anew");
         assert!(log.query(&Query { level: Some("error".into()), ..all(9) }).iter().all(|l| l.level == "error"));
         assert!(log.query(&Query { capsule: Some("c1".into()), ..all(9) }).iter().all(|l| l.capsule == "c1"));
     }

@@ -100,6 +100,11 @@ async fn a_configuration_that_is_read_again_counts_at_once_where_it_can_and_each
     let bob = join(&daemon, "agent", "bob", 2).await;
     let reload = Request::post("/api/sys/config/reload", &json!({})).bearer(&bob.bearer);
     assert!(daemon.tcp(reload).await.refusal(403, "forbidden").contains("system:reload"));
+
+    // Each load is a fact, of whoever wanted it: the start, the command, the signal.
+    let loads = daemon.unix(Request::get("/api/sys/audit?method=config.load")).await.expect(200);
+    let loads: Vec<_> = loads["entries"].as_array().unwrap().iter().map(|entry| entry["fact"]["principal"].as_str()).collect();
+    assert_eq!(loads, [None, Some("default"), None]);
     assert_well(&daemon).await;
 }
 

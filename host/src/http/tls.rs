@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// The most bytes of a file of certificates or of a key.
@@ -94,7 +94,7 @@ impl Config {
 }
 
 /// Which files make up TLS.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Files {
     cert: PathBuf,
     key: PathBuf,
@@ -139,6 +139,11 @@ impl Files {
             format!("http.tls.cert and http.tls.key: {} and {} do not belong together", cert.display(), key.display())
         })?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+        if client_ca.is_some() {
+            // A session that is taken up again would bring its certificate along, unchecked: it may have expired since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Arc::new(config))
     }
 }
@@ -217,8 +222,11 @@ impl Tls {
         };
         match Loaded::of(files) {
             Ok(loaded) => {
-                tracing::info!(cert = %loaded.files.cert.display(), "new connections get the certificate as it is now");
-                self.put(loaded);
+                let cert = loaded.files.cert.clone();
+                if !self.replace(loaded) {
+                    return Refreshed::Same;
+                }
+                tracing::info!(cert = %cert.display(), "new connections get the certificate as it is now");
                 Refreshed::Changed
             }
             Err(error) => {
@@ -226,6 +234,16 @@ impl Tls {
                 Refreshed::Kept
             }
         }
+    }
+
+    /// False: meanwhile the configuration has come to name other files, which were read then.
+    fn replace(&self, loaded: Loaded) -> bool {
+        let mut current = self.current.lock().expect("no panic under this lock");
+        let same = current.files == loaded.files;
+        if same {
+            *current = loaded;
+        }
+        same
     }
 
     /// What is not as it should be and no reason to stop, with what to do.
@@ -260,6 +278,10 @@ fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
     use super::*;
 
@@ -358,6 +380,56 @@ mod tests {
         std::fs::remove_file(dir.path().join("key.pem")).unwrap();
         assert!(tls.read(&config).is_err());
         assert_eq!(tls.refresh(), Refreshed::Kept);
+    }
+
+    /// How each of two connections of the same client begins.
+    async fn twice(tls: &Tls, dir: &Path) -> [HandshakeKind; 2] {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificates("", &dir.join("cert.pem")).unwrap().remove(0)).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let connector = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let server = async {
+                let mut stream = tls.acceptor().accept(ours).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let client = async {
+                let mut stream = connector.connect("localhost".try_into().unwrap(), theirs).await.unwrap();
+                // To the end: tickets come after the handshake.
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+                stream.get_ref().1.handshake_kind().unwrap()
+            };
+            kinds.push(tokio::join!(server, client).1);
+        }
+        kinds.try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_clients_show_certificates_every_connection_shows_them_anew() {
+        let (dir, config) = folder();
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        assert_eq!(twice(&tls, dir.path()).await, [HandshakeKind::Full, HandshakeKind::Resumed]);
+        let config = Config { client_ca: "cert.pem".into(), ..config };
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        assert_eq!(twice(&tls, dir.path()).await, [HandshakeKind::Full, HandshakeKind::Full]);
+    }
+
+    #[test]
+    fn what_is_read_anew_does_not_replace_files_that_were_named_meanwhile() {
+        let (dir, config) = folder();
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        std::fs::copy(dir.path().join("cert.pem"), dir.path().join("ca.pem")).unwrap();
+        let of = |config: &Config| Loaded::of(config.files(dir.path())).unwrap();
+        let (before, now) = (of(&config), of(&Config { client_ca: "ca.pem".into(), ..config.clone() }));
+        let files = now.files.clone();
+        tls.put(now);
+        assert!(!tls.replace(before));
+        assert_eq!(tls.current.lock().unwrap().files, files);
+        assert!(tls.replace(of(&Config { client_ca: "ca.pem".into(), ..config })));
     }
 
     #[test]

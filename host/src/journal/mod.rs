@@ -114,6 +114,11 @@ impl Wish {
     pub fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         WISH.scope(self, work)
     }
+
+    /// As [`Self::within`], for what blocks.
+    pub fn around<T>(self, work: impl FnOnce() -> T) -> T {
+        WISH.sync_scope(self, work)
+    }
 }
 
 /// The log of one host. Dropping it closes it.
