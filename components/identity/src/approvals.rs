@@ -663,9 +663,7 @@ mod tests {
 
     #[test]
     fn a_deleted_principals_approvals_go_with_it() {
-        let fake = Fake::new();
-        principals::bootstrap(&fake).unwrap();
-        principals::create(&fake, "default", br#"{"name":"bo"}"#).unwrap();
+        let fake = Fake::with(&["bo"]);
         asked(&fake, "bo", "notes", "approve_always");
         principals::delete(&fake, br#"{"principal":"bo"}"#).unwrap();
         assert!(fake.keys(Bucket::Approvals).is_empty());

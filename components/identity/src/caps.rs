@@ -193,15 +193,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::principals::{bootstrap, create};
     use crate::testing::Fake;
-
-    fn with_bo() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
-        fake
-    }
 
     fn request(capabilities: &[&str]) -> Value {
         json!({ "principal": "bo", "capabilities": capabilities })
@@ -222,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_grant_and_a_revoke_of_the_same_replace_each_other_and_the_host_is_told() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         assert_eq!(granted(&fake, &["a:b", "a:b", "c"]), ["a:b", "c", "self:*"]);
         revoked(&fake, &["a:b", "self:x"]);
         let told = fake.told()["bo"].clone();
@@ -235,7 +227,7 @@ mod tests {
 
     #[test]
     fn everything_wants_to_be_meant_and_what_does_not_fit_is_invalid() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let unsafely = json!({ "principal": "bo", "capabilities": ["*"], "unsafe_admin": true }).to_string();
         for change in [|f: &Fake, p: &[u8]| grant(f, p).map(drop), |f: &Fake, p: &[u8]| revoke(f, p).map(drop)] {
             for wrong in [
@@ -261,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_check_names_the_rule_for_the_form_that_was_asked_and_for_that_about_oneself() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let about =
             json!({ "capability": "self:a:b", "allowed": true, "rule": "group", "group": "agent", "by": "self:*" });
         assert_eq!(
@@ -285,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_says_what_each_group_gives_and_which_is_not_defined() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let mut record = fake.value(crate::ports::Bucket::Principals, "bo").unwrap();
         record["groups"] = json!(["agent", "gone"]);
         fake.set(crate::ports::Bucket::Principals, "bo", &record);
@@ -307,7 +299,7 @@ mod tests {
             changes in prop::collection::vec((any::<bool>(), prop::sample::select(vec!["a:b", "a:*", "c", "self:*"])), 0..12),
             asked in prop::sample::select(vec!["a:b", "a:x", "c", "self:c", "d"]),
         ) {
-            let fake = with_bo();
+            let fake = Fake::with(&["bo"]);
             let mut last = std::collections::BTreeMap::new();
             for (grants, text) in changes {
                 if grants { drop(granted(&fake, &[text])) } else { revoked(&fake, &[text]) }

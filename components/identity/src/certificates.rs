@@ -162,17 +162,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW};
-
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        for name in ["bo", "al"] {
-            create(&fake, DEFAULT, json!({ "name": name }).to_string().as_bytes()).unwrap();
-        }
-        fake
-    }
 
     fn print(number: u32) -> String {
         format!("{number:064x}")
@@ -192,7 +182,7 @@ mod tests {
 
     #[test]
     fn whoever_shows_a_bound_certificate_is_its_principal_and_nobody_else_is() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         let row = bound(&fake, "bo", json!({ "fingerprint": print(10), "label": "door" })).unwrap();
         assert_eq!((row.added_at_epoch, row.label.as_deref()), (NOW, Some("door")));
         let shown = who(&fake, 10).unwrap();
@@ -206,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_taken_as_tools_show_it_and_nothing_else_is_one() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         let upper = "AB".repeat(32);
         let colons = (0..32).map(|_| "CD").collect::<Vec<_>>().join(":");
         for (text, want) in [(upper, "ab".repeat(32)), (colons, "cd".repeat(32))] {
@@ -222,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_certificate_stands_for_one_principal_and_each_has_so_many_at_most() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         for number in 0..MAX_CERTIFICATES as u32 {
             bound(&fake, "bo", json!({ "fingerprint": print(number) })).unwrap();
         }
@@ -240,7 +230,7 @@ mod tests {
 
     #[test]
     fn who_is_disabled_or_deleted_is_not_let_in_and_the_certificate_is_free_again() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         bound(&fake, "bo", json!({ "fingerprint": print(1) })).unwrap();
         principals::disable(&fake, br#"{"principal":"bo"}"#).unwrap();
         assert_eq!(who(&fake, 1), None);
@@ -253,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_scope_bounds_its_sessions() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         bound(&fake, "bo", json!({ "fingerprint": print(1), "scope": ["self:quota:get"] })).unwrap();
         assert_eq!(who(&fake, 1).unwrap().ceiling, Some(vec!["self:quota:get".to_owned()]));
         for wrong in [json!([]), json!(["not a capability"])] {

@@ -246,15 +246,7 @@ mod tests {
 
     use super::*;
     use crate::bearer;
-    use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW, public_key};
-
-    fn with_bo() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
-        fake
-    }
 
     fn token(fake: &Fake) -> String {
         pair(fake, "bo", br#"{"label":"phone"}"#).unwrap().token
@@ -270,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_pair_token_adds_a_device_once_and_its_bearer_is_the_principals() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let token = token(&fake);
         assert!(!fake.text().contains(&token[20..]), "the store has its hash alone");
         let device = redeemed(&fake, &token, 1).unwrap();
@@ -283,7 +275,7 @@ mod tests {
 
     #[test]
     fn tokens_that_are_expired_of_somebody_disabled_or_deleted_or_made_up_are_refused_alike() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let refused = |token: &str| match redeemed(&fake, token, 1) {
             Err(Refusal::Denied(reason)) => assert_eq!(reason, "the pair token is not valid"),
             other => panic!("{token}: {:?}", other.map(|_| ())),
@@ -304,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_taken_key_is_a_conflict_and_spends_nothing() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         redeemed(&fake, &token(&fake), 1).unwrap();
         let second = token(&fake);
         assert!(matches!(redeemed(&fake, &second, 1), Err(Refusal::Conflict(_))));
@@ -313,7 +305,7 @@ mod tests {
 
     #[test]
     fn tokens_devices_times_and_labels_are_bounded() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         for wrong in [
             json!({ "expires_secs": 0 }),
             json!({ "expires_secs": 3601 }),
@@ -334,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_removed_takes_its_own_sessions_with_it_for_good_and_frees_its_key() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let (first, second) = (redeemed(&fake, &token(&fake), 1).unwrap(), redeemed(&fake, &token(&fake), 2).unwrap());
         let good = |token: &str| bearer::authenticate(&fake, token).unwrap().is_some();
         let request = json!({ "fingerprint": first.public_key_fingerprint }).to_string();
@@ -351,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_scope_goes_from_the_token_to_the_device_and_to_its_sessions() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let asked = json!({ "label": "tv", "scope": ["self:quota:get", "self:agent:list", "self:quota:get"] });
         let paired = pair(&fake, "bo", asked.to_string().as_bytes()).unwrap();
         let scope = ["self:agent:list", "self:quota:get"].map(String::from);
@@ -368,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_session_with_a_scope_pairs_no_device_with_more() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         fake.bound_to(Some(&["self:auth:*", "self:quota:get"]));
         let scoped = |scope: &[&str]| {
             pair(&fake, "bo", json!({ "scope": scope }).to_string().as_bytes()).map(|paired| paired.scope.unwrap())

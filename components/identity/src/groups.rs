@@ -370,14 +370,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::principals::{DEFAULT, bootstrap};
+    use crate::principals::DEFAULT;
     use crate::testing::Fake;
-
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        fake
-    }
 
     fn make(fake: &Fake, request: Value) -> Result<Row, Refusal> {
         create(fake, DEFAULT, request.to_string().as_bytes())
@@ -398,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_group_is_made_shown_changed_and_deleted_and_the_host_is_told_each_time() {
-        let fake = fake();
+        let fake = Fake::started();
         let row = make(&fake, json!({"name": "ops", "capabilities": ["b:c", "a", "a"], "description": "x"})).unwrap();
         let shown = json!({"name": "ops", "capabilities": ["a", "b:c"], "description": "x", "unsafe_admin": false,
                            "builtin": false});
@@ -419,7 +413,7 @@ mod tests {
 
     #[test]
     fn everything_is_held_only_where_that_is_said() {
-        let fake = fake();
+        let fake = Fake::started();
         let all = json!(["*"]);
         assert!(matches!(make(&fake, json!({"name": "all", "capabilities": all})), Err(Refusal::Invalid(_))));
         make(&fake, json!({"name": "all", "capabilities": all, "unsafe_admin": true})).unwrap();
@@ -431,7 +425,7 @@ mod tests {
 
     #[test]
     fn built_in_groups_stay_as_they_are_and_a_taken_name_is_a_conflict() {
-        let fake = fake();
+        let fake = Fake::started();
         make(&fake, json!({"name": "ops", "capabilities": []})).unwrap();
         for taken in ["admin", "agent", "restricted", "ops"] {
             let again = make(&fake, json!({"name": taken, "capabilities": []}));
@@ -448,7 +442,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_invalid() {
-        let fake = fake();
+        let fake = Fake::started();
         let many: Vec<String> = (0..=MAX_CAPABILITIES).map(|n| format!("a:{n}")).collect();
         for request in [
             json!({"name": "", "capabilities": []}),
@@ -471,7 +465,7 @@ mod tests {
 
     #[test]
     fn whoever_may_change_groups_gives_none_more_than_they_hold() {
-        let fake = fake();
+        let fake = Fake::started();
         make(&fake, json!({"name": "lead", "capabilities": ["group:*", "a:b"]})).unwrap();
         make(&fake, json!({"name": "strong", "capabilities": ["z"]})).unwrap();
         principal(&fake, "lee", "lead");
@@ -491,7 +485,7 @@ mod tests {
 
     #[test]
     fn nobody_is_left_in_a_group_that_is_deleted_even_if_they_join_meanwhile() {
-        let fake = fake();
+        let fake = Fake::started();
         make(&fake, json!({"name": "ops", "capabilities": ["a:b"]})).unwrap();
         principal(&fake, "bo", "ops");
         let refused = delete(&fake, &named("ops")).unwrap_err();
@@ -512,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_being_deleted_takes_nobody_until_the_next_attempt_ends_it() {
-        let fake = fake();
+        let fake = Fake::started();
         make(&fake, json!({"name": "ops", "capabilities": []})).unwrap();
         let mut record = fake.value(Bucket::Groups, "ops").unwrap();
         record["closing"] = 7.into();
@@ -525,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_list_begins_with_the_built_in_groups_and_goes_on_page_by_page_and_about_oneself_has_ones_own() {
-        let fake = fake();
+        let fake = Fake::started();
         (0..5).for_each(|n| drop(make(&fake, json!({"name": format!("g{n}"), "capabilities": []})).unwrap()));
         let names = |target: Option<&str>, request: &str| {
             let list = list(&fake, target, request.as_bytes()).unwrap();

@@ -359,13 +359,6 @@ mod tests {
     use crate::bearer;
     use crate::testing::{Fake, NOW, all_different, public_key};
 
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        principals::bootstrap(&fake).unwrap();
-        fake.calls();
-        fake
-    }
-
     fn issue_with(fake: &Fake, request: &Value) -> Result<IssuedInvite, Refusal> {
         issue(fake, "default", request.to_string().as_bytes()).map(|issued| issued.invite)
     }
@@ -409,7 +402,7 @@ mod tests {
 
     #[test]
     fn the_distribution_names_the_issuers_and_without_one_there_is_one_tenant() {
-        let fake = fake();
+        let fake = Fake::started();
         let ask = |issuer: &str| issue(&fake, issuer, br#"{"group":"agent","max_uses":1}"#).map(drop);
         assert_eq!((ask("default"), ask("eve")), (Ok(()), Ok(())), "no rule");
         fake.say("DISTRO_ISSUERS", "default,ada");
@@ -423,7 +416,7 @@ mod tests {
 
     #[test]
     fn an_invite_without_group_and_time_has_those_of_the_distribution() {
-        let fake = fake();
+        let fake = Fake::started();
         let bare = json!({"max_uses": 1});
         let invite = issue_with(&fake, &bare).unwrap();
         assert_eq!((&*invite.group, invite.expires_at_epoch), ("agent", NOW + 604_800));
@@ -445,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_hundred_who_redeem_at_once_become_as_many_principals_as_there_is_room_for() {
-        let fake = fake();
+        let fake = Fake::started();
         fake.say("DISTRO_MAX_PRINCIPALS", "12");
         // Invites of their own, so that nothing but the bound is between them.
         let tokens: Vec<String> = (0..100).map(|_| token(&fake, 1)).collect();
@@ -467,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_bound_counts_every_page_and_room_that_comes_back_is_used() {
-        let fake = fake();
+        let fake = Fake::started();
         for n in 0..2_499 {
             fake.set(Bucket::Principals, &format!("p{n:04}"), &json!({}));
         }
@@ -497,14 +490,14 @@ mod tests {
 
     #[test]
     fn issuing_is_one_durable_write_and_no_read() {
-        let fake = fake();
+        let fake = Fake::started();
         token(&fake, 1);
         assert_eq!(fake.calls(), ["random", "put"]);
     }
 
     #[test]
     fn an_issued_invite_has_what_was_asked_for_and_the_store_has_only_the_hash_of_its_token() {
-        let fake = fake();
+        let fake = Fake::started();
         let request = json!({"group": "agent", "max_uses": 3, "expires_secs": 60, "metadata": {"team": "blue"}});
         let issued = serde_json::to_value(issue(&fake, "alice", request.to_string().as_bytes()).unwrap()).unwrap();
         let token = issued["invite"]["token"].as_str().unwrap().to_owned();
@@ -524,14 +517,14 @@ mod tests {
 
     #[test]
     fn an_invite_lasts_seven_days_unless_said_otherwise_and_has_no_metadata_unless_given() {
-        let issued = issue(&fake(), "default", br#"{"group":"agent","max_uses":1}"#).unwrap();
+        let issued = issue(&Fake::started(), "default", br#"{"group":"agent","max_uses":1}"#).unwrap();
         assert_eq!(issued.invite.expires_at_epoch, NOW + 604_800);
         assert!(serde_json::to_value(issued).unwrap()["invite"].get("metadata").is_none());
     }
 
     #[test]
     fn every_bound_of_an_invite_is_inclusive_and_names_field_value_and_bound() {
-        let fake = fake();
+        let fake = Fake::started();
         let with = |field: &str, value: Value| {
             let mut request = json!({"group": "agent", "max_uses": 1});
             request[field] = value;
@@ -575,7 +568,7 @@ mod tests {
 
     #[test]
     fn whoever_may_only_invite_invites_nobody_to_more_than_they_hold() {
-        let fake = fake();
+        let fake = Fake::started();
         let group = json!({"name": "ops", "capabilities": ["invite:issue"]});
         groups::create(&fake, "default", group.to_string().as_bytes()).unwrap();
         let eve = json!({"name": "eve", "groups": ["ops"]});
@@ -594,7 +587,7 @@ mod tests {
 
     #[test]
     fn an_invite_is_worth_nothing_while_its_issuer_is_disabled_and_once_it_is_deleted() {
-        let fake = fake();
+        let fake = Fake::started();
         principals::create(&fake, "default", br#"{"name":"eve","groups":["admin"]}"#).unwrap();
         let request = json!({"group": "agent", "max_uses": 9}).to_string();
         let token = issue(&fake, "eve", request.as_bytes()).unwrap().invite.token;
@@ -612,7 +605,7 @@ mod tests {
 
     #[test]
     fn an_invite_to_a_group_that_is_gone_is_not_valid() {
-        let fake = fake();
+        let fake = Fake::started();
         groups::create(&fake, "default", br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
         let token = issue_with(&fake, &json!({"group": "ops", "max_uses": 9})).unwrap().token;
         let made = redeem_with(&fake, &token, 1).unwrap().principal;
@@ -625,7 +618,7 @@ mod tests {
 
     #[test]
     fn the_list_shows_live_invites_by_fingerprint_and_sweeps_expired_ones() {
-        let fake = fake();
+        let fake = Fake::started();
         let short = issue_with(&fake, &json!({"group": "admin", "max_uses": 1, "expires_secs": 10})).unwrap().token;
         let long = issue_with(&fake, &json!({"group": "agent", "max_uses": 2, "metadata": {"a": "b"}})).unwrap().token;
         assert_eq!(listed(&fake, &json!({}))["invites"].as_array().unwrap().len(), 2);
@@ -652,7 +645,7 @@ mod tests {
 
     #[test]
     fn the_list_pages_through_more_than_the_store_gives_at_once() {
-        let fake = fake();
+        let fake = Fake::started();
         for _ in 0..2_500 {
             token(&fake, 1);
         }
@@ -667,7 +660,7 @@ mod tests {
 
     #[test]
     fn an_answer_stays_deliverable_however_large_and_however_many_the_invites_are() {
-        let fake = fake();
+        let fake = Fake::started();
         let metadata: Value =
             (0..16).map(|n| (n.to_string(), json!("v".repeat(256)))).collect::<serde_json::Map<_, _>>().into();
         for _ in 0..400 {
@@ -680,7 +673,7 @@ mod tests {
 
     #[test]
     fn one_list_reads_a_bounded_number_of_expired_invites_and_the_next_goes_on() {
-        let fake = fake();
+        let fake = Fake::started();
         for _ in 0..listing::MAX_READ + 10 {
             issue_with(&fake, &json!({"group": "agent", "max_uses": 1, "expires_secs": 1})).unwrap();
         }
@@ -694,7 +687,7 @@ mod tests {
 
     #[test]
     fn a_list_takes_only_its_own_bounds() {
-        let fake = fake();
+        let fake = Fake::started();
         for (request, want) in [
             (json!({"limit": 0}), "limit = 0 must be 1 to 10000"),
             (json!({"limit": 10_001}), "limit = 10001 must be 1 to 10000"),
@@ -709,7 +702,7 @@ mod tests {
 
     #[test]
     fn an_invite_is_revoked_by_its_token_or_its_fingerprint_and_works_no_more() {
-        let fake = fake();
+        let fake = Fake::started();
         let (first, second) = (token(&fake, 5), token(&fake, 5));
         redeem_with(&fake, &first, 1).unwrap();
         assert_eq!(serde_json::to_value(revoke_with(&fake, &json!({"token": first})).unwrap()).unwrap(), json!({}));
@@ -724,7 +717,7 @@ mod tests {
 
     #[test]
     fn revoking_what_is_unknown_or_expired_is_not_found_and_needs_exactly_one_name() {
-        let fake = fake();
+        let fake = Fake::started();
         let expired = issue_with(&fake, &json!({"group": "agent", "max_uses": 1, "expires_secs": 1})).unwrap().token;
         fake.set_now(NOW + 1);
         let foreign = format!("astrid-inv-{}", "A".repeat(43));
@@ -748,7 +741,7 @@ mod tests {
 
     #[test]
     fn redeeming_makes_a_principal_with_its_key_its_standing_and_a_working_bearer() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 2);
         let redeemed = redeem_with(&fake, &token, 1).unwrap();
         let key = PublicKey::parse("public_key", &public_key(1)).unwrap();
@@ -779,7 +772,7 @@ mod tests {
 
     #[test]
     fn wrong_expired_used_up_and_revoked_tokens_get_the_same_refusal() {
-        let fake = fake();
+        let fake = Fake::started();
         let used_up = token(&fake, 1);
         redeem_with(&fake, &used_up, 1).unwrap();
         let revoked = token(&fake, 1);
@@ -798,7 +791,7 @@ mod tests {
 
     #[test]
     fn a_key_that_has_a_principal_is_a_conflict_and_spends_no_use() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 2);
         redeem_with(&fake, &token, 1).unwrap();
         assert!(matches!(redeem_with(&fake, &token, 1), Err(Refusal::Conflict(_))));
@@ -810,7 +803,7 @@ mod tests {
 
     #[test]
     fn a_bad_key_or_field_is_invalid_and_spends_no_use() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 1);
         for (request, want) in [
             (json!({"token": token, "public_key": "00"}), "public_key must be 64 hexadecimal"),
@@ -827,7 +820,7 @@ mod tests {
 
     #[test]
     fn names_become_ids_and_taken_or_reserved_ones_get_a_suffix() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 100);
         assert_eq!(named(&fake, &token, 1, "Ada  Lovelace (2)"), "ada-lovelace-2");
         let second = named(&fake, &token, 2, "ada lovelace 2");
@@ -845,7 +838,7 @@ mod tests {
 
     #[test]
     fn a_suffix_that_is_taken_is_drawn_again() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 3);
         redeem_with(&fake, &token, 1).unwrap();
         fake.repeat_random(3);
@@ -855,7 +848,7 @@ mod tests {
 
     #[test]
     fn a_conflict_is_read_again_and_tried_again_and_after_64_times_given_up() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 2);
         fake.force_conflicts(63);
         redeem_with(&fake, &token, 1).unwrap();
@@ -867,7 +860,7 @@ mod tests {
 
     #[test]
     fn an_invite_revoked_while_it_is_redeemed_makes_nobody() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 1);
         let request = json!({"token": token});
         fake.before_commit(move |fake| assert!(revoke_with(fake, &request).is_ok()));
@@ -878,7 +871,7 @@ mod tests {
 
     #[test]
     fn two_who_want_the_same_name_at_once_get_different_ones() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 2);
         let same = token.clone();
         fake.before_commit(move |fake| drop(redeem_with(fake, &same, 1).unwrap()));
@@ -888,7 +881,7 @@ mod tests {
 
     #[test]
     fn one_key_redeemed_twice_at_once_is_one_principal() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 2);
         let same = token.clone();
         fake.before_commit(move |fake| drop(redeem_with(fake, &same, 1).unwrap()));
@@ -898,7 +891,7 @@ mod tests {
 
     #[test]
     fn a_hundred_at_once_on_an_invite_for_ten_make_ten_principals() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 10);
         fake.force_conflicts(30);
         let outcomes: Vec<_> = thread::scope(|scope| {
@@ -924,7 +917,7 @@ mod tests {
 
     #[test]
     fn without_a_store_everything_is_unavailable() {
-        let fake = fake();
+        let fake = Fake::started();
         let token = token(&fake, 1);
         fake.go_away();
         assert!(matches!(redeem_with(&fake, &token, 1), Err(Refusal::Unavailable(_))));

@@ -553,12 +553,6 @@ mod tests {
     use super::*;
     use crate::testing::{Fake, NOW};
 
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        fake
-    }
-
     fn add(fake: &Fake, id: &str, groups: &[&str], grants: &[&str], revokes: &[&str]) {
         let record = json!({"enabled": true, "groups": groups, "grants": grants, "revokes": revokes,
                             "created_at": NOW, "keys": []});
@@ -575,7 +569,7 @@ mod tests {
 
     #[test]
     fn the_first_start_makes_default_an_administrator_and_puts_the_groups_in_force() {
-        let fake = fake();
+        let fake = Fake::started();
         let record = fake.value(Bucket::Principals, DEFAULT).unwrap();
         assert_eq!((&record["enabled"], &record["groups"]), (&json!(true), &json!(["admin"])));
         assert_eq!(record["created_at"], NOW);
@@ -601,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_second_start_changes_nothing_and_looks_at_nobody_else() {
-        let fake = fake();
+        let fake = Fake::started();
         add(&fake, "eve", &["agent"], &[], &[]);
         let before = (fake.text(), fake.told(), fake.told_groups());
         fake.set_now(NOW + 1_000);
@@ -613,7 +607,7 @@ mod tests {
 
     #[test]
     fn a_start_restores_a_default_that_was_disabled_or_stripped_and_keeps_the_rest() {
-        let fake = fake();
+        let fake = Fake::started();
         let mut record = fake.value(Bucket::Principals, DEFAULT).unwrap();
         record["enabled"] = false.into();
         record["groups"] = json!(["agent"]);
@@ -644,7 +638,7 @@ mod tests {
 
     #[test]
     fn with_a_target_the_list_is_its_row_alone() {
-        let fake = fake();
+        let fake = Fake::started();
         add(&fake, "eve", &["agent"], &["a:b"], &["c:d"]);
         let row =
             json!({"principal": "eve", "enabled": true, "groups": ["agent"], "grants": ["a:b"], "revokes": ["c:d"]});
@@ -655,7 +649,7 @@ mod tests {
 
     #[test]
     fn without_a_target_the_list_is_everybody_sorted_a_page_at_a_time() {
-        let fake = fake();
+        let fake = Fake::started();
         for n in 0..1_500 {
             add(&fake, &format!("p{n:04}"), &[], &[], &[]);
         }
@@ -680,7 +674,7 @@ mod tests {
             (json!({"after": "a b"}), "after `a b` must be a principal id: 1 to 64 of"),
             (json!({"before": "a"}), "unknown field `before`"),
         ] {
-            match list(&fake(), None, request.to_string().as_bytes()) {
+            match list(&Fake::started(), None, request.to_string().as_bytes()) {
                 Err(Refusal::Invalid(reason)) => assert!(reason.contains(want), "{reason}"),
                 other => panic!("{request} gives {other:?}"),
             }
@@ -689,7 +683,7 @@ mod tests {
 
     #[test]
     fn me_is_the_callers_groups_and_capabilities() {
-        let fake = fake();
+        let fake = Fake::started();
         add(&fake, "eve", &["restricted", "agent", "gone"], &["z:y", "a:b", "a:b", "c:d"], &["c:*"]);
         assert_eq!(
             serde_json::to_value(me(&fake, "eve", b"{}").unwrap()).unwrap(),
@@ -700,7 +694,7 @@ mod tests {
 
     #[test]
     fn nobody_is_denied_to_ask_who_they_are() {
-        let fake = fake();
+        let fake = Fake::started();
         add(&fake, ANONYMOUS, &["admin"], &[], &[]);
         for nobody in [ANONYMOUS, "unknown"] {
             assert!(matches!(me(&fake, nobody, b"{}"), Err(Refusal::Denied(_))), "{nobody}");
@@ -718,7 +712,7 @@ mod tests {
 
     #[test]
     fn a_new_principal_has_what_was_named_and_inherits_nothing_of_its_maker() {
-        let fake = fake();
+        let fake = Fake::started();
         let row = made(&fake, &json!({"name": "Bo_1-x"})).unwrap();
         assert_eq!((row.groups, row.grants, row.revokes), (vec!["agent".to_owned()], vec![], vec![]));
         let told = fake.told()["Bo_1-x"].clone();
@@ -735,7 +729,7 @@ mod tests {
 
     #[test]
     fn an_id_that_does_not_fit_is_reserved_or_taken_is_refused_each_in_its_way() {
-        let fake = fake();
+        let fake = Fake::started();
         let code = |request: Value| match made(&fake, &request) {
             Ok(_) => "made",
             Err(Refusal::Invalid(_)) => "invalid",
@@ -762,7 +756,7 @@ mod tests {
 
     #[test]
     fn whoever_makes_and_places_principals_makes_nobody_mightier_than_they_are() {
-        let fake = fake();
+        let fake = Fake::started();
         groups::create(&fake, DEFAULT, br#"{"name":"hr","capabilities":["agent:create","agent:modify"]}"#).unwrap();
         made(&fake, &json!({"name": "hr1", "groups": ["hr"]})).unwrap();
         let by_hr = |request: Value| create(&fake, "hr1", request.to_string().as_bytes()).map(drop);
@@ -782,7 +776,7 @@ mod tests {
 
     #[test]
     fn groups_are_left_and_joined_in_one_change_that_says_whether_there_was_any() {
-        let fake = fake();
+        let fake = Fake::started();
         groups::create(&fake, DEFAULT, br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
         made(&fake, &json!({"name": "bo"})).unwrap();
         let change = |request: Value| modify(&fake, DEFAULT, request.to_string().as_bytes());
@@ -806,7 +800,7 @@ mod tests {
 
     #[test]
     fn default_is_never_deleted_disabled_or_stripped() {
-        let fake = fake();
+        let fake = Fake::started();
         let before = (fake.text(), fake.told());
         let strip = json!({"principal": DEFAULT, "remove_groups": ["admin"]}).to_string();
         let revoke = json!({"principal": DEFAULT, "capabilities": ["agent:list"]}).to_string();
@@ -823,7 +817,7 @@ mod tests {
 
     #[test]
     fn disabling_ends_what_was_issued_and_enabling_gives_back_all_else() {
-        let fake = fake();
+        let fake = Fake::started();
         made(&fake, &json!({"name": "bo", "grants": ["a:b"]})).unwrap();
         fake.set_now(NOW + 5);
         assert!(disable(&fake, &of("bo")).unwrap().changed && !disable(&fake, &of("bo")).unwrap().changed);
@@ -837,7 +831,7 @@ mod tests {
 
     #[test]
     fn a_deleted_principal_leaves_nothing_but_an_id_that_is_not_given_again() {
-        let fake = fake();
+        let fake = Fake::started();
         groups::create(&fake, DEFAULT, br#"{"name":"ops","capabilities":["a:b"]}"#).unwrap();
         made(&fake, &json!({"name": "bo", "groups": ["ops"]})).unwrap();
         let mut record = fake.value(Bucket::Principals, "bo").unwrap();
@@ -857,7 +851,7 @@ mod tests {
 
     #[test]
     fn a_read_costs_the_same_however_many_there_are() {
-        let fake = fake();
+        let fake = Fake::started();
         let cost = || {
             fake.calls();
             list(&fake, None, br#"{"after":"d","limit":10}"#).unwrap();

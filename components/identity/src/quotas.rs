@@ -128,12 +128,6 @@ mod tests {
     use crate::principals::{DEFAULT, bootstrap};
     use crate::testing::Fake;
 
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        fake
-    }
-
     fn change(fake: &Fake, quotas: Value) -> Result<Quotas, String> {
         let payload = json!({ "principal": DEFAULT, "quotas": quotas }).to_string();
         set(fake, None, payload.as_bytes()).map(|a| a.quotas).map_err(|refusal| refusal.reason().to_owned())
@@ -141,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_change_touches_what_it_names_and_is_told_to_the_host_in_the_same_commit() {
-        let fake = fake();
+        let fake = Fake::started();
         assert_eq!(fake.told()[DEFAULT].quotas, Quotas::default());
         let first = change(&fake, json!({ "max_timeout_secs": 86400, "max_storage_bytes": 1 })).unwrap();
         let want = Quotas { max_timeout_secs: Some(86_400), max_storage_bytes: Some(1), ..Quotas::default() };
@@ -157,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_out_of_bounds_or_unknown_is_refused_by_name_and_changes_nothing() {
-        let fake = fake();
+        let fake = Fake::started();
         for (quotas, reason) in [
             (json!({ "max_timeout_secs": 86401 }), "max_timeout_secs = 86401 must be 1 to 86400"),
             (json!({ "max_timeout_secs": 0 }), "max_timeout_secs = 0 must be 1 to 86400"),

@@ -246,15 +246,13 @@ mod tests {
 
     use super::*;
     use crate::devices;
-    use crate::principals::{DEFAULT, bootstrap, create};
+    use crate::principals::{DEFAULT, create};
     use crate::testing::{self, Fake, NOW};
 
     const HOUR: u64 = 3_600;
 
     fn with_bo() -> (Fake, String) {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
+        let fake = Fake::with(&["bo"]);
         let token = testing::begin(&fake, "bo", None).token;
         (fake, token)
     }
