@@ -67,7 +67,7 @@ pub struct Granted {
 pub fn grant<P: Ports>(ports: &P, payload: &[u8]) -> Result<Granted, Refusal> {
     let (id, named) = ChangeRequest::read(payload)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, &id)?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         let Principal { grants, revokes, .. } = &mut principal;
         shift(&named, revokes, grants);
         check_count("grants", grants)?;
@@ -87,7 +87,7 @@ pub fn revoke<P: Ports>(ports: &P, payload: &[u8]) -> Result<Revoked, Refusal> {
         return Err(principals::protected("loses a capability"));
     }
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, &id)?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         let Principal { grants, revokes, .. } = &mut principal;
         shift(&named, grants, revokes);
         check_count("revokes", revokes)?;
@@ -95,10 +95,6 @@ pub fn revoke<P: Ports>(ports: &P, payload: &[u8]) -> Result<Revoked, Refusal> {
         Ok(Revoked {})
     })
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ShowRequest {}
 
 /// The answer to `caps.show`: everything that decides what a principal may do.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -122,9 +118,9 @@ pub struct HeldByGroup {
 
 /// What a principal holds, and from where.
 pub fn show<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Shown, Refusal> {
-    let ShowRequest {} = payload::read(payload)?;
+    payload::read_empty(payload)?;
     let mut reading = ports.begin();
-    let principal = principals::existing(&mut reading, id)?;
+    let principal = principals::existing_in(&mut reading, id)?;
     let rights = principal.rights(&mut reading)?;
     let given = |name: &String| {
         let (_, held) = rights.groups.iter().find(|(group, _)| group == name)?;
@@ -178,7 +174,7 @@ pub fn check<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Checked, R
         return Err(invalid(format!("capability {}", payload::shown(&capability)), "one without `*`"));
     }
     let mut reading = ports.begin();
-    let rights = principals::existing(&mut reading, id)?.rights(&mut reading)?;
+    let rights = principals::existing_in(&mut reading, id)?.rights(&mut reading)?;
     let own = (!rights::is_own(&asked)).then(|| asked.self_form()).map(|form| {
         let rule = rights.decide(&form);
         OfForm { capability: form.as_str().into(), allowed: rule.allows(), rule }

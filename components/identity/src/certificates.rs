@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bearer::{Identified, LIFETIME_SECS};
-use crate::devices::{MAX_LABEL, scope};
+use crate::devices::{check_label, scope};
 use crate::payload::{self, invalid};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals;
@@ -74,12 +74,10 @@ impl From<Certificate> for Row {
 pub fn bind<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusal> {
     let BindRequest { fingerprint, label, scope: wanted } = payload::read(payload)?;
     let fingerprint = parse(&fingerprint)?;
-    if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
-        return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
-    }
+    check_label(label.as_deref())?;
     let scope = scope(ports, wanted)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         if transaction.get(Bucket::Certificates, &fingerprint)?.is_some() {
             return Err(Refusal::Conflict("the certificate stands for a principal already".into()));
         }
@@ -97,10 +95,6 @@ pub fn bind<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusa
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {}
-
 /// The answer to `certificate.list`, in the order in which they were bound.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct CertificateList {
@@ -109,8 +103,8 @@ pub struct CertificateList {
 
 /// The certificates of a principal.
 pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<CertificateList, Refusal> {
-    let ListRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     Ok(CertificateList { certificates: principal.certificates.into_iter().map(Row::from).collect() })
 }
 
@@ -129,12 +123,10 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
     let RemoveRequest { fingerprint } = payload::read(payload)?;
     let fingerprint = parse(&fingerprint)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
-        let before = principal.certificates.len();
-        principal.certificates.retain(|certificate| certificate.fingerprint != fingerprint);
-        if principal.certificates.len() == before {
-            return Err(Refusal::NotFound("the principal has no such certificate".into()));
-        }
+        let mut principal = principals::existing_in(transaction, id)?;
+        let found = principal.certificates.iter().position(|certificate| certificate.fingerprint == fingerprint);
+        let unknown = || Refusal::NotFound("the principal has no such certificate".into());
+        principal.certificates.remove(found.ok_or_else(unknown)?);
         transaction.delete(Bucket::Certificates, &fingerprint)?;
         // With the standing, whose change makes the host forget what it remembers of certificates.
         principals::save(transaction, id, &principal)?;

@@ -68,6 +68,14 @@ pub struct PairToken {
     pub scope: Option<Vec<String>>,
 }
 
+/// The label of a device or a certificate.
+pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
+    match label.map_or(0, str::len) {
+        size if size > MAX_LABEL => Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}"))),
+        _ => Ok(()),
+    }
+}
+
 /// What a device or a certificate may use that is added through this session: what was asked for, or all that the session may use itself. More
 /// than that is denied.
 pub fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
@@ -93,16 +101,14 @@ pub fn pair<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<PairToken, 
     let PairRequest { expires_secs, label, scope: wanted } = payload::read(payload)?;
     let expires_secs =
         expires_secs.map_or(Ok(DEFAULT_EXPIRY_SECS), |secs| bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS))?;
-    if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
-        return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
-    }
+    check_label(label.as_deref())?;
     let scope = scope(ports, wanted)?;
     let mut secret = [0; 32];
     ports.random(&mut secret)?;
     let part = Base64UrlUnpadded::encode_string;
     let token = format!("{PREFIX}{}.{}", part(id.as_bytes()), part(&secret));
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         let now = ports.now();
         principal.pairings.retain(|pairing| pairing.expires_at > now);
         if principal.pairings.len() >= MAX_PAIRINGS {
@@ -178,10 +184,6 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<LoggedIn, Refusal> 
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {}
-
 /// The answer to `device.list`, in the order in which they were added.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceList {
@@ -201,8 +203,8 @@ pub struct Device {
 
 /// The devices of a principal.
 pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<DeviceList, Refusal> {
-    let ListRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     let device = |Key { fingerprint, label, scope, added_at, .. }| Device {
         fingerprint,
         label,
@@ -226,12 +228,9 @@ pub struct Removed {}
 pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, Refusal> {
     let RemoveRequest { fingerprint } = payload::read(payload)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
-        let before = principal.keys.len();
-        principal.keys.retain(|key| key.fingerprint != fingerprint);
-        if principal.keys.len() == before {
-            return Err(Refusal::NotFound("the principal has no such device".into()));
-        }
+        let mut principal = principals::existing_in(transaction, id)?;
+        let found = principal.keys.iter().position(|key| key.fingerprint == fingerprint);
+        principal.keys.remove(found.ok_or_else(|| Refusal::NotFound("the principal has no such device".into()))?);
         transaction.delete(Bucket::Keys, &fingerprint)?;
         transaction.end_session(id, None, &format!("its device {fingerprint} is removed"))?;
         // With the standing, whose change makes the host forget what it remembers of bearers.

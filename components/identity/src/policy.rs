@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::payload::stored;
+use crate::payload::{stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction};
 use crate::refusal::Refusal;
 
@@ -34,8 +34,7 @@ impl Gate {
     }
 
     fn write(&self, transaction: &mut impl Transaction) -> Result<(), Refusal> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(transaction.put(Bucket::Gates, GATE, &bytes)?)
+        Ok(transaction.put(Bucket::Gates, GATE, &to_store(self)?)?)
     }
 }
 

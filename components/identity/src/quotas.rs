@@ -43,10 +43,6 @@ pub struct Answer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct GetRequest {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SetRequest {
     principal: String,
     #[serde(deserialize_with = "payload::object")]
@@ -98,8 +94,8 @@ fn adopt(field: &str, update: &Option<Option<Number>>, most: u64, quota: &mut Op
 
 /// The quotas of a principal that exists.
 pub fn get<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Answer, Refusal> {
-    let GetRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     Ok(Answer { principal: id.into(), quotas: principal.quotas })
 }
 
@@ -113,7 +109,7 @@ pub fn set<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result<
     let SetRequest { principal: id, quotas: update } = payload::read(payload)?;
     payload::principal("principal", &id)?;
     transact(ports, |transaction| {
-        let mut principal = principals::load_in(transaction, &id)?.ok_or_else(|| principals::unknown(&id))?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         update.apply(&mut principal.quotas)?;
         principals::save(transaction, &id, &principal)?;
         Ok(Answer { principal: id.clone(), quotas: principal.quotas })

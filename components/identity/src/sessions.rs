@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::approvals;
 use crate::bearer::{self, Bearer, LIFETIME_SECS, MAX_SKEW_SECS};
-use crate::payload::{self, stored};
+use crate::payload::{self, stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Key, Principal};
 use crate::refusal::Refusal;
@@ -59,8 +59,7 @@ pub fn live(bytes: Option<Vec<u8>>) -> Result<Option<Session>, Refusal> {
 }
 
 fn save(transaction: &mut impl Transaction, key: &str, session: &Session) -> Result<(), Refusal> {
-    let bytes = serde_json::to_vec(session).map_err(|error| Refusal::Internal(error.to_string()))?;
-    Ok(transaction.put(Bucket::Sessions, key, &bytes)?)
+    Ok(transaction.put(Bucket::Sessions, key, &to_store(session)?)?)
 }
 
 /// Stages a session of a device, and signs its first bearer. The transaction must save the principal's record as well.

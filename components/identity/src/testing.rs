@@ -225,7 +225,7 @@ impl Fake {
 /// A first bearer of a new device of a principal, with this scope.
 pub(crate) fn begin(fake: &Fake, id: &str, scope: Option<&[&str]>) -> Bearer {
     transact(fake, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         let mut key = PublicKey::parse("key", &public_key(u32::try_from(principal.keys_had).unwrap()))?;
         while transaction.get(Bucket::Keys, &key.fingerprint())?.is_some() {
             let mut seed = [0; 4];

@@ -58,10 +58,6 @@ pub fn answer<P: Ports>(ports: &P, principal: &str, sender: &str, payload: &[u8]
     Ok(Done {})
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {}
-
 /// The answer to `approval.list`.
 #[derive(Debug, Serialize)]
 pub struct List {
@@ -86,7 +82,7 @@ pub struct StandingRow {
 
 /// What waits for a principal's answer, and what it has approved for longer than once.
 pub fn list<P: Ports>(ports: &P, principal: &str, payload: &[u8]) -> Result<List, Refusal> {
-    let ListRequest {} = payload::read(payload)?;
+    payload::read_empty(payload)?;
     let approvals = Approvals::read(ports.get(Bucket::Approvals, principal)?, ports.now())?;
     let standing = |Standing { id, subject, session, granted_at }| {
         let Subject { capsule, action, resource } = subject;
@@ -107,11 +103,8 @@ pub fn withdraw<P: Ports>(ports: &P, principal: &str, payload: &[u8]) -> Result<
     let WithdrawRequest { id } = payload::read(payload)?;
     transact(ports, |transaction| {
         let mut approvals = Approvals::load(transaction, principal, ports.now())?;
-        let before = approvals.standing.len();
-        approvals.standing.retain(|standing| standing.id != id);
-        if approvals.standing.len() == before {
-            return Err(Refusal::NotFound("no such approval stands".into()));
-        }
+        let found = approvals.standing.iter().position(|standing| standing.id == id);
+        approvals.standing.remove(found.ok_or_else(|| Refusal::NotFound("no such approval stands".into()))?);
         approvals.save(transaction, principal)?;
         Ok(Done {})
     })

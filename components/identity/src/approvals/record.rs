@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{By, Decision, Outcome};
-use crate::payload::stored;
+use crate::payload::{stored, to_store};
 use crate::ports::{Bucket, Transaction};
 use crate::refusal::Refusal;
 use crate::sessions::MAX_AGE_SECS;
@@ -85,8 +85,7 @@ impl Approvals {
         if self.open.is_empty() && self.standing.is_empty() {
             return Ok(transaction.delete(Bucket::Approvals, principal)?);
         }
-        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(transaction.put(Bucket::Approvals, principal, &bytes)?)
+        Ok(transaction.put(Bucket::Approvals, principal, &to_store(self)?)?)
     }
 
     pub(super) fn answer_to(&self, subject: &Subject, session: Option<&str>) -> Option<Outcome> {
@@ -112,7 +111,6 @@ impl Asking {
         if self.0.is_empty() {
             return Ok(transaction.delete(Bucket::Asking, capsule)?);
         }
-        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(transaction.put(Bucket::Asking, capsule, &bytes)?)
+        Ok(transaction.put(Bucket::Asking, capsule, &to_store(self)?)?)
     }
 }

@@ -9,7 +9,7 @@ use astrid_capsule::{Capability, PrincipalId};
 use serde::{Deserialize, Serialize};
 
 use crate::listing;
-use crate::payload::{self, bounded, given, invalid, stored};
+use crate::payload::{self, bounded, given, invalid, stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals;
 use crate::refusal::Refusal;
@@ -59,8 +59,7 @@ impl Group {
     }
 
     fn save_record(&self, transaction: &mut impl Transaction, name: &str) -> Result<(), Refusal> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(transaction.put(Bucket::Groups, name, &bytes)?)
+        Ok(transaction.put(Bucket::Groups, name, &to_store(self)?)?)
     }
 }
 
@@ -242,7 +241,7 @@ pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result
         read_name(after)?;
     }
     if let Some(target) = target {
-        let principal = principals::load(ports, target)?.ok_or_else(|| principals::unknown(target))?;
+        let principal = principals::existing(ports, target)?;
         let rows = principal.groups.iter().map(|name| find(ports, name)).collect::<Result<Vec<_>, _>>()?;
         let after = |row: &Row| request.after.as_ref().is_none_or(|after| row.name > *after);
         return Ok(GroupList { groups: rows.into_iter().flatten().filter(after).collect(), next_after: None });

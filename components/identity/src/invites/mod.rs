@@ -19,7 +19,7 @@ pub use list::{InviteList, Revoked, Row, list, revoke};
 pub use redeem::{Redeemed, redeem};
 
 use crate::keys::FINGERPRINT_CHARS;
-use crate::payload::stored;
+use crate::payload::{stored, to_store};
 use crate::refusal::Refusal;
 
 /// What every token begins with.
@@ -47,7 +47,7 @@ impl Invite {
     }
 
     fn bytes(&self) -> Result<Vec<u8>, Refusal> {
-        serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))
+        to_store(self)
     }
 
     fn is_live(&self, now: u64) -> bool {

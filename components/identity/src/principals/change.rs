@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::id::{RESERVED, is_free};
-use super::{DEFAULT, Principal, Row, existing, protected, rights_of_caller, save, save_new};
+use super::{DEFAULT, Principal, Row, existing_in, protected, rights_of_caller, save, save_new};
 use crate::groups;
-use crate::payload::{self, invalid};
+use crate::payload::{self, invalid, to_store};
 use crate::policy;
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::refusal::Refusal;
@@ -110,7 +110,7 @@ pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Modif
         return Err(protected("leaves `admin`"));
     }
     transact(ports, |transaction| {
-        let mut principal = existing(transaction, &id)?;
+        let mut principal = existing_in(transaction, &id)?;
         let before = principal.groups.clone();
         let giver = rights_of_caller(ports, transaction, caller)?;
         for group in &add_groups {
@@ -168,7 +168,7 @@ fn set_enabled<P: Ports>(ports: &P, payload: &[u8], enabled: bool) -> Result<Ena
         return Err(protected("is disabled"));
     }
     transact(ports, |transaction| {
-        let mut principal = existing(transaction, &id)?;
+        let mut principal = existing_in(transaction, &id)?;
         let changed = principal.enabled != enabled;
         if changed {
             principal.enabled = enabled;
@@ -200,7 +200,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
         return Err(protected("is deleted"));
     }
     transact(ports, |transaction| {
-        let principal = existing(transaction, &id)?;
+        let principal = existing_in(transaction, &id)?;
         policy::release(ports, transaction)?;
         for key in &principal.keys {
             transaction.delete(Bucket::Keys, &key.fingerprint)?;
@@ -211,9 +211,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
         for group in &principal.groups {
             groups::leave(transaction, group, &id)?;
         }
-        let gone = Gone { deleted_at: ports.now() };
-        let gone = serde_json::to_vec(&gone).map_err(|error| Refusal::Internal(error.to_string()))?;
-        transaction.put(Bucket::Gone, &id, &gone)?;
+        transaction.put(Bucket::Gone, &id, &to_store(&Gone { deleted_at: ports.now() })?)?;
         transaction.delete(Bucket::Principals, &id)?;
         transaction.delete(Bucket::Approvals, &id)?;
         transaction.remove_principal(&id)?;

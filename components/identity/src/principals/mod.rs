@@ -22,7 +22,7 @@ use crate::devices::Pairing;
 use crate::groups;
 use crate::keys::PublicKey;
 use crate::login::Used;
-use crate::payload::{self, stored};
+use crate::payload::{self, stored, to_store};
 use crate::ports::{Bucket, Ports, Standing, Transaction, transact};
 use crate::quotas::Quotas;
 use crate::refusal::Refusal;
@@ -152,13 +152,18 @@ pub fn load<P: Ports>(ports: &P, id: &str) -> Result<Option<Principal>, Refusal>
     ports.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
 }
 
+/// Reads a principal that must be there.
+pub fn existing<P: Ports>(ports: &P, id: &str) -> Result<Principal, Refusal> {
+    load(ports, id)?.ok_or_else(|| unknown(id))
+}
+
 /// Reads the record of a principal in a transaction that depends on it.
 pub fn load_in(transaction: &mut impl Transaction, id: &str) -> Result<Option<Principal>, Refusal> {
     transaction.get(Bucket::Principals, id)?.map(|bytes| read(id, &bytes)).transpose()
 }
 
-/// Reads the record of a principal that must be there.
-pub fn existing(transaction: &mut impl Transaction, id: &str) -> Result<Principal, Refusal> {
+/// Reads the record of a principal that must be there, in a transaction that depends on it.
+pub fn existing_in(transaction: &mut impl Transaction, id: &str) -> Result<Principal, Refusal> {
     load_in(transaction, id)?.ok_or_else(|| unknown(id))
 }
 
@@ -174,8 +179,7 @@ pub fn save(transaction: &mut impl Transaction, id: &str, principal: &Principal)
 
 /// Stages the record alone, where nothing that the host knows has changed: its sessions and streams go on.
 pub fn save_record(transaction: &mut impl Transaction, id: &str, principal: &Principal) -> Result<(), Refusal> {
-    let bytes = serde_json::to_vec(principal).map_err(|error| Refusal::Internal(error.to_string()))?;
-    Ok(transaction.put(Bucket::Principals, id, &bytes)?)
+    Ok(transaction.put(Bucket::Principals, id, &to_store(principal)?)?)
 }
 
 /// Stages somebody who was not there: record, standing and a place in each group.

@@ -1,9 +1,9 @@
 //! Principals as others see them, and as they see themselves.
 
 use astrid_capsule::principal::ANONYMOUS;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Principal, load, read, rights_of_caller, unknown};
+use super::{Principal, existing, load, read, rights_of_caller};
 use crate::listing;
 use crate::payload::{self, bounded};
 use crate::ports::{Bucket, Ports};
@@ -48,7 +48,7 @@ pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result
         payload::principal("after", after)?;
     }
     if let Some(target) = target {
-        let found = load(ports, target)?.ok_or_else(|| unknown(target))?;
+        let found = existing(ports, target)?;
         let after = request.after.is_none_or(|after| *target > *after);
         let principals = after.then(|| Row::new(target, found)).into_iter().collect();
         return Ok(PrincipalList { principals, next_after: None });
@@ -59,14 +59,10 @@ pub fn list<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result
     Ok(PrincipalList { principals: walked.rows, next_after: walked.next_after })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EmptyRequest {}
-
 /// One principal.
 pub fn show<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusal> {
-    let EmptyRequest {} = payload::read(payload)?;
-    load(ports, id)?.map(|principal| Row::new(id, principal)).ok_or_else(|| unknown(id))
+    payload::read_empty(payload)?;
+    Ok(Row::new(id, existing(ports, id)?))
 }
 
 /// The answer to `me`.
@@ -80,7 +76,7 @@ pub struct Me {
 
 /// Who the caller is. `anonymous` is nobody, which is denied.
 pub fn me<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Me, Refusal> {
-    let EmptyRequest {} = payload::read(payload)?;
+    payload::read_empty(payload)?;
     let found = if caller == ANONYMOUS { None } else { load(ports, caller)? };
     let principal = found.ok_or_else(|| Refusal::Denied("the caller is not a known principal".into()))?;
     let capabilities = rights_of_caller(ports, &mut ports.begin(), caller)?.held();
