@@ -22,7 +22,7 @@ use crate::bindings::exports::astrid::bus::handler::GuestIndices as HandlerExpor
 use crate::bindings::exports::astrid::bus::interceptor::GuestIndices as InterceptorExport;
 use crate::bindings::exports::astrid::capsule::lifecycle::GuestIndices as LifecycleExport;
 use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
-use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply};
+use crate::bus::{Arrival, MAX_PAYLOAD_BYTES, Reply, from_test};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
     CallError, Failure, FakeHost, FakeJournal, FakeSinks, Identified, Logged, MemoryStore, Message, OpenError,
@@ -219,18 +219,7 @@ impl Capsule {
     /// If `topic` is none.
     pub fn arrive_bytes(&mut self, topic: &str, principal: &str, payload: Vec<u8>) {
         Topic::parse(topic).unwrap_or_else(|error| panic!("arrive: {error}"));
-        let message = Message {
-            id: self.fakes.bus.next_id(),
-            topic: topic.into(),
-            principal: principal.into(),
-            sender: "test".into(),
-            target: None,
-            remaining_ms: 0,
-            streams: false,
-            cause: None,
-            traceparent: None,
-            payload,
-        };
+        let message = from_test(self.fakes.bus.next_id(), topic, principal, payload);
         self.fakes.bus.arriving.push_back(Arrival::Message(message));
     }
 
@@ -533,18 +522,8 @@ impl<'a> Call<'a> {
         fits(payload.len())?;
         let topic = topic.or_else(single).ok_or_else(|| CallError::Unbound(handler.into()))?;
         let caller = capsule.caller(&principal);
-        let message = Message {
-            id: capsule.fakes.bus.next_id(),
-            topic,
-            principal,
-            sender: "test".into(),
-            target,
-            remaining_ms: caller.remaining_ms,
-            streams: caller.streams,
-            cause: None,
-            traceparent: None,
-            payload,
-        };
+        let message = from_test(capsule.fakes.bus.next_id(), &topic, &principal, payload);
+        let message = Message { target, remaining_ms: caller.remaining_ms, streams: caller.streams, ..message };
         Ok((capsule, caller, message))
     }
 }
