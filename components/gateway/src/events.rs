@@ -12,12 +12,13 @@
 
 use astrid_sdk::authority::Session;
 use astrid_sdk::bus::{self, Options};
-use astrid_sdk::http::{Event, Output, Request, Response};
+use astrid_sdk::http::{Event, Output, Response};
 use astrid_sdk::log;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT, gap};
 
 const QUERY: &str = "audit.v1.query";
 const FACT: &str = "audit.v1.fact";
@@ -50,15 +51,6 @@ struct Told {
     renew_from: Option<u64>,
 }
 
-/// The index after the one in `Last-Event-ID`.
-pub fn resumed(request: &Request) -> Result<Option<u64>, Problem> {
-    let mut values = request.header("last-event-id");
-    let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
-    let index = str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let index = index.ok_or_else(|| Problem::bad_request("last-event-id is no id of an event of this stream"))?;
-    Ok(Some(index.saturating_add(1)))
-}
-
 /// Begins a stream.
 pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     let own = |topic| move |failure| errors::of_failure(failure, Asked::OwnTopic(topic));
@@ -72,7 +64,7 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     let page: Page = serde_json::from_slice(&answer)
         .map_err(|error| Problem::unavailable(format!("audit's answer is not what was expected: {error}")))?;
     let ready = json!({ "principal": session.principal(), "firehose": session.holds("audit:read_all", None) });
-    let mut body = event(None, "ready", &ready);
+    let mut body = sse::event("ready", &ready);
     let next = match from {
         None => page.size,
         Some(_) => {
@@ -87,8 +79,7 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     let follow = json!({ "from": next }).to_string();
     session.publish(FOLLOW, follow.as_bytes(), None).map_err(own(FOLLOW))?;
     let context = json!(Resumed { from: next }).to_string();
-    let response = Response { body: body.into(), ..Response::new(200) };
-    Ok(response.with_header("content-type", "text/event-stream").relaying(subscription, context, IDLE_MS))
+    Ok(sse::stream(body).relaying(subscription, context, IDLE_MS))
 }
 
 /// The bytes of what has come.
@@ -116,7 +107,7 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
                 follows &= follow(None);
             }
             Event::Idle => {
-                body.push_str(": here\n\n");
+                body.push_str(COMMENT);
                 follows &= follow(None);
             }
             Event::Piece(_) | Event::End(_) => {}
@@ -136,24 +127,12 @@ fn index(entry: &Value) -> Option<u64> {
 }
 
 fn audit(entry: &Value) -> String {
-    event(index(entry), "audit", entry)
-}
-
-/// At least so many are missing here.
-fn gap(lost: u64) -> String {
-    event(None, "gap", &json!({ "lost": lost }))
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(id: Option<u64>, name: &str, data: &Value) -> String {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    format!("{id}event: {name}\ndata: {data}\n\n")
+    index(entry).map_or_else(|| sse::event("audit", entry), |index| sse::event_with_id(index, "audit", entry))
 }
 
 #[cfg(test)]
 mod tests {
     use astrid_sdk::bus::Message;
-    use astrid_sdk::http::Connection;
 
     use super::*;
 
@@ -190,25 +169,5 @@ mod tests {
             text(vec![told(&json!([1])), told(&json!({ "entries": [{ "index": 9 }] }))]).matches("id: 9").count(),
             1
         );
-    }
-
-    #[test]
-    fn a_last_event_id_is_an_index_or_refused() {
-        let ask = |values: &[&str]| {
-            let headers = values.iter().map(|value| ("last-event-id".to_owned(), value.as_bytes().to_vec())).collect();
-            resumed(&Request {
-                id: "1".into(),
-                method: "GET".into(),
-                path: "/api/events".into(),
-                query: None,
-                headers,
-                body: vec![],
-                connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
-            })
-        };
-        assert_eq!((ask(&[]).unwrap(), ask(&["41"]).unwrap(), ask(&[" 0 "]).unwrap()), (None, Some(42), Some(1)));
-        for bad in ["x", "-1", "1.0", "18446744073709551616", ""] {
-            assert_eq!(ask(&[bad]).unwrap_err().kind.status(), 400, "{bad}");
-        }
     }
 }

@@ -7,7 +7,7 @@
 //! content type, body. Which pages of other origins may read the answer, [`cors`] says last.
 //!
 //! What the bus says is passed on as JSON with the status of [`errors`]; [`respond`] adds the headers that every
-//! response has.
+//! response has. Answers that go on ([`events`], [`logs`], [`prompt`]) are server-sent events, as [`sse`] writes them.
 
 pub mod cors;
 pub mod credential;
@@ -19,6 +19,7 @@ pub mod plan;
 pub mod prompt;
 pub mod respond;
 pub mod routes;
+pub mod sse;
 pub mod throttle;
 pub mod uri;
 

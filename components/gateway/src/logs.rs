@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT};
 
 pub const LOGS: &str = "system.v1.logs";
 /// A topic of the gateway's own.
@@ -61,9 +62,7 @@ pub fn open(session: &Session, mut query: Map<String, Value>, from: Option<u64>)
     let mut follower = Follower { query, after, quiet: 0 };
     // How many of what is there was the reader's choice: what is left out of that is not lost.
     let body = follower.told(&lines.lines, false);
-    let response = Response { body: body.into(), ..Response::new(200) };
-    let response = response.with_header("content-type", "text/event-stream");
-    Ok(response.relaying(subscription, follower.written(), EVERY_MS))
+    Ok(sse::stream(body).relaying(subscription, follower.written(), EVERY_MS))
 }
 
 impl Follower {
@@ -89,8 +88,7 @@ impl Follower {
         let lines = match answer {
             Ok(answer) => serde_json::from_slice::<Lines>(&answer).map(|lines| lines.lines).unwrap_or_default(),
             Err(Failure::Denied(_)) => {
-                let error = json!({ "error": "forbidden", "reason": "the log may be read no more" });
-                return Output::last(event(None, "error", &error));
+                return Output::last(sse::error("forbidden", "the log may be read no more"));
             }
             // The next time is in a second.
             Err(_) => Vec::new(),
@@ -99,7 +97,7 @@ impl Follower {
         self.quiet = if lines.is_empty() { self.quiet + 1 } else { 0 };
         if self.quiet >= QUIET {
             self.quiet = 0;
-            body.push_str(": here\n\n");
+            body.push_str(COMMENT);
         }
         Output::more(body).with_context(self.written())
     }
@@ -112,19 +110,13 @@ impl Follower {
             // The host began anew, and so did its numbers.
             let next = if sequence <= self.after { sequence } else { self.after + 1 };
             if whole && self.query.is_empty() && sequence > next {
-                body.push_str(&event(None, "gap", &json!({ "lost": sequence - next })));
+                body.push_str(&sse::gap(sequence - next));
             }
-            body.push_str(&event(Some(sequence), "line", line));
+            body.push_str(&sse::event_with_id(sequence, "line", line));
             self.after = sequence;
         }
         body
     }
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(id: Option<u64>, name: &str, data: &Value) -> String {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    format!("{id}event: {name}\ndata: {data}\n\n")
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT};
 
 /// What whoever prompts must hold, at least for itself.
 pub const CAPABILITY: &str = "agent:prompt";
@@ -111,12 +112,10 @@ impl Prompt {
         if session.publish(PROMPT, payload.to_string().as_bytes(), None).map_err(failed)? == 0 {
             return Err(Problem::nobody("nobody takes prompts now: there is no agent, or it has no room"));
         }
-        let body = event("ready", &json!({ "session_id": session_id, "principal": principal }));
+        let body = sse::event("ready", &json!({ "session_id": session_id, "principal": principal }));
         let followed = Followed { session_id, request: request.id.clone(), heard_at: now(), idle_secs };
         let idle_ms = u32::try_from(idle_secs.saturating_mul(1000)).map_or(COMMENT_MS, |ms| ms.min(COMMENT_MS));
-        let response = Response { body: body.into(), ..Response::new(200) };
-        let response = response.with_header("content-type", "text/event-stream");
-        Ok(response.relaying(subscription, followed.written(), idle_ms))
+        Ok(sse::stream(body).relaying(subscription, followed.written(), idle_ms))
     }
 }
 
@@ -170,20 +169,22 @@ impl Followed {
                 Event::Message(message) => {
                     let Some((name, data)) = self.told(&message) else { continue };
                     self.heard_at = now;
-                    body.push_str(&event(name, &data));
+                    body.push_str(&sse::event(name, &data));
                     if message.topic == RESPONSE {
                         return Output::last(body);
                     }
                 }
-                Event::Gap(gap) => body.push_str(&event("gap", &json!({ "lost": gap.lost }))),
-                Event::Idle => body.push_str(": here\n\n"),
-                Event::End(_) => return Output::last(body + &error("unavailable", "what is said can't be followed")),
+                Event::Gap(gap) => body.push_str(&sse::gap(gap.lost)),
+                Event::Idle => body.push_str(COMMENT),
+                Event::End(_) => {
+                    return Output::last(body + &sse::error("unavailable", "what is said can't be followed"));
+                }
                 Event::Piece(_) => {}
             }
         }
         if now.saturating_sub(self.heard_at) >= self.idle_secs {
             let reason = format!("nothing has come for {} seconds", self.idle_secs);
-            return Output::last(body + &error("timeout", &reason));
+            return Output::last(body + &sse::error("timeout", &reason));
         }
         Output::more(body).with_context(self.written())
     }
@@ -209,16 +210,6 @@ impl Followed {
             .inspect_err(|error| log::warn!("what is said on {} is not what was expected: {error}", message.topic))
             .ok()
     }
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(name: &str, data: &Value) -> String {
-    format!("event: {name}\ndata: {data}\n\n")
-}
-
-/// In the shape of every failure.
-fn error(error: &str, reason: &str) -> String {
-    event("error", &json!({ "error": error, "reason": reason }))
 }
 
 #[cfg(test)]
