@@ -1,14 +1,15 @@
 //! `GET /api/events`: facts as they are recorded, as server-sent events.
 //!
 //! Nothing waits here: a stream is a relay of the subscription to `audit.v1.fact`, and [`relay`] is called when something has
-//! come. What it must know, the first index that the client has not got, stands in the relay's context. What was recorded
-//! before the stream began and the client wants is asked of `audit.v1.query` and sent first.
+//! come. What it must know, the first index that the client has not got, stands in the relay's context. What the client wants
+//! of what was recorded before is asked of `audit.v1.query` and sent first.
 //!
-//! A stream is followed for as long as it says so: with every sign of life, which is due to no message, and in answer to what it
-//! is told. A circle of such answers ends at the bus's depth; then the stream ends, and its client goes on where it was.
+//! Audit tells a stream of facts only while it is asked to (`audit.v1.follow`). The stream asks with every sign of life, which
+//! no message has caused, and when audit wants to know whether it still listens. Those answers cause one another, so their
+//! chain ends at the bus's depth; then the stream ends, and its client goes on from the last id that it has.
 //!
-//! Who sees what is audit's to decide. Bounded by [`MAX_MISSED`] facts that are made up for, and by what the host allows for
-//! relays. Events: `ready`, `audit` with the index for its id, `gap`.
+//! Audit decides who sees what. Bounded by [`MAX_MISSED`] facts from before the stream, and by what the host allows for
+//! relays. Events: `ready`, `audit` with its index as its id, `gap`.
 
 use astrid_sdk::authority::Session;
 use astrid_sdk::bus::{self, Options};
@@ -23,7 +24,7 @@ use crate::sse::{self, COMMENT, gap};
 const QUERY: &str = "audit.v1.query";
 const FACT: &str = "audit.v1.fact";
 const FOLLOW: &str = "audit.v1.follow";
-/// The most facts that one stream makes up for when it begins.
+/// The most facts from before that a stream sends when it begins.
 pub const MAX_MISSED: u32 = 1000;
 /// How often there is a comment, and audit hears that somebody listens, in milliseconds.
 const IDLE_MS: u32 = 15_000;
@@ -62,7 +63,7 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     };
     let answer = session.request(QUERY, asked.to_string().as_bytes(), &Options::default()).map_err(own(QUERY))?;
     let page: Page = serde_json::from_slice(&answer)
-        .map_err(|error| Problem::unavailable(format!("audit's answer is not what was expected: {error}")))?;
+        .map_err(|error| Problem::unavailable(format!("audit's answer can't be read: {error}")))?;
     let ready = json!({ "principal": session.principal(), "firehose": session.holds("audit:read_all", None) });
     let mut body = sse::event("ready", &ready);
     let next = match from {
@@ -100,7 +101,7 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
                         follows &= follow(told.renew_from);
                     }
                 }
-                Err(error) => log::warn!("what is said on {FACT} is not what was expected: {error}"),
+                Err(error) => log::warn!("a message of {FACT} can't be read: {error}"),
             },
             Event::Gap(missing) => {
                 body.push_str(&gap(missing.lost));
@@ -116,7 +117,7 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     Output { body: body.into(), last: !follows, context: None }
 }
 
-/// Says that somebody listens, on behalf of whose stream it is. False if that could not be said.
+/// Asks audit to go on, on behalf of the principal whose stream it is. False if that could not be sent.
 fn follow(from: Option<u64>) -> bool {
     let wish = from.map_or_else(|| json!({}), |from| json!({ "from": from }));
     bus::publish(FOLLOW, &wish).inspect_err(|failure| log::debug!("a stream ends: {FOLLOW}: {failure}")).is_ok()

@@ -52,7 +52,7 @@ fn serve(request: Request) -> Response {
     }
 }
 
-/// Refuses what the distribution says where it does not read.
+/// Refuses to start where a field of the distribution can't be read.
 fn start() -> Result<(), String> {
     Origins::read(&setting(cors::FIELD).unwrap_or_default())?;
     Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref())?;
@@ -205,7 +205,7 @@ fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     }
 }
 
-/// The rule that no binding can state: any topic may be named on `/api/bus`, so the way itself needs a capability.
+/// The rule that no binding can state: any topic may be named on `/api/bus`, so the route itself needs a capability.
 fn require(session: &Session, capability: &str) -> Result<(), Problem> {
     if session.holds(capability, None) { Ok(()) } else { Err(Problem::forbidden(format!("requires {capability}"))) }
 }

@@ -84,7 +84,9 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         },
         Action::Presented(topic, success) => {
             let Some(Credential::Bearer(token)) = credential::of(request) else {
-                return Err(Problem::bad_request("this is about a bearer, and the request has none"));
+                return Err(Problem::bad_request(
+                    "this route is about the bearer of the request; send it in the authorization header",
+                ));
             };
             arguments.insert("token".into(), token.into());
             Plan::Request { topic, payload: joined(arguments, body)?, success }

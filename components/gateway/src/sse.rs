@@ -23,7 +23,7 @@ pub fn event_with_id(id: u64, name: &str, data: &Value) -> String {
     format!("id: {id}\n{}", event(name, data))
 }
 
-/// At least so many are missing here.
+/// At least so many events are missing here.
 pub fn gap(lost: u64) -> String {
     event("gap", &json!({ "lost": lost }))
 }
@@ -41,7 +41,9 @@ pub fn resumed(request: &Request) -> Result<Option<u64>, Problem> {
     let mut values = request.header("last-event-id");
     let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
     let index = str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let index = index.ok_or_else(|| Problem::bad_request("last-event-id is no id of an event of this stream"))?;
+    let index = index.ok_or_else(|| {
+        Problem::bad_request("last-event-id must be the id of an event of this stream, a whole number")
+    })?;
     Ok(Some(index.saturating_add(1)))
 }
 

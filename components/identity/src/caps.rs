@@ -84,7 +84,7 @@ pub struct Revoked {}
 pub fn revoke<P: Ports>(ports: &P, payload: &[u8]) -> Result<Revoked, Refusal> {
     let (id, named) = ChangeRequest::read(payload)?;
     if id == DEFAULT {
-        return Err(principals::protected("loses a capability"));
+        return Err(principals::protected("never loses a capability"));
     }
     transact(ports, |transaction| {
         let mut principal = principals::existing_in(transaction, &id)?;

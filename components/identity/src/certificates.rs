@@ -1,8 +1,9 @@
 //! Certificates that stand for a principal: whoever shows one over TLS, instead of a bearer, is let in as that principal.
 //!
-//! That somebody whom the operator trusts has signed it, and that it is good now, TLS has judged; here is only whose it is, by
-//! the SHA-256 of its DER. A certificate that is renewed is another one. Bounds: [`MAX_CERTIFICATES`] of a principal, a label of
-//! 128 bytes. As with devices, one has all rights of its principal, or, with a scope, those of them that the scope covers.
+//! TLS has checked that somebody whom the operator trusts has signed it, and that it is good now. Here it is decided only whose
+//! it is, by the SHA-256 of its DER. A certificate that is renewed is another one. Like a device, it has all rights of its
+//! principal, or, with a scope, those of them that the scope covers. Bounds: [`MAX_CERTIFICATES`] of a principal, a label of
+//! 128 bytes.
 
 use serde::{Deserialize, Serialize};
 
@@ -138,7 +139,8 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
 /// not be judged.
 pub fn authenticate<P: Ports>(ports: &P, fingerprint: &str) -> Result<Option<Identified>, Refusal> {
     let Some(id) = ports.get(Bucket::Certificates, fingerprint)? else { return Ok(None) };
-    let id = String::from_utf8(id).map_err(|_| Refusal::Internal("a certificate's principal does not read".into()))?;
+    let id = String::from_utf8(id)
+        .map_err(|_| Refusal::Internal("the stored principal of a certificate can't be read".into()))?;
     let Some(principal) = principals::load(ports, &id)?.filter(|principal| principal.enabled) else { return Ok(None) };
     let bound = principal.certificates.into_iter().find(|certificate| certificate.fingerprint == fingerprint);
     Ok(bound.map(|certificate| Identified {

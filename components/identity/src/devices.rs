@@ -76,8 +76,8 @@ pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-/// What a device or a certificate may use that is added through this session: what was asked for, or all that the session may use itself. More
-/// than that is denied.
+/// What a device or a certificate that is added through this session may use: what was asked for, else all that the session
+/// may use itself. More than that is denied.
 pub fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
     let ceiling = ports.ceiling();
     let Some(wanted) = wanted else { return Ok(ceiling) };
@@ -190,7 +190,7 @@ pub struct DeviceList {
     pub devices: Vec<Device>,
 }
 
-/// A key, by its name.
+/// A device, as its principal sees it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Device {
     pub fingerprint: String,

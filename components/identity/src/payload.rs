@@ -87,7 +87,7 @@ pub fn principal(field: &str, text: &str) -> Result<(), Refusal> {
 
 /// Reads a record that this component wrote. `what` names it in the refusal.
 pub fn stored<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(bytes).map_err(|_| Refusal::Internal(format!("{what} has a record that does not read")))
+    serde_json::from_slice(bytes).map_err(|_| Refusal::Internal(format!("the stored record of {what} can't be read")))
 }
 
 /// The bytes of a record, for the store.

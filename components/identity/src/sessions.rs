@@ -160,11 +160,13 @@ pub fn refresh<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Refr
         let (mut principal, _, session) = own(ports, transaction, caller, &token)?;
         let (now, end) = (ports.now(), session.started_at.saturating_add(MAX_AGE_SECS));
         if now >= end {
-            return Err(Refusal::Denied("the session has reached its age; log in anew".into()));
+            return Err(Refusal::Denied("the session is 7 days old and is not renewed any more; log in again".into()));
         }
         principal.renewals.retain(|expires_at| *expires_at > now);
         if principal.renewals.len() >= MAX_RENEWALS {
-            return Err(Refusal::Conflict(format!("{MAX_RENEWALS} bearers were renewed already and have not expired")));
+            return Err(Refusal::Conflict(format!(
+                "{MAX_RENEWALS} renewed bearers are still good; wait for one to expire"
+            )));
         }
         let bearer = stage(ports, transaction, caller, &principal, session, end.min(now + LIFETIME_SECS))?;
         principal.renewals.push(bearer.expires_at);

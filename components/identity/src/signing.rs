@@ -74,7 +74,7 @@ pub fn rotate<P: Ports>(ports: &P, alone: bool) -> Result<u32, Refusal> {
         }
         if known.len() > MAX_GENERATIONS {
             let reason =
-                "keys were changed too often for all to count until their bearers expire; end those with now = true";
+                "bearers of the oldest key are still good; try again later, or end those of all keys with now = true";
             return Err(Refusal::Conflict(reason.into()));
         }
         transaction.put(Bucket::Signing, PURPOSE, &to_store(&known)?)?;

@@ -16,7 +16,7 @@ fn the_log_says_who_changed_whom_and_why_not_and_never_a_token_or_a_key() {
     let lines: Vec<String> = identity.logs().iter().map(|logged| logged.message.clone()).collect();
     for part in [
         "by `default` about the name `bo`",
-        "about the name `default` refused: `default` never is disabled",
+        "about the name `default` refused: `default` is never disabled",
         "refused: the invite",
     ] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part}: {lines:?}");

@@ -52,7 +52,7 @@ pub fn request<P: Ports>(
 ) -> Result<Outcome, Refusal> {
     let Ask { action, resource, reason } = payload::read(payload)?;
     if action.is_empty() {
-        return Err(invalid("action", "a text"));
+        return Err(invalid("action", format!("1 to {MAX_ACTION} bytes long; it is empty")));
     }
     let action = clean("action", &action, MAX_ACTION)?;
     let resource = resource.map(|text| clean("resource", &text, MAX_RESOURCE)).transpose()?;
@@ -76,11 +76,15 @@ pub fn request<P: Ports>(
             return Ok(Err(outcome));
         }
         if approvals.open.len() >= MAX_OPEN {
-            return Err(Refusal::Conflict(format!("{MAX_OPEN} requests wait for the principal's answer already")));
+            return Err(Refusal::Conflict(format!(
+                "{MAX_OPEN} requests wait for the principal's answer already; try again once one is answered"
+            )));
         }
         let mut asking = Asking::load(transaction, capsule, now)?;
         if asking.0.len() >= MAX_ASKED {
-            return Err(Refusal::Conflict(format!("{MAX_ASKED} requests of this capsule wait for answers already")));
+            return Err(Refusal::Conflict(format!(
+                "{MAX_ASKED} requests of this capsule wait for answers already; try again once one is answered"
+            )));
         }
         let open = Open {
             id: id.clone(),

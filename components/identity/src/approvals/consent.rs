@@ -39,7 +39,9 @@ pub fn answer<P: Ports>(ports: &P, principal: &str, sender: &str, payload: &[u8]
             Decision::ApproveOnce | Decision::Deny => None,
             Decision::ApproveAlways => Some(None),
             Decision::ApproveSession if open.session.is_none() => {
-                return Err(Refusal::Conflict("the request was made in no session; approve it once or always".into()));
+                return Err(Refusal::Conflict(
+                    "the request was not made in a session; approve it once or always".into(),
+                ));
             }
             Decision::ApproveSession => Some(open.session.clone()),
         };
@@ -104,13 +106,13 @@ pub fn withdraw<P: Ports>(ports: &P, principal: &str, payload: &[u8]) -> Result<
     transact(ports, |transaction| {
         let mut approvals = Approvals::load(transaction, principal, ports.now())?;
         let found = approvals.standing.iter().position(|standing| standing.id == id);
-        approvals.standing.remove(found.ok_or_else(|| Refusal::NotFound("no such approval stands".into()))?);
+        approvals.standing.remove(found.ok_or_else(|| Refusal::NotFound("there is no such approval".into()))?);
         approvals.save(transaction, principal)?;
         Ok(Done {})
     })
 }
 
-/// Stages that nothing stands in a session any more: it was ended.
+/// Stages that nothing is approved for a session any more, since it has ended.
 pub fn end_session(
     transaction: &mut impl Transaction,
     principal: &str,

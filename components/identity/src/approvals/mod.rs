@@ -1,9 +1,9 @@
 //! Approvals: a capsule asks a principal for its consent, and the principal says: this once, for the session, always, or no.
 //!
 //! Who asks is what the host has stamped on the message: its principal, its sender and the session below which it was sent;
-//! nothing in a payload says so. The asker waits in its own request ([`request`]), and whoever answers wakes it; what counts
-//! is the record, which one transaction after the other changes, so of two answers, and of an answer and the end of the
-//! time, one counts. Bounds: [`MAX_OPEN`], [`MAX_ASKED`], [`MAX_STANDING`], and those of the texts.
+//! nothing in a payload says so. The asker waits in its own request ([`request`]), and whoever answers wakes it. What counts
+//! is the record, and transactions change it one after the other: of two answers, or of an answer and the end of the time, the
+//! first counts. Bounds: [`MAX_OPEN`], [`MAX_ASKED`], [`MAX_STANDING`], and those of the texts.
 //!
 //! Here is what both sides say; [`record`] is what is kept, [`ask`] the capsule's side, [`consent`] the principal's.
 

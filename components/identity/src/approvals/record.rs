@@ -75,7 +75,8 @@ impl Approvals {
 
     /// Without what is past.
     pub(super) fn read(bytes: Option<Vec<u8>>, now: u64) -> Result<Self, Refusal> {
-        let mut approvals: Self = bytes.map_or_else(|| Ok(Self::default()), |bytes| stored("approvals", &bytes))?;
+        let mut approvals: Self =
+            bytes.map_or_else(|| Ok(Self::default()), |bytes| stored("the principal's approvals", &bytes))?;
         approvals.open.retain(|open| open.expires_at > now);
         approvals.standing.retain(|standing| !standing.has_expired(now));
         Ok(approvals)
@@ -102,7 +103,8 @@ pub(super) struct Asking(pub(super) Vec<(String, u64)>);
 impl Asking {
     pub(super) fn load(transaction: &mut impl Transaction, capsule: &str, now: u64) -> Result<Self, Refusal> {
         let bytes = transaction.get(Bucket::Asking, capsule)?;
-        let mut asking: Self = bytes.map_or_else(|| Ok(Self::default()), |bytes| stored("a capsule", &bytes))?;
+        let mut asking: Self =
+            bytes.map_or_else(|| Ok(Self::default()), |bytes| stored("the capsule's requests", &bytes))?;
         asking.0.retain(|(_, expires_at)| *expires_at > now);
         Ok(asking)
     }

@@ -212,7 +212,7 @@ pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
     let taken = || Refusal::Conflict(format!("there is a group `{name}` already"));
     transact(ports, |transaction| {
         let giver = principals::rights_of_caller(ports, transaction, caller)?;
-        giver.check_giving("a group that holds more than its maker", &held)?;
+        giver.check_giving("the group", &held)?;
         if built_in(&name).is_some() || transaction.get(Bucket::Groups, &name)?.is_some() {
             return Err(taken());
         }
@@ -309,8 +309,7 @@ pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
         if let Some(wanted) = &wanted {
             let before = parse_stored(&group.capabilities)?;
             let more: Vec<_> = wanted.iter().filter(|wanted| !before.contains(wanted)).cloned().collect();
-            principals::rights_of_caller(ports, transaction, caller)?
-                .check_giving("a group that holds more than who changes it", &more)?;
+            principals::rights_of_caller(ports, transaction, caller)?.check_giving("the change", &more)?;
             group.capabilities = texts(wanted);
         }
         if let Some(description) = &request.description {
@@ -345,7 +344,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
     transact(ports, |transaction| {
         let group = Group::load(transaction, &name)?;
         if group.closing != attempt {
-            return Err(Refusal::Conflict(format!("somebody else deletes group `{name}` as well; try again")));
+            return Err(Refusal::Conflict(format!("another request is deleting group `{name}` as well; try again")));
         }
         if members.entries.is_empty() {
             transaction.delete(Bucket::Groups, &name)?;

@@ -4,7 +4,7 @@
 //! is never seen again, and its fingerprint, the first 16 bytes of that hash in hex, names it. Issuing is one durable
 //! write without a read. A redemption is one transaction: the use, the principal, its key and its standing, or nothing.
 //!
-//! Here is the record of an invite; [`mod@issue`], [`mod@list`] (and revoke) and [`mod@redeem`] are the verbs.
+//! Here is the record of an invite; [`mod@issue`], [`mod@list`], which revokes as well, and [`mod@redeem`] are the verbs.
 
 mod issue;
 mod list;

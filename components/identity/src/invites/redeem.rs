@@ -31,10 +31,10 @@ pub struct Redeemed {
     pub session_expires_at_epoch: u64,
 }
 
-/// Spends one use of an invite on a new principal with that key and signs its first bearer. A token that is malformed,
-/// unknown, expired, used up or revoked is denied, as one whose issuer is disabled or deleted or whose group is gone; which
-/// of these it is remains unsaid. A key that has a principal
-/// already is a conflict, as is a distribution that has no room for one more principal, and no use is spent.
+/// Spends one use of an invite on a new principal with that key and signs its first bearer. A token is denied that is
+/// malformed, unknown, expired, used up or revoked, whose issuer is disabled or deleted, or whose group is gone; which of these
+/// it is remains unsaid. A key that has a principal already is a conflict, and so is one principal more than the distribution
+/// has room for; then no use is spent.
 pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<Redeemed, Refusal> {
     let not_valid = || Refusal::Denied("the invite is not valid".into());
     let request: RedeemRequest = payload::read(payload)?;

@@ -41,10 +41,10 @@ pub fn create<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Row, 
     groups::check_unbounded("grants", &grants, false)?;
     transact(ports, |transaction| {
         let giver = rights_of_caller(ports, transaction, caller)?;
-        giver.check_giving("granting more than the caller holds", &grants)?;
+        giver.check_giving("the list of grants", &grants)?;
         for group in &named {
             let held = groups::to_join(transaction, group)?;
-            giver.check_giving(&format!("a principal in `{group}`"), &held)?;
+            giver.check_giving(&format!("a place in `{group}`"), &held)?;
         }
         if transaction.get(Bucket::Principals, &id)?.is_some() {
             return Err(Refusal::Conflict(format!("there is a principal `{id}` already")));
@@ -104,10 +104,13 @@ pub fn modify<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Modif
     let ModifyRequest { principal: id, add_groups, remove_groups } = payload::read(payload)?;
     payload::principal("principal", &id)?;
     if let Some(both) = add_groups.iter().find(|added| remove_groups.contains(added)) {
-        return Err(Refusal::Invalid(format!("group {} stands in both lists", payload::shown(both))));
+        return Err(Refusal::Invalid(format!(
+            "group {} is in both add_groups and remove_groups",
+            payload::shown(both)
+        )));
     }
     if id == DEFAULT && remove_groups.iter().any(|group| group == groups::ADMIN) {
-        return Err(protected("leaves `admin`"));
+        return Err(protected("never leaves `admin`"));
     }
     transact(ports, |transaction| {
         let mut principal = existing_in(transaction, &id)?;
@@ -165,7 +168,7 @@ fn set_enabled<P: Ports>(ports: &P, payload: &[u8], enabled: bool) -> Result<Ena
     let NameRequest { principal: id } = payload::read(payload)?;
     payload::principal("principal", &id)?;
     if id == DEFAULT && !enabled {
-        return Err(protected("is disabled"));
+        return Err(protected("is never disabled"));
     }
     transact(ports, |transaction| {
         let mut principal = existing_in(transaction, &id)?;
@@ -197,7 +200,7 @@ pub fn delete<P: Ports>(ports: &P, payload: &[u8]) -> Result<Deleted, Refusal> {
     let NameRequest { principal: id } = payload::read(payload)?;
     payload::principal("principal", &id)?;
     if id == DEFAULT {
-        return Err(protected("is deleted"));
+        return Err(protected("is never deleted"));
     }
     transact(ports, |transaction| {
         let principal = existing_in(transaction, &id)?;

@@ -50,7 +50,7 @@ pub struct Principal {
     /// How many keys it has had.
     #[serde(default)]
     pub keys_had: u64,
-    /// When each bearer expires that a renewal has given, of those that have not. Seconds since the Unix epoch.
+    /// When each bearer expires that a renewal has given and that is still good. Seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renewals: Vec<u64>,
     /// Open pair tokens.
@@ -217,9 +217,9 @@ pub fn bootstrap<P: Ports>(ports: &P) -> Result<(), Refusal> {
     })
 }
 
-/// What nobody may do to [`DEFAULT`].
+/// What nobody may do to [`DEFAULT`]; `what` goes on with the sentence: "is never deleted".
 pub fn protected(what: &str) -> Refusal {
-    Refusal::Denied(format!("`{DEFAULT}` never {what}"))
+    Refusal::Denied(format!("`{DEFAULT}` {what}"))
 }
 
 #[cfg(test)]

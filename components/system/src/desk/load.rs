@@ -4,8 +4,9 @@ use astrid_sdk::bus::Refusal;
 use astrid_sdk::host;
 use serde::{Deserialize, Serialize};
 
-/// How many principals are answered with their load if the request doesn't say, and at most.
+/// How many principals are answered with their load if the request doesn't say.
 const DEFAULT_PRINCIPALS: u32 = 100;
+/// The most principals of one answer.
 const MAX_PRINCIPALS: u32 = 1000;
 
 #[derive(Debug, Deserialize)]

@@ -126,7 +126,10 @@ fn whoever_may_only_invite_invites_nobody_to_more_than_they_hold() {
         let request = json!({"group": group, "max_uses": 1}).to_string();
         issue(&fake, "eve", request.as_bytes()).map(drop)
     };
-    assert_eq!(invite("admin"), Err(Refusal::Denied("an invite to `admin` needs caps:grant".into())));
+    assert_eq!(
+        invite("admin"),
+        Err(Refusal::Denied("an invite to `admin` gives more than the caller holds, which needs caps:grant".into()))
+    );
     assert!(fake.keys(Bucket::Invites).is_empty());
     assert_eq!((invite("agent"), invite("ops")), (Ok(()), Ok(())));
     let more = json!({"name": "ops", "capabilities": ["invite:issue", "capsule:install"]});
