@@ -175,7 +175,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
     let daemon = home.start();
     install_guests(&daemon, &["trap"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
-    let others = [("bob", 2), ("eve", 3), ("dan", 4)];
+    let others = [("bob", 2), ("eve", 3), ("dan", 4), ("fay", 5)];
     for (name, number) in others {
         join(&daemon, "agent", name, number).await;
     }
@@ -189,6 +189,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
     let devices = daemon.unix(Request::get("/api/sys/principals/dan/devices")).await.expect(200);
     let print = devices["devices"][0]["fingerprint"].as_str().unwrap().to_owned();
     assert_eq!(daemon.unix(Request::delete(&format!("/api/sys/principals/dan/devices/{print}"))).await.status, 204);
+    daemon.unix(Request::post("/api/sys/sessions/rotate", &json!({ "now": true }))).await.expect(200);
     daemon.stop();
 
     let facts = facts(&home);
@@ -204,6 +205,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
         ("bob", Value::Null, "its principal is disabled"),
         ("eve", Value::Null, "its principal is removed"),
         ("dan", Value::Null, &*removed),
+        ("fay", Value::Null, "the key that signs bearers was changed"),
     ] {
         let ends = matching(&facts, &json!({ "action": "session.end", "principal": who }));
         let [end] = ends[..] else { panic!("{who}: {ends:?}") };

@@ -43,13 +43,13 @@ impl Rule {
     /// Reads `SINK=FORMAT` and `SINK=FORMAT:ACTION`, separated by commas.
     ///
     /// # Errors
-    /// The rule that is none, and why.
+    /// Which rule can't be read, and why.
     pub fn parse(text: &str) -> Result<Vec<Self>, String> {
         let mut rules: Vec<Self> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let rule = Self::one(part).map_err(|why| format!("`{part}`: {why}"))?;
             if rules.iter().any(|other| other.sink == rule.sink) {
-                return Err(format!("`{part}`: {} stands there twice", rule.sink));
+                return Err(format!("`{part}`: {} is named twice", rule.sink));
             }
             rules.push(rule);
         }
