@@ -12,6 +12,7 @@
 mod answer;
 pub mod certificate;
 mod config;
+mod der;
 mod forwarded;
 mod listener;
 mod mounts;
@@ -20,6 +21,7 @@ mod pace;
 mod patient;
 pub mod relay;
 mod requests;
+mod revocation;
 pub mod tls;
 mod wire;
 
