@@ -14,6 +14,7 @@ pub mod certificate;
 mod config;
 mod der;
 mod forwarded;
+mod head;
 mod listener;
 mod mounts;
 mod own;
