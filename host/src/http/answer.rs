@@ -112,7 +112,8 @@ async fn mounted(host: &Host, connection: Arc<Connection>, head: Parts, body: In
         None => connection,
     };
     let served = |answer, bytes_in, whom| Served { answer, mount: mount.prefix, route: None, bytes_in, whom };
-    let patience = Duration::from_secs(config.http.body_timeout_secs);
+    let operators = Duration::from_secs(config.http.body_timeout_secs);
+    let patience = mount.room.body_time.map_or(operators, |own| own.min(operators));
     drop(config);
     let body = match read_body(body, limit, patience).await {
         Ok(body) => body,
@@ -120,8 +121,16 @@ async fn mounted(host: &Host, connection: Arc<Connection>, head: Parts, body: In
     };
     let (bytes_in, whom) = (body.len() as u64, Whom::default());
     let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
-    let exchange =
-        Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
+    let exchange = Exchange {
+        cause: cause.clone(),
+        head,
+        body,
+        connection,
+        whom: whom.clone(),
+        expected,
+        time: mount.room.answer_time,
+        rehearsal: false,
+    };
     let answer = mount.served.serve(exchange).await.unwrap_or_else(|failure| {
         tracing::warn!(request = &*cause.id, failure = failure.kind(), "a mount gave no answer");
         own::from_failure(failure)
