@@ -177,7 +177,8 @@ impl Mounted for Generation {
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
             let (cause, rehearsal) = (Some(exchange.cause.clone()), exchange.rehearsal);
-            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
+            let time = exchange.time.map_or(self.bounds.timeout, |time| time.min(self.bounds.timeout));
+            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + time) };
             if let Some(export) = self.exports.front_end.clone() {
                 let lane = exchange.lane();
                 let shadowed = if rehearsal { None } else { self.watch.shadow() };

@@ -145,10 +145,10 @@ impl Generation {
             runtime::Isolation::Manifest => manifest.component.isolation,
             runtime::Isolation::Call => Isolation::Call,
         };
-        let rooms = manifest.http.iter().flat_map(|http| {
-            let room = |mount: &String| Room::new(http.body_bytes(mount), http.concurrent(mount));
-            http.mounts.iter().map(move |mount| (mount.clone(), room(mount)))
-        });
+        let rooms = manifest
+            .http
+            .iter()
+            .flat_map(|http| http.mounts.iter().map(move |mount| (mount.clone(), Room::of(http, mount))));
         let rooms = rooms.collect();
         let tally = host.meter.capsule(&id);
         let types = if host.config.now().bus.strict { Types::new(&manifest, schemas) } else { Types::default() };

@@ -150,6 +150,7 @@ impl Generation {
             connection: Connection::own(),
             expected: None,
             whom: Whom::default(),
+            time: None,
             rehearsal: true,
         };
         let answer = self.clone().serve(exchange).await.map_err(|failure| format!("fails: {}", failure.kind()))?;
