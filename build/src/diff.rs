@@ -461,6 +461,11 @@ mod tests {
                 "changes requests below `/notes` at once: 9 instead of as many as come",
             ),
             (
+                "max-body-bytes = 100",
+                "max-body-bytes = 100\n        timeout-ms = 900",
+                "changes time for an answer below `/notes`: 900ms instead of no bound of its own",
+            ),
+            (
                 "[env.N]\n        type = \"string\"",
                 "[env.N]\n        type = \"number\"",
                 "breaks  env field `N` is a number",
