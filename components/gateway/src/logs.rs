@@ -8,7 +8,7 @@
 //! what the host allows for relays.
 
 use astrid_sdk::authority::Session;
-use astrid_sdk::bus::{self, Failure, Options};
+use astrid_sdk::bus::{self, Failure, Options, Refusal, RefusalCode};
 use astrid_sdk::http::{Event, Output, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,6 +17,8 @@ use crate::errors::{self, Asked, Problem};
 use crate::sse::{self, COMMENT};
 
 pub const LOGS: &str = "system.v1.logs";
+/// The same for what goes on: no request for it is a fact.
+const MORE: &str = "system.v1.logs.more";
 /// A topic of the gateway's own.
 const NOTHING: &str = "gateway.v1.nothing";
 /// How often a stream asks, in milliseconds.
@@ -80,14 +82,14 @@ impl Follower {
         let mut query = self.query.clone();
         query.insert("after".into(), self.after.into());
         query.insert("limit".into(), MOST.into());
-        let answer = bus::request_raw(LOGS, Value::Object(query).to_string().as_bytes(), &Options::default());
+        let answer = bus::request_raw(MORE, Value::Object(query).to_string().as_bytes(), &Options::default());
         self.answered(answer)
     }
 
     fn answered(mut self, answer: Result<Vec<u8>, Failure>) -> Output {
         let lines = match answer {
             Ok(answer) => serde_json::from_slice::<Lines>(&answer).map(|lines| lines.lines).unwrap_or_default(),
-            Err(Failure::Denied(_)) => {
+            Err(Failure::Denied(_) | Failure::Refused(Refusal { code: RefusalCode::Denied, .. })) => {
                 return Output::last(sse::error("forbidden", "this session may no longer read the log"));
             }
             // It asks again in a second.
@@ -154,8 +156,10 @@ mod tests {
             assert_eq!(text(&output), if time == QUIET { ": here\n\n" } else { "" });
             one = Follower::read(&output.context.unwrap()).unwrap();
         }
-        let output = one.answered(Err(Failure::Denied("no".into())));
-        assert!(output.last && text(&output).starts_with("event: error\n"));
+        for refusal in [Failure::Denied("no".into()), Failure::Refused(Refusal::denied("no"))] {
+            let output = follower(json!({})).answered(Err(refusal));
+            assert!(output.last && text(&output).starts_with("event: error\n"));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod distribution;
 pub mod env;
 pub mod topics;
 
+use astrid_sdk::authority::held;
 use astrid_sdk::host;
 use astrid_sdk::prelude::{Answer, Message, Refusal, audit, handlers, json, log};
 use serde_json::json as object;
@@ -18,6 +19,9 @@ use distribution::{Onboarding, Shown};
 use env::{Clear, Get, Set};
 use topics::Topics;
 
+/// What [`logs`] requires in the manifest.
+const READ_LOGS: &str = "system:logs";
+
 fn status(message: Message) -> Answer {
     let Nothing {} = message.object()?;
     json(&desk::Status::from(host::status()))
@@ -26,6 +30,14 @@ fn status(message: Message) -> Answer {
 fn logs(message: Message) -> Answer {
     let query = message.object::<Logs>()?.query()?;
     json(&desk::Lines::from(host::logs(&query)))
+}
+
+/// As [`logs`], for streams: whoever began one has been recorded.
+fn logs_more(message: Message) -> Answer {
+    if !held::holds(READ_LOGS, None) {
+        return Err(Refusal::denied(format!("requires {READ_LOGS}")));
+    }
+    logs(message)
 }
 
 fn shutdown(message: Message) -> Answer {
@@ -221,6 +233,7 @@ handlers! {
     "env-clear" => env_clear,
     "status" => status,
     "logs" => logs,
+    "logs-more" => logs_more,
     "shutdown" => shutdown,
     "capabilities" => capabilities,
     "config" => config,
