@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::lock::{Lock, Locked};
+use semver::Version;
+
 use super::*;
 use crate::manifest::Manifest;
 

@@ -2,8 +2,8 @@
 //!
 //! Owns the list of installed capsules, what each was granted, and the change from one generation to the next: routes
 //! and mounts are replaced as a whole, calls that the old generation has run to their end on it. One change happens at a
-//! time, all of it or nothing ([`install`]); a version that fails what was asked of it gives way to the one before
-//! ([`probation`]).
+//! time, all of it or nothing ([`install`], [`replace`], [`swap`], [`remove`]); a version that fails what was asked of it
+//! gives way to the one before ([`probation`], [`rollback`]).
 //!
 //! Bounded by the archive's and the component's size caps, and two generations of a capsule. Refuses to know what a
 //! capsule is for.
@@ -19,8 +19,12 @@ mod install;
 pub mod probation;
 mod record;
 mod rehearsal;
+mod remove;
+mod replace;
+mod rollback;
 mod run;
 mod supervisor;
+mod swap;
 mod topics;
 mod watch;
 
@@ -161,6 +165,22 @@ impl Loader {
             hash: record.hash.clone(),
         });
         listed.collect()
+    }
+
+    /// What happened to a capsule, oldest first; empty for one that never was.
+    pub fn history(&self, host: &Host, id: &str) -> anyhow::Result<Vec<Step>> {
+        record::history(&host.store, id)
+    }
+
+    /// The installed version of a capsule, and its generation if it is live.
+    fn installed(&self, id: &str) -> Option<(Record, Option<Arc<Generation>>)> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (record, state) = capsules.get(id)?;
+        let generation = match state {
+            State::Live { generation, .. } => Some(generation.clone()),
+            State::Failed => None,
+        };
+        Some((record.clone(), generation))
     }
 
     /// The distribution as it was read last.
@@ -416,4 +436,13 @@ fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let archive =
         Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
+}
+
+fn unknown(id: &str) -> InstallError {
+    InstallError::NotFound(format!("no capsule `{id}` is installed"))
+}
+
+/// What is installed, whether it runs or, in safe mode, not.
+fn stored(host: &Host, id: &str) -> Result<Option<Record>, InstallError> {
+    record::installed(&host.store, id).map_err(|error| InstallError::Failed(format!("{id}: {error:#}")))
 }
