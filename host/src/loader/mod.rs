@@ -279,9 +279,9 @@ impl Loader {
     }
 
     /// Runs the distribution's capsules as its archives have them, and nothing else. `embedded` is the folder of the one that
-    /// came with the program, which is as good as the program itself and needs nobody to vouch for it. What is installed stays as it is, and is
-    /// there again after the next start; until then it can be replaced and rolled back. To remove what the distribution brings
-    /// is to forget what was installed over it.
+    /// came with the program, which is as good as the program itself and needs nobody to vouch for it. What is installed
+    /// stays as it is, and is there again after the next start; until then it can be replaced and rolled back. To remove
+    /// what the distribution brings is to forget what was installed over it.
     pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path, embedded: Option<&Path>) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
         let whose = if embedded.is_some() { "the distribution in this program" } else { "the distribution" };

@@ -60,8 +60,8 @@ impl Client {
         let (reason, next) = if self.authorization.is_some() {
             (
                 "the bearer was not accepted: it may have expired or been revoked, or another host made it".to_owned(),
-                "get a new one: `astrid login PRINCIPAL`, or `astrid invite redeem TOKEN`; if `astrid agent current` names who it was, \
-                 `astrid agent switch default` speaks as the host's owner again"
+                "get a new one: `astrid login PRINCIPAL`, or `astrid invite redeem TOKEN`; if `astrid agent current` names who \
+                 it was, `astrid agent switch default` speaks as the host's owner again"
                     .to_owned(),
             )
         } else if self.shows_certificate {

@@ -44,7 +44,7 @@ pub(super) enum Verb {
         #[command(flatten)]
         given: Given,
     },
-    /// Write a new Distro.lock of the archives that there are now
+    /// Write a new Distro.lock of the archives as they are now
     Update {
         /// The folder with Distro.toml [default: the home's]
         dir: Option<PathBuf>,
