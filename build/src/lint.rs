@@ -3,8 +3,7 @@
 //!
 //! Judged by what the component imports and exports, function by function: that is what it can do, whatever its code says.
 //! A component whose tool chain imports interfaces as a whole (QuickJS, CPython) says nothing of that kind: what is missing in
-//! its manifest can't be known. Refuses to know errors; those are
-//! `astrid_capsule::check`.
+//! its manifest can't be known. Refuses to know errors; those are `astrid_capsule::check`'s.
 
 use astrid_capsule::check::{
     AUTHENTICATOR, BUS_HANDLER, BUS_INTERCEPTOR, HTTP_HANDLER, LIFECYCLE, STATE, Surface, WASI_HTTP_HANDLER,

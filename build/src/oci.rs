@@ -200,10 +200,13 @@ impl<'a> Registry<'a> {
         let authorization = match login::challenge(&answer.headers) {
             Some(Challenge::Basic) => self.login.as_ref().map(Login::basic),
             Some(Challenge::Bearer { realm, service }) => Some(self.token(&realm, service.as_deref())?),
-            None => bail!("{} wants a login of a kind that is not known here", self.origin),
+            None => {
+                bail!("{} wants a kind of login other than Basic and Bearer, and no other is supported", self.origin)
+            }
         };
         let Some(authorization) = authorization else { return Ok(answer) };
-        let mut value = HeaderValue::from_str(&authorization).context("the registry's token is none of HTTP")?;
+        let mut value = HeaderValue::from_str(&authorization)
+            .context("the registry's token holds characters that no HTTP header can")?;
         value.set_sensitive(true);
         *self.authorization.borrow_mut() = Some(value);
         once()
@@ -213,11 +216,11 @@ impl<'a> Registry<'a> {
     fn token(&self, realm: &str, service: Option<&str>) -> Result<String> {
         let url: Option<Uri> = realm.parse().ok();
         let Some((origin, path)) = url.as_ref().and_then(Origin::of) else {
-            bail!("{} gives its tokens at a place that is none: {}", self.origin, realm.escape_default());
+            bail!("{} names no usable URL for its tokens: {}", self.origin, realm.escape_default());
         };
         ensure!(
             origin.tls || (!self.origin.tls && origin.is_local()?),
-            "{} gives its tokens at {origin}, which nothing encrypts the way to",
+            "{} gives its tokens at {origin}, without encryption",
             self.origin
         );
         let joint = if path.contains('?') { '&' } else { '?' };
@@ -234,7 +237,7 @@ impl<'a> Registry<'a> {
         }
         // What is no token is not repeated: it may be a part of one.
         let token: Option<Token> = serde_json::from_slice(&answer.body).ok();
-        let token = token.with_context(|| format!("{origin} answered with something that is no token"))?;
+        let token = token.with_context(|| format!("{origin} answered with something other than a token"))?;
         Ok(format!("Bearer {}", token.token))
     }
 

@@ -69,8 +69,8 @@ impl std::fmt::Display for Usage {
 /// `publish`.
 pub(crate) fn verb(options: &Options, json: bool) -> Result<ExitCode> {
     let key = match (&options.to, &options.key) {
-        (To::Folder(_), None) => bail!(Usage("a folder's index is signed: say with which key, --key PATH")),
-        (To::Oci(_), Some(_)) => bail!(Usage("an OCI registry has no index to sign: leave --key away")),
+        (To::Folder(_), None) => bail!(Usage("a folder's index is signed: name the key with --key PATH")),
+        (To::Oci(_), Some(_)) => bail!(Usage("an OCI registry has no index to sign: leave --key out")),
         (_, key) => key.as_deref().map(sign::read_key).transpose()?,
     };
     if matches!(options.to, To::Folder(_)) && (options.plain_http || options.login.is_some()) {

@@ -2,9 +2,9 @@
 //!
 //! In the workspace of the host that is every capsule, the host's programs and the tests, in one cargo call with one
 //! set of packages, so that a filter never changes what is built. What [`foreign`] builds is left out, with a line that says
-//! so, where its tool chains are missing. In a capsule project outside it is that capsule and
-//! its tests, and a table of what their calls used. The runner is cargo-nextest where it is installed, else cargo test; its summary is the last word, and
-//! its exit code this program's.
+//! so, where its tool chains are missing. In a capsule project outside of it that is the capsule and its tests, and a table
+//! of what their calls used. The runner is cargo-nextest where it is installed, else cargo test. Its summary is printed
+//! last, and its exit code is this program's.
 
 use std::env;
 use std::path::Path;

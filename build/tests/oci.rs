@@ -326,10 +326,10 @@ fn plain_http_must_be_said_and_carries_no_login_to_another_machine() {
 #[test]
 fn a_login_is_not_sent_to_a_place_for_tokens_that_nothing_encrypts_the_way_to() {
     for (realm, why) in [
-        ("http://192.0.2.1/token", "nothing encrypts"),
-        ("http://localhost:1/token", "nothing encrypts"),
-        ("https://ada@localhost/token", "a place that is none"),
-        ("/token", "a place that is none"),
+        ("http://192.0.2.1/token", "without encryption"),
+        ("http://localhost:1/token", "without encryption"),
+        ("https://ada@localhost/token", "no usable URL"),
+        ("/token", "no usable URL"),
     ] {
         let registry = Registry::start(true, Guard::Bearer(Some(realm.into())));
         let folder = folder(&registry);

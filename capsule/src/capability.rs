@@ -4,7 +4,6 @@
 //! an inner `*` exactly one. `self:x` is a string of its own: neither implied by `x` nor implying it, and a lone `*`
 //! is the only wildcard that reaches it from outside `self:`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::topic::segments_match;
@@ -100,17 +99,7 @@ fn is_own(capability: &Capability) -> bool {
     capability.segments().next() == Some("self")
 }
 
-impl fmt::Debug for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+shows_its_text!(Capability);
 
 #[cfg(test)]
 mod tests {

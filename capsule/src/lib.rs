@@ -4,6 +4,23 @@
 //!
 //! Owns every definition of a name. Knows nothing of wasm, sockets, stores or who may do what.
 
+/// Shows a name as its text, to people and in logs.
+macro_rules! shows_its_text {
+    ($name:ident) => {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
 pub mod capability;
 pub mod near;
 pub mod principal;

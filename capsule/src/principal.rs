@@ -1,6 +1,5 @@
 //! Ids of principals.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::{Invalid, shown};
@@ -40,17 +39,7 @@ impl PrincipalId {
     }
 }
 
-impl fmt::Debug for PrincipalId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for PrincipalId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+shows_its_text!(PrincipalId);
 
 #[cfg(test)]
 mod tests {

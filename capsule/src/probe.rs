@@ -55,8 +55,7 @@ impl Probe {
                     return Err("status is for a path; say expect".into());
                 }
                 let topic = Topic::parse(topic).map_err(|error| error.to_string())?;
-                let bound = manifest.subscribe.iter().any(|b| b.handler.is_some() && b.topic.matches(&topic));
-                if !bound {
+                if manifest.handled(&topic).is_none() {
                     return Err(format!("no handler of this capsule is bound to {topic}"));
                 }
             }

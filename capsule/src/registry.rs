@@ -92,11 +92,11 @@ impl Index {
             Err(error) => return fail(error.to_string().trim_end().into()),
         };
         if index.format != FORMAT {
-            return fail(format!("format = {} is not known here; {FORMAT} is", index.format));
+            return fail(format!("format = {} is unknown; this version reads {FORMAT}", index.format));
         }
         for entry in &index.capsule {
             if !is_name(&entry.name) {
-                return fail(format!("`{}` is no capsule's id", shown(&entry.name)));
+                return fail(format!("`{}` can't be a capsule's id", shown(&entry.name)));
             }
             let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
             if entry.hash.len() != 64 || !entry.hash.bytes().all(hex) {
@@ -200,7 +200,7 @@ mod tests {
         for (from, to, want) in [
             ("format = 1", "format = 2", "format = 2"),
             ("name = \"a\"", "name = \"c\"", "sorted"),
-            ("name = \"a\"", "name = \"../a\"", "no capsule's id"),
+            ("name = \"a\"", "name = \"../a\"", "can't be a capsule's id"),
             ("version = \"1.9.0\"", "version = \"1.10.0\"", "sorted"),
             (&hash[..], "../../x", "64 hex digits"),
             (&hash, &hash.to_uppercase(), "64 hex digits"),

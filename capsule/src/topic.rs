@@ -3,7 +3,6 @@
 //! A topic is 1 to 16 dot-separated segments of `[A-Za-z0-9_-]+`, at most 256 bytes. In a pattern a segment may also
 //! be `*`: an inner `*` stands for exactly one segment, a trailing `*` for one or more. A lone `*` matches everything.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::{Invalid, shown};
@@ -129,22 +128,8 @@ pub(crate) fn segments_match<'a>(
     subject.peek().is_none()
 }
 
-macro_rules! text_like {
-    ($name:ident) => {
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-text_like!(Topic);
-text_like!(Pattern);
+shows_its_text!(Topic);
+shows_its_text!(Pattern);
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 
+use crate::history::until_signed;
 use crate::{assert_well, bus, install_guests, join, until};
 
 /// What somebody outside has got, an entry each.
@@ -107,12 +108,13 @@ async fn receiver() -> (SocketAddr, Got) {
     (address, got)
 }
 
-/// A home whose facts are forwarded by these rules.
-fn forwarding(rules: &str) -> Home {
+/// A home whose facts are forwarded by these rules, and whose `audit` is told more.
+fn forwarding(rules: &str, more: &str) -> Home {
     let home = Home::new();
     let distro = home.path().join("distro/Distro.toml");
     let text = fs::read_to_string(&distro).unwrap();
-    let changed = text.replace("role = \"audit\"\n", &format!("role = \"audit\"\nenv = {{ FORWARD = \"{rules}\" }}\n"));
+    let changed =
+        text.replace("role = \"audit\"\n", &format!("role = \"audit\"\nenv = {{ FORWARD = \"{rules}\"{more} }}\n"));
     assert_ne!(changed, text);
     fs::write(&distro, changed).unwrap();
     home
@@ -131,6 +133,7 @@ async fn wait(daemon: &Daemon, is_so: impl Fn() -> bool) {
 async fn every_fact_arrives_in_order_at_a_file_a_collector_and_syslog_though_the_host_is_killed_and_one_is_down() {
     let home = forwarding(
         "archive=json, siem=ocsf, wall=syslog-json, dgram=syslog-cef:session, dev=syslog-line:host, nowhere=json",
+        "",
     );
     let (archive, device) = (home.beside().join("facts.jsonl"), home.beside().join("log"));
     let token = home.beside().join("token");
@@ -205,6 +208,40 @@ async fn every_fact_arrives_in_order_at_a_file_a_collector_and_syslog_though_the
     assert!(count("nowhere", "refused") >= 1, "{told}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_place_that_is_down_does_not_have_is_kept_and_goes_when_it_has_arrived() {
+    let home = forwarding("siem=json", ", RETAIN_FACTS = 1");
+    let token = home.beside().join("token");
+    fs::write(&token, "Bearer collected\n").unwrap();
+    // Nobody listens there yet.
+    let siem = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (to, authorization) =
+        (format!("sinks.siem.to=http://{siem}/facts"), format!("sinks.siem.authorization-file={}", token.display()));
+    let daemon = home.start_with(&["--set", &to, "--set", &authorization]);
+    let ada = join(&daemon, "admin", "ada", 1).await;
+    for _ in 0..600 {
+        daemon.tcp(Request::get("/api/sys/status").bearer(&ada.bearer)).await.expect(200);
+    }
+    until_signed(&daemon, 600).await;
+    // When it begins, it deletes what is not to be kept.
+    let swap = || Request::post("/api/capsules/audit/swap", &json!({}));
+    let waits = || daemon.stderr().matches("don't reach `siem`").count();
+    let before = waits();
+    daemon.unix(swap()).await.expect(200);
+    wait(&daemon, || waits() > before).await;
+    let collected = collector(siem, 0).await;
+    let all = size(&daemon).await;
+    wait(&daemon, || in_order(&collected.all(), |entry| entry["index"].as_u64().unwrap()) >= all).await;
+
+    daemon.unix(swap()).await.expect(200);
+    until(&daemon, Request::get("/api/sys/audit?from=0&limit=1"), |answer| {
+        answer.status == 200 && answer.json()["entries"][0]["index"].as_u64() >= Some(512)
+    })
+    .await;
+    assert!(!daemon.stderr().contains("are deleted, and `siem`"), "it has got everything");
+    assert_well(&daemon).await;
+}
+
 #[tokio::test]
 async fn a_place_that_hangs_has_one_delivery_at_a_time_and_whoever_asks_is_told_at_once() {
     // It accepts, and then neither reads nor closes.
@@ -233,7 +270,7 @@ async fn a_place_that_hangs_has_one_delivery_at_a_time_and_whoever_asks_is_told_
 
 #[tokio::test]
 async fn a_sink_that_can_not_be_and_a_rule_that_is_none_are_named_before_anything_is_lost() {
-    let home = forwarding("archive=xml");
+    let home = forwarding("archive=xml", "");
     let ended = home.try_start(&["--set", "sinks.archive.to=facts.jsonl"]).err().expect("it does not start");
     assert!(ended.stderr.contains("sinks.archive.to = \"facts.jsonl\": write file:///PATH"), "{ended:?}");
     let daemon = home.start();

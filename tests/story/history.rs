@@ -47,7 +47,7 @@ async fn until_page(daemon: &Daemon, person: &Person, query: &str, entries: usiz
 }
 
 /// Waits until a checkpoint has signed at least so many facts.
-async fn until_signed(daemon: &Daemon, size: u64) {
+pub(crate) async fn until_signed(daemon: &Daemon, size: u64) {
     let signed = |body: &[u8]| {
         let text = String::from_utf8_lossy(body).into_owned();
         text.lines().nth(1).and_then(|line| line.parse::<u64>().ok()).unwrap_or(0)

@@ -96,7 +96,7 @@ impl Lock {
             Err(error) => return fail(super::explained(&error)),
         };
         if lock.format != FORMAT {
-            return fail(format!("format = {} is not known here; {FORMAT} is", lock.format));
+            return fail(format!("format = {} is unknown; this version reads {FORMAT}", lock.format));
         }
         for (n, locked) in lock.capsule.iter().enumerate() {
             let is_hash = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -129,7 +129,7 @@ impl Lock {
         }
         let named = |locked: &&Locked| distro.capsule.iter().any(|entry| entry.name == locked.name);
         match self.capsule.iter().find(|locked| !named(locked)) {
-            Some(locked) => stale(format!("has a capsule `{}`, and Distro.toml none", shown(&locked.name))),
+            Some(locked) => stale(format!("has a capsule `{}` that Distro.toml does not name", shown(&locked.name))),
             None => Ok(()),
         }
     }

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::lock::{Lock, Locked};
+use semver::Version;
+
 use super::*;
 use crate::manifest::Manifest;
 
@@ -224,7 +226,7 @@ fn a_lock_reads_back_and_each_difference_has_its_name() {
     assert_eq!(Lock::parse(&text).unwrap(), lock);
     lock.check(&whole()).unwrap();
     for (from, to, want) in [
-        ("format = 1", "format = 2", "format = 2 is not known here"),
+        ("format = 1", "format = 2", "format = 2 is unknown"),
         ("archive =", "arhcive =", "did you mean `archive`?"),
         (&*lock.capsule[0].archive, "00", "capsule identity: a hash has 64 hex digits"),
         ("name = \"notes\"", "name = \"identity\"", "capsule identity stands twice"),
@@ -243,7 +245,7 @@ fn a_lock_reads_back_and_each_difference_has_its_name() {
     }
     let mut more = lock.clone();
     more.capsule.push(Locked { name: "old".into(), ..lock.capsule[0].clone() });
-    assert!(more.check(&whole()).unwrap_err().contains("has a capsule `old`, and Distro.toml none"));
+    assert!(more.check(&whole()).unwrap_err().contains("has a capsule `old` that Distro.toml does not name"));
 
     let pinned = &lock.capsule[1];
     assert!(pinned.check(&pinned.clone()).is_ok());

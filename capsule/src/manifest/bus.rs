@@ -7,6 +7,7 @@ use super::{grant, text};
 use crate::schema::Wit;
 use crate::{Capability, Pattern, capability};
 
+/// Topics that the capsule may send to.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Publish {
@@ -24,6 +25,7 @@ impl Publish {
     }
 }
 
+/// Topics that reach a handler, or a subscription of the component's code.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Subscribe {
@@ -159,6 +161,7 @@ pub enum Delivery {
     Latest,
 }
 
+/// Messages that an interceptor of the component sees first.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Intercept {
@@ -200,6 +203,7 @@ impl Intercept {
     }
 }
 
+/// What becomes of a message whose interceptor fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fail {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What one call may use at most. The host's own ceilings are lower bounds to these.
+/// What one call may use at most. Where the host's own ceilings are lower, those hold.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Limits {

@@ -6,10 +6,12 @@
 //! up to a minute; the others go on, and the log waits for it: there is no queue. A position beyond the log's end is of another
 //! log, and counts as none.
 //!
-//! Bounded by [`MAX_RULES`], [`MAX_FACTS`] and [`MAX_BYTES`] of a delivery, one delivery to each place at a time. What is pruned
-//! before it was delivered is gone. Refuses to know how bytes travel.
+//! Bounded by [`MAX_RULES`], [`MAX_FACTS`] and [`MAX_BYTES`] of a delivery, one delivery to each place at a time. What is
+//! pruned before it was delivered is gone for that place: [`Forwarder::waiting`] says from where on that would be so, and
+//! [`Forwarder::missed`] what it was. Refuses to know how bytes travel, and how long entries are kept.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use astrid_sdk::log as lines;
 
@@ -148,6 +150,8 @@ struct Place<D> {
     rule: Rule,
     /// The first index that was not read for it, and the version of the record; none until it is known.
     at: Option<(u64, Option<u64>)>,
+    /// Of what is before this it has everything that it is to get.
+    has: u64,
     /// What is on its way, and the position once it has arrived.
     batch: Option<(D, u64)>,
     failures: u32,
@@ -163,13 +167,26 @@ pub struct Forwarder<D> {
 impl<D> Forwarder<D> {
     /// Of these rules.
     pub fn new(rules: Vec<Rule>) -> Self {
-        let place = |rule| Place { rule, at: None, batch: None, failures: 0, retry_at: 0 };
+        let place = |rule| Place { rule, at: None, has: 0, batch: None, failures: 0, retry_at: 0 };
         Self { places: rules.into_iter().map(place).collect() }
     }
 
     /// Whether there is nothing to forward to.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// The first index that some place may not have; none without places.
+    pub fn waiting(&self) -> Option<u64> {
+        self.places.iter().map(|place| place.has).min()
+    }
+
+    /// The places that do not have everything of the entries that were deleted, which begin at the first of these
+    /// indices and end before the other; and the first that each may lack.
+    pub fn missed(&self, deleted: Range<u64>) -> impl Iterator<Item = (&str, u64)> {
+        let first = deleted.start;
+        let behind = self.places.iter().filter(move |place| place.has < deleted.end && !deleted.is_empty());
+        behind.map(move |place| (place.rule.sink.as_str(), place.has.max(first)))
     }
 
     /// Goes on at `now`, in milliseconds, without waiting for anybody. A place that needs an entry which can't be read is tried
@@ -196,6 +213,7 @@ impl<D> Place<D> {
             match ended.and_then(|()| outside.keep(&self.rule.sink, arrived, version)) {
                 Ok(version) => {
                     self.at = Some((arrived, Some(version)));
+                    self.has = arrived;
                     self.arrives();
                 }
                 Err(why) => self.fails(now, &why),
@@ -220,8 +238,10 @@ impl<D> Place<D> {
             // The log that the position is of was put away, or has lost its end.
             lines::warn!("`{}` has got {from} facts, and the log has {size}: it gets them all again", self.rule.sink);
             self.at = Some((0, version));
+            self.has = 0;
             return Next::Now;
         }
+        self.has = self.has.max(from);
         if from == size {
             return Next::Quiet;
         }
@@ -252,6 +272,7 @@ impl<D> Place<D> {
         if entries.is_empty() {
             // Not worth a write: who begins anew looks through these again.
             self.at = Some((read_to, version));
+            self.has = read_to;
             return if read_to < log.size() { Next::Now } else { Next::Quiet };
         }
         match outside.deliver(&self.rule.sink, &entries) {
@@ -442,6 +463,24 @@ mod tests {
         log.first.set(256);
         run(&mut forwarder("siem=json:session"), 0, &log, &world);
         assert_eq!(world.indices("siem"), (3..12).map(|n| n * 100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_place_does_not_have_is_known_until_it_arrives_and_when_it_is_pruned_that_is_told() {
+        let (log, world) = (Memory::default(), World::default());
+        (0..1000).for_each(|n| log.add(None, if n == 700 { "session.begin" } else { "a" }));
+        assert_eq!(forwarder("").waiting(), None);
+        let mut forwarder = forwarder("siem=json:session, archive=json");
+        assert_eq!(forwarder.waiting(), Some(0), "nothing is known yet");
+        world.down.borrow_mut().insert("siem".into(), 0);
+        run(&mut forwarder, 0, &log, &world);
+        assert_eq!(forwarder.waiting(), Some(500), "what it does not want it need not get");
+        assert_eq!(forwarder.missed(0..256).count() + forwarder.missed(768..768).count(), 0);
+        assert_eq!(forwarder.missed(256..768).collect::<Vec<_>>(), [("siem", 500)]);
+        assert_eq!(forwarder.missed(768..896).collect::<Vec<_>>(), [("siem", 768)]);
+        world.down.borrow_mut().clear();
+        run(&mut forwarder, 2_000, &log, &world);
+        assert_eq!((forwarder.waiting(), world.indices("siem")), (Some(1000), vec![700]));
     }
 
     #[test]

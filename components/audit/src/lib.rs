@@ -121,18 +121,21 @@ fn tile(message: Message) -> Answer {
     Ok(bytes)
 }
 
-/// Deletes what is not to be kept.
-fn prune() -> Result<(), String> {
+/// Deletes what is not to be kept, and tells which places outside don't have all of it.
+fn prune<D>(forwarder: &Forwarder<D>) -> Result<(), String> {
     let retention = Retention::parse(&value("RETAIN_DAYS")?, &value("RETAIN_FACTS")?)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    let wanted = retention.first(now, &log::Host).map_err(|error| format!("{error:?}"))?;
-    let first = journal::first();
+    let wanted = retention.first_beside(forwarder.waiting(), now, &log::Host).map_err(|error| format!("{error:?}"))?;
+    let before = journal::first();
     // A bundle has 256, and only whole ones go.
-    if wanted.saturating_sub(first) < 256 {
+    if wanted.saturating_sub(before) < 256 {
         return Ok(());
     }
     let first = journal::prune(wanted)?;
     lines::info!("entries before {first} are deleted; their hashes stay");
+    for (place, missed) in forwarder.missed(before..first) {
+        lines::error!("facts {missed} to {} are deleted, and `{place}` never got those that it is to get", first - 1);
+    }
     Ok(())
 }
 
@@ -210,13 +213,14 @@ fn run() -> Result<(), String> {
             }
             Err(failure) => return Err(failure.to_string()),
         }
-        if pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
+        next = forwarder.step(now(), &log::Host, &redaction()?, &outside);
+        // Not while it is still looked through what the places need not get.
+        if next != Next::Now && pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             pruned = Some(Instant::now());
-            if let Err(error) = prune() {
+            if let Err(error) = prune(&forwarder) {
                 lines::error!("old entries are not deleted: {error}");
             }
         }
-        next = forwarder.step(now(), &log::Host, &redaction()?, &outside);
         let look = if next == Next::Quiet { LOOK_MS } else { SOON_MS };
         if !feed.is_idle() {
             if next != Next::Now {

@@ -1,10 +1,16 @@
 //! How long entries are kept. Whole bundles of the oldest go; every hash stays, so what is kept can still be proven.
+//!
+//! What a place outside does not have yet is kept longer, by [`GRACE_DAYS`] and [`GRACE_FACTS`] at most.
 
 use astrid_sdk::journal::Error;
 
 use crate::log::Log;
 
 const DAY_NANOS: u64 = 86_400_000_000_000;
+/// How many days longer an entry is kept that a place outside does not have.
+pub const GRACE_DAYS: u64 = 7;
+/// How many more entries are kept for such a place.
+pub const GRACE_FACTS: u64 = 65_536;
 
 /// What is kept; nothing is deleted where neither says so.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,23 @@ impl Retention {
             Some(days) => oldest(now.saturating_sub(days.saturating_mul(DAY_NANOS)), size, log)?,
         };
         Ok(by_number.max(by_age))
+    }
+
+    /// As [`Self::first`], and what some place outside does not have, from index `waiting` on, is kept in the bounds of
+    /// [`GRACE_DAYS`] and [`GRACE_FACTS`].
+    ///
+    /// # Errors
+    /// As [`Log::entries`].
+    pub fn first_beside(self, waiting: Option<u64>, now: u64, log: &impl Log) -> Result<u64, Error> {
+        let first = self.first(now, log)?;
+        match waiting.filter(|waiting| *waiting < first) {
+            None => Ok(first),
+            Some(waiting) => {
+                let longer = |bound: Option<u64>, by| bound.map(|bound| bound.saturating_add(by));
+                let last = Self { days: longer(self.days, GRACE_DAYS), facts: longer(self.facts, GRACE_FACTS) };
+                Ok(last.first(now, log)?.max(waiting).min(first))
+            }
+        }
     }
 }
 
@@ -79,6 +102,22 @@ mod tests {
         log.first.set(512);
         assert_eq!(first(Some(1), None, DAY_NANOS + 421), 0, "it is gone already");
         assert_eq!(first(Some(1), None, DAY_NANOS + 800), 800);
+    }
+
+    #[test]
+    fn what_a_place_outside_does_not_have_is_kept_seven_days_and_65_536_facts_longer_and_no_more() {
+        let log = Memory::default();
+        (0..100_000).for_each(|_| log.add(None, "a"));
+        let first = |days, facts, waiting, now| Retention { days, facts }.first_beside(waiting, now, &log).unwrap();
+        assert_eq!(first(None, Some(300), None, 0), 99_700);
+        assert_eq!(first(None, Some(300), Some(99_900), 0), 99_700, "nothing is kept shorter");
+        assert_eq!(first(None, Some(300), Some(80_000), 0), 80_000);
+        assert_eq!(first(None, Some(300), Some(5), 0), 99_700 - GRACE_FACTS);
+        let days = |days: u64| days * DAY_NANOS + 50_000;
+        assert_eq!(first(Some(1), None, Some(70), days(1)), 70);
+        assert_eq!(first(Some(1), None, Some(70), days(8)), 50_000);
+        assert_eq!(first(Some(1), None, Some(70), days(9)), 100_000);
+        assert_eq!(first(Some(1), Some(300), Some(70), days(1)), 99_700 - GRACE_FACTS, "each is a bound");
     }
 
     #[test]

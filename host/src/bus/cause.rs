@@ -1,4 +1,4 @@
-//! What a message came of: a request from outside, and the trace by which its client follows it.
+//! What caused a message: a request from outside, and the trace by which its client follows it.
 //!
 //! Goes with every message that comes of that request, at any depth. Bounded by [`MAX_TRACEPARENT`]. Refuses to know: how the
 //! request came in, what a trace is for. The host makes no spans of its own, so a client's `traceparent` goes on as it is.

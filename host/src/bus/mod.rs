@@ -11,6 +11,8 @@
 //! Refuses to know: what is in a payload (but for [`typed`]), wasm, HTTP, the store, who should hold what.
 
 pub mod cause;
+mod config;
+mod failure;
 pub mod fair;
 pub mod inbox;
 pub mod intercept;
@@ -30,7 +32,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::{Counter, counter};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use astrid_capsule::manifest::Subscribe;
@@ -40,6 +41,9 @@ use crate::Boxed;
 use crate::authority::{Authority, Mandate};
 use crate::journal::Journal;
 use cause::Cause;
+pub use config::Config;
+use failure::RETRY_MS;
+pub use failure::{Failure, Refusal, RefusalCode};
 use inbox::Inbox;
 pub use inbox::Route;
 use intercept::{Chain, Interception, Interceptions};
@@ -51,42 +55,6 @@ use stream::{Answer, Writer};
 use subscription::{MAX_TOPICS, Offered, Open, Reader, Room, STALL, Subscription, Subscriptions};
 use typed::Typed;
 use waiting::Place;
-
-/// `[bus]` of the configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Config {
-    /// The largest payload and the largest answer, in bytes (1 KiB to 16 MiB).
-    pub max_payload_bytes: usize,
-    /// How deep requests may be nested (1 to 64).
-    pub max_depth: u8,
-    /// What may wait for one binding or subscription whose manifest does not say, in bytes (at least
-    /// `max-payload-bytes`). One message that waits alone may be larger, by its topic and the like.
-    pub queue_bytes: usize,
-    /// Whether payloads and answers are held to the types that manifests declare.
-    pub strict: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { max_payload_bytes: 1 << 20, max_depth: 16, queue_bytes: 1 << 20, strict: false }
-    }
-}
-
-impl Config {
-    pub fn check(&self) -> Result<(), String> {
-        if !(1024..=16 << 20).contains(&self.max_payload_bytes) {
-            return Err(format!("bus.max-payload-bytes = {} must be 1024 to 16777216", self.max_payload_bytes));
-        }
-        if !(1..=64).contains(&self.max_depth) {
-            return Err(format!("bus.max-depth = {} must be 1 to 64", self.max_depth));
-        }
-        if self.queue_bytes < self.max_payload_bytes {
-            return Err(format!("bus.queue-bytes = {} must be at least bus.max-payload-bytes", self.queue_bytes));
-        }
-        Ok(())
-    }
-}
 
 /// Which version of a capsule sent something.
 #[derive(Debug)]
@@ -135,57 +103,6 @@ impl Message {
     /// What it counts against a byte budget.
     pub fn size(&self) -> usize {
         self.payload.len() + self.topic.as_str().len() + OVERHEAD
-    }
-}
-
-/// A handler's refusal, passed on as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub code: RefusalCode,
-    pub reason: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusalCode {
-    Invalid,
-    Denied,
-    NotFound,
-    Conflict,
-    Unavailable,
-    Internal,
-}
-
-/// Every way in which a request ends without an answer; `wit/bus` says when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    NoResponder,
-    Denied(String),
-    Timeout,
-    Overloaded { retry_ms: u32 },
-    TooLarge { limit: u64 },
-    Invalid(String),
-    Trapped,
-    Refused(Refusal),
-    Closed,
-}
-
-/// What somebody is told to wait who found no room in a queue, in milliseconds.
-const RETRY_MS: u32 = 100;
-
-impl Failure {
-    /// One word for metrics and log lines.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Failure::NoResponder => "no-responder",
-            Failure::Denied(_) => "denied",
-            Failure::Timeout => "timeout",
-            Failure::Overloaded { .. } => "overloaded",
-            Failure::TooLarge { .. } => "too-large",
-            Failure::Invalid(_) => "invalid",
-            Failure::Trapped => "trapped",
-            Failure::Refused(_) => "refused",
-            Failure::Closed => "closed",
-        }
     }
 }
 

@@ -12,7 +12,7 @@ const OWNER: &str = "default";
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Make a principal; it proves who it is by a key that it adds later
+    /// Make a principal; it adds a key later, by which it proves who it is
     Create {
         name: String,
         /// A group that it is in; may be repeated [default: agent]
@@ -22,7 +22,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "CAPABILITY")]
         grant: Vec<String>,
     },
-    /// List principals; without the right to see others, yourself
+    /// List principals; without the right to see others, only yourself
     List {
         /// Go on after this principal
         #[arg(long, value_name = "NAME")]
@@ -45,13 +45,13 @@ pub(super) enum Verb {
     /// Delete a principal for good; nobody gets its name again
     Delete {
         name: String,
-        /// Yes, delete it
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
     },
     /// Speak as another principal from now on: one whose invite was redeemed here, or `default`, the host's owner
     Switch { name: String },
-    /// Show as whom this command line speaks
+    /// Show which principal this command line speaks as
     Current,
 }
 
@@ -233,7 +233,7 @@ fn current(context: &mut Context<'_>) -> Result<Exit, Failure> {
     say(context, &name)
 }
 
-/// As whom calls over the home's socket are made.
+/// The principal that calls over the home's socket are made as.
 fn say(context: &mut Context<'_>, name: &str) -> Result<Exit, Failure> {
     let remembered = context.sessions.load()?;
     let session = remembered.sessions.get(name);

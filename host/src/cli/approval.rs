@@ -17,7 +17,7 @@ pub(super) enum Verb {
     Approve {
         /// As `approval list` shows it
         id: String,
-        /// As long as the session lasts in which it was asked
+        /// For as long as the session lasts in which it was asked
         #[arg(long, conflicts_with = "always")]
         session: bool,
         /// Until you withdraw it

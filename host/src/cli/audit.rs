@@ -165,7 +165,7 @@ impl Offline {
                 let (folder, key) = log.open(context)?;
                 let (_, entry) = Inclusion::of(&folder, &key, index).map_err(different)?;
                 let fact = Fact::parse(&entry);
-                let fact = fact.ok_or_else(|| Failure::failed("audit", format!("entry {index} is no fact")))?;
+                let fact = fact.ok_or_else(|| Failure::failed("audit", format!("entry {index} is not a fact")))?;
                 let document = serde_json::to_value(&fact).expect("plain records serialise");
                 let text = lines(index, &document);
                 print(context, &document, text)

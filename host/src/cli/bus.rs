@@ -27,7 +27,7 @@ pub(super) struct Message {
     /// The payload; `-` reads it from stdin
     #[arg(value_name = "JSON", default_value = "{}", allow_negative_numbers = true)]
     payload: String,
-    /// The principal whom the message is about
+    /// The principal that the message is about
     #[arg(long, value_name = "PRINCIPAL", value_parser = PrincipalId::parse)]
     target: Option<PrincipalId>,
 }

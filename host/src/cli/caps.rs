@@ -12,10 +12,10 @@ use super::{Context, table, text};
 pub(super) enum Verb {
     /// Show what a principal holds, and from where
     Show {
-        /// Whose [default: the caller's]
+        /// The principal [default: the caller]
         principal: Option<String>,
     },
-    /// List every capability that there is to be granted
+    /// List every capability that can be granted
     List,
     /// Grant capabilities, and lift a revoke of the same
     Grant(Change),
@@ -30,7 +30,7 @@ pub(super) struct Change {
     principal: String,
     #[arg(required = true, value_name = "CAPABILITY")]
     capabilities: Vec<String>,
-    /// Yes, `*` is meant
+    /// Confirm that `*` is meant
     #[arg(long)]
     unsafe_admin: bool,
 }

@@ -73,7 +73,7 @@ pub(super) enum Verb {
         /// What builds the folder, called with `--json build DIR` [default: astrid-build]
         #[arg(long, value_name = "PROGRAM")]
         build: Option<PathBuf>,
-        /// End after the first time
+        /// Build and install once, then end
         #[arg(long)]
         once: bool,
     },

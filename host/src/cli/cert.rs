@@ -20,12 +20,12 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Let whoever shows a certificate in as a principal
+    /// Let whoever shows this certificate in as a principal
     Bind {
         principal: String,
         /// A PEM file, whose first certificate is meant, or the SHA-256 of one in hex
         certificate: String,
-        /// A name for it
+        /// A name for the certificate
         #[arg(long)]
         label: Option<String>,
         /// What it may use of what the principal holds, such as self:* or agent:list [default: all of it]
@@ -34,10 +34,10 @@ pub(super) enum Verb {
     },
     /// List the certificates of a principal
     List {
-        /// Whose [default: the caller's]
+        /// The principal [default: the caller]
         principal: Option<String>,
     },
-    /// Let nobody in with a certificate any more
+    /// No longer let anybody in with a certificate
     Remove {
         principal: String,
         /// A PEM file or a fingerprint, as with `bind`

@@ -8,7 +8,7 @@ use super::{Cli, Context};
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Whose
+    /// The shell that the script is for
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -37,14 +37,14 @@ pub(super) enum Verb {
     },
     /// List the devices of a principal
     List {
-        /// Whose [default: the caller's]
+        /// The principal [default: the caller]
         principal: Option<String>,
     },
-    /// Take a device away; the sessions that began with it end
+    /// Remove a device; the sessions that began with it end
     Remove {
         /// As `device list` shows it
         fingerprint: String,
-        /// Whose [default: the caller's]
+        /// The principal that it belongs to [default: the caller]
         #[arg(long, value_name = "NAME")]
         principal: Option<String>,
     },

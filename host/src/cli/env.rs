@@ -13,11 +13,11 @@ use super::{Context, table, text};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Set a field to what stands on stdin, without its last line break, or is typed unseen
+    /// Set a field; the value is read from stdin, without its last line break, or typed unseen
     Set(Field),
     /// List a capsule's fields and whether each is set
     List(Capsule),
-    /// Take a value away; the manifest's default holds again
+    /// Take a value away; then the distribution's holds, or the manifest's default
     Delete(Field),
 }
 

@@ -47,12 +47,12 @@ struct Filter {
     /// Only this action, or what begins with these words: `capsule`, `bus.identity`
     #[arg(long, value_name = "ACTION")]
     method: Option<String>,
-    /// Only this principal's; anybody's but your own needs audit:read_all
+    /// Only this principal's; those of others need audit:read_all
     #[arg(long)]
     principal: Option<String>,
     #[arg(long, value_enum)]
     outcome: Option<Outcome>,
-    /// How each reads [default: line; with --json json]
+    /// The form of each [default: line; with --json json]
     #[arg(long, value_enum)]
     format: Option<Format>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Query {
     /// How many of the newest
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=MAX_ENTRIES.into()))]
     limit: u32,
-    /// Go on where the page before has ended
+    /// Go on where the page before ended
     #[arg(long, value_name = "INDEX")]
     cursor: Option<u64>,
 }
@@ -86,7 +86,7 @@ pub(super) struct Tail {
 
 #[derive(Args)]
 pub(super) struct Export {
-    /// A folder that is not there yet
+    /// A folder that does not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// The public key of the log's checkpoints, as `astrid audit key` prints it [default: that of the home]

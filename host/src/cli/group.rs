@@ -13,16 +13,16 @@ pub(super) enum Verb {
     /// Make a group
     Create {
         name: String,
-        /// What whoever is in it holds
+        /// What its members hold
         #[arg(value_name = "CAPABILITY")]
         capabilities: Vec<String>,
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
-        /// Yes, it may hold `*`
+        /// Confirm that it may hold `*`
         #[arg(long)]
         unsafe_admin: bool,
     },
-    /// List groups; without the right to see all, those that you are in
+    /// List groups; without the right to see all, only those that you are in
     List {
         /// Go on after this group
         #[arg(long, value_name = "NAME")]
@@ -33,13 +33,13 @@ pub(super) enum Verb {
     /// Change a group, for everybody in it at once; what is not said stays as it is
     Modify {
         name: String,
-        /// What it holds from now on, instead of all that it did; may be repeated
+        /// A capability that it holds from now on, instead of all that it held before; may be repeated
         #[arg(long, value_name = "CAPABILITY")]
         capability: Vec<String>,
-        /// It holds nothing from now on
+        /// Take all its capabilities away
         #[arg(long, conflicts_with = "capability")]
         no_capabilities: bool,
-        /// An empty text takes it away
+        /// The new description; an empty one takes it away
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
         /// Whether it may hold `*`

@@ -18,7 +18,7 @@ const FINGERPRINT_BYTES: usize = 16;
 pub(super) enum Verb {
     /// Issue an invite and print its token, which is shown only now
     Issue {
-        /// The group that who redeems it belongs to [default: the distribution's, else agent]
+        /// The group of whoever redeems it [default: the distribution's, else agent]
         #[arg(long)]
         group: Option<String>,
         /// How many may redeem it

@@ -11,7 +11,7 @@ use super::failure::{Exit, Failure};
 pub(super) enum Verb {
     /// Sign with a new key from now on
     Rotate {
-        /// End every bearer of before at once; else each is good until it expires
+        /// End every earlier bearer at once; without this each is good until it expires
         #[arg(long)]
         now: bool,
     },

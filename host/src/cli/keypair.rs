@@ -35,7 +35,7 @@ pub(super) enum Verb {
     Delete {
         #[arg(value_parser = KeyName::parse)]
         name: KeyName,
-        /// Yes, delete it
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
     },

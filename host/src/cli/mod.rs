@@ -101,7 +101,7 @@ struct Global {
     /// Print JSON documents of one line; errors too
     #[arg(long, global = true)]
     json: bool,
-    /// How long a call may take in all [default: 30; 300 for what installs]
+    /// How many seconds a call may take in all [default: 30; 300 for what installs]
     #[arg(long, global = true, value_name = "SECS", value_parser = value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
     /// Call https://HOST:PORT or http://HOST:PORT instead of the home's socket
@@ -139,7 +139,7 @@ enum Verb {
     Doctor,
     /// Show who the host takes this command line for
     Who,
-    /// Prove to be a principal by a local key pair, and remember the session
+    /// Log in as a principal with a local key pair, and remember the session
     Login {
         principal: String,
         #[arg(long, value_name = "NAME", default_value = "default", value_parser = keystore::KeyName::parse)]
@@ -180,7 +180,7 @@ enum Verb {
     /// List and install capsules
     #[command(subcommand)]
     Capsule(capsule::Verb),
-    /// List, add and remove those whose signatures of capsules count; no host is needed
+    /// List, add and remove the keys whose signatures of capsules count; no host is needed
     #[command(subcommand)]
     Trust(trust::Verb),
     /// Show what a principal may use and has used; change what it may
@@ -197,9 +197,9 @@ enum Verb {
     Bus(bus::Verb),
     /// Show the host's log, or one capsule's
     Logs(logs::Options),
-    /// Show which capsules and principals use how much, again and again
+    /// Show how much capsules and principals use, again and again
     Top(top::Options),
-    /// Show what this program is, and what the host is
+    /// Show the versions of this program and of the host
     Version,
     /// Print a script by which a shell completes this command line; no host is needed
     Completions(completions::Options),

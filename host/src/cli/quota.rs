@@ -13,7 +13,7 @@ use super::{Context, table, text};
 pub(super) enum Verb {
     /// Show a principal's quotas, the limits in force and what it has used since the host started
     Show {
-        /// Whose [default: the caller's]
+        /// The principal [default: the caller]
         principal: Option<String>,
     },
     /// Change quotas of a principal; the others stay as they are

@@ -19,7 +19,7 @@ pub(super) enum Verb {
     List,
     /// Let a key's signatures count
     Add {
-        /// What to call it: 1 to 64 of a-z 0-9 -, beginning with a letter
+        /// A name for it: 1 to 64 of a-z 0-9 -, beginning with a letter
         name: String,
         /// The public key, 64 hex digits, as `astrid-build keygen` prints it
         key: String,

@@ -1,4 +1,4 @@
-//! `astrid version`: what this program is, and what the host is that it calls.
+//! `astrid version`: the versions of this program and of the host that it calls.
 
 use hyper::Method;
 use serde::Deserialize;

@@ -1,7 +1,8 @@
 //! Deleting the oldest entries. Hashes stay, so what is left can be proven, and the log goes on as it was.
 //!
-//! First it is a fact, durably, and the tail gives up what lies in whole bundles; then the host's own note of it (`pruned`)
-//! moves; then files go. After a crash in between, the next time goes on where this one was. Refuses to know how long anything should be kept.
+//! First a fact says so, durably, and the tail gives up what lies in whole bundles. Then the host's own note of it
+//! (`pruned`) moves, then files go. After a crash in between the next time goes on where this one was. Refuses to know how
+//! long anything should be kept.
 
 use std::fs::{self, File};
 use std::io;

@@ -121,7 +121,7 @@ fn replay(
     let mut unclean = edge.size() > 0;
     for entry in found.entries {
         let Some(fact) = Fact::parse(&entry) else {
-            return Err(format!("audit/tail: fact {} is no fact", edge.size()));
+            return Err(format!("audit/tail: entry {} is not a fact", edge.size()));
         };
         unclean = fact.action != "host.stop";
         note_open(&mut open, &fact.id, &fact.action, fact.outcome);

@@ -33,7 +33,9 @@ impl Loader {
             for exclusive in [grant::AUTHENTICATOR, grant::REGISTRAR] {
                 let asks = |m: &Manifest| m.asks.iter().any(|a| a.as_str() == exclusive);
                 if asks(&theirs) && asks(manifest) {
-                    return Err(InstallError::Conflict(format!("{id}: `{other}` holds {exclusive}, and only one can")));
+                    return Err(InstallError::Conflict(format!(
+                        "{id}: `{other}` holds {exclusive}, and only one capsule can"
+                    )));
                 }
             }
         }

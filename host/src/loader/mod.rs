@@ -2,8 +2,8 @@
 //!
 //! Owns the list of installed capsules, what each was granted, and the change from one generation to the next: routes
 //! and mounts are replaced as a whole, calls that the old generation has run to their end on it. One change happens at a
-//! time, all of it or nothing ([`install`]); a version that fails what was asked of it gives way to the one before
-//! ([`probation`]).
+//! time, all of it or nothing ([`install`], [`replace`], [`swap`], [`remove`]); a version that fails what was asked of it
+//! gives way to the one before ([`probation`], [`rollback`]).
 //!
 //! Bounded by the archive's and the component's size caps, and two generations of a capsule. Refuses to know what a
 //! capsule is for.
@@ -19,8 +19,12 @@ mod install;
 pub mod probation;
 mod record;
 mod rehearsal;
+mod remove;
+mod replace;
+mod rollback;
 mod run;
 mod supervisor;
+mod swap;
 mod topics;
 mod watch;
 
@@ -163,6 +167,22 @@ impl Loader {
         listed.collect()
     }
 
+    /// What happened to a capsule, oldest first; empty for one that never was.
+    pub fn history(&self, host: &Host, id: &str) -> anyhow::Result<Vec<Step>> {
+        record::history(&host.store, id)
+    }
+
+    /// The installed version of a capsule, and its generation if it is live.
+    fn installed(&self, id: &str) -> Option<(Record, Option<Arc<Generation>>)> {
+        let capsules = self.capsules.read().expect("no panic under this lock");
+        let (record, state) = capsules.get(id)?;
+        let generation = match state {
+            State::Live { generation, .. } => Some(generation.clone()),
+            State::Failed => None,
+        };
+        Some((record.clone(), generation))
+    }
+
     /// The distribution as it was read last.
     pub fn shown(&self) -> Option<Arc<Shown>> {
         self.shown.lock().expect("no panic under this lock").clone()
@@ -259,9 +279,9 @@ impl Loader {
     }
 
     /// Runs the distribution's capsules as its archives have them, and nothing else. `embedded` is the folder of the one that
-    /// came with the program, which is as good as the program itself and needs nobody to vouch for it. What is installed stays as it is, and is
-    /// there again after the next start; until then it can be replaced and rolled back. To remove what the distribution brings
-    /// is to forget what was installed over it.
+    /// came with the program, which is as good as the program itself and needs nobody to vouch for it. What is installed
+    /// stays as it is, and is there again after the next start; until then it can be replaced and rolled back. To remove
+    /// what the distribution brings is to forget what was installed over it.
     pub async fn boot_safely(&self, host: &Arc<Host>, distro: &Path, embedded: Option<&Path>) -> anyhow::Result<()> {
         let _one = self.changing.lock().await;
         let whose = if embedded.is_some() { "the distribution in this program" } else { "the distribution" };
@@ -416,4 +436,13 @@ fn read_archive(path: &Path) -> Result<(String, Archive), InstallError> {
     let archive =
         Archive::read(&bytes[..]).map_err(|error| InstallError::Invalid(format!("{}: {error}", path.display())))?;
     Ok((blake3::hash(&bytes).to_hex().to_string(), archive))
+}
+
+fn unknown(id: &str) -> InstallError {
+    InstallError::NotFound(format!("no capsule `{id}` is installed"))
+}
+
+/// What is installed, whether it runs or, in safe mode, not.
+fn stored(host: &Host, id: &str) -> Result<Option<Record>, InstallError> {
+    record::installed(&host.store, id).map_err(|error| InstallError::Failed(format!("{id}: {error:#}")))
 }

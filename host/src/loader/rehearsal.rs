@@ -109,8 +109,7 @@ impl Generation {
 
     async fn probe_topic(self: &Arc<Self>, topic: &str, probe: &Probe) -> Result<Bytes, String> {
         let topic = Topic::parse(topic).map_err(|error| error.to_string())?;
-        let bound = self.manifest.subscribe.iter().filter(|b| b.handler.is_some() && b.topic.matches(&topic));
-        let handler = bound.max_by_key(|b| b.topic.specificity()).and_then(|b| b.handler.as_deref());
+        let handler = self.manifest.handled(&topic).and_then(|binding| binding.handler.as_deref());
         let handler = handler.ok_or("reaches no handler")?;
         let payload = probe.payload.clone().unwrap_or_default();
         let payload = serde_json::to_vec(&payload).map_err(|error| error.to_string())?;

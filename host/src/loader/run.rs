@@ -329,7 +329,7 @@ impl<'h> Run<'h> {
             return Err("there was no instance for it".into());
         };
         desk.begin();
-        let Ok(shift) = Shift::new(generation, desk) else { return Err("the host stops".into()) };
+        let Ok(shift) = Shift::new(generation, desk) else { return Err("the host is stopping".into()) };
         let inbound = Inbound { shift: Some(shift), ..Inbound::default() };
         let bounds = &generation.bounds;
         let sender = generation.nobody(Instant::now() + bounds.timeout);

@@ -114,7 +114,7 @@ impl Runner {
             match settled.as_deref() {
                 Ok(Phase::Restarting(why)) => Err(why.to_string()),
                 Ok(_) => Ok(()),
-                Err(_) => Err("the host stops".into()),
+                Err(_) => Err("the host is stopping".into()),
             }
         }
     }
@@ -229,7 +229,7 @@ impl Supervised {
     /// One instance and what it does. The answer is why another is to be made; none if another loop has its place.
     async fn live(&mut self, state: Option<Snapshot>) -> Option<String> {
         // Only missing while the host goes down.
-        let Some(host) = self.generation.host.upgrade() else { return Some("the host stops".into()) };
+        let Some(host) = self.generation.host.upgrade() else { return Some("the host is stopping".into()) };
         let mut run = match Run::begin(&host, &self.generation, &self.desk).await {
             Ok(run) => run,
             Err(why) => return Some(why),

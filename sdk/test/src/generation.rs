@@ -92,8 +92,8 @@ impl Capsule {
         }
         let topic = probe.topic.as_deref().unwrap_or_default();
         let parsed = astrid_capsule::Topic::parse(topic).ok();
-        let bound = self.manifest().subscribe.iter().filter(|b| parsed.as_ref().is_some_and(|t| b.topic.matches(t)));
-        let handler = bound.max_by_key(|b| b.topic.specificity()).and_then(|b| b.handler.clone());
+        let binding = parsed.and_then(|topic| self.manifest().handled(&topic));
+        let handler = binding.and_then(|binding| binding.handler.clone());
         let Some(handler) = handler else { return Err(CallError::Unbound(topic.into())) };
         let payload = Value::Object(serde_json::Map::new());
         let payload = match &probe.payload {

@@ -5,93 +5,34 @@
 //! a handler's script computes, asks, publishes, crashes. A call can end wherever it would await: in line, between its
 //! turn and its waking, while it computes, while it waits for another. After each event everything is checked.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::RangeInclusive;
+mod call;
+mod plan;
 
-use astrid_capsule::manifest::Delivery;
-use astrid_capsule::{Pattern, Topic};
+use std::collections::{BTreeMap, BTreeSet};
+
+use astrid_capsule::Pattern;
 use astrid_host::bus::routes::Index;
-use astrid_host::sched::{Bounds, Ticket};
 
 use crate::accounts::Accounts;
-use crate::gate::{Admission, Gate, Lane};
+use crate::gate::{Gate, Lane};
 use crate::inbox::{Fates, Inbox};
 use crate::reader::{self, Holder, Reader};
 use crate::rng::Rng;
+use call::{Call, Origin, Stage};
+pub(crate) use plan::{Capsule, Client, Plan, Principal, Subscription, Work};
 
 /// Nanoseconds since the beginning.
 pub(crate) type Time = u64;
+
 pub(crate) type CallId = u64;
 
 pub(crate) const MILLI: Time = 1_000_000;
+
 /// How deep calls may be nested.
 const MAX_DEPTH: u8 = 4;
+
 /// How long a publisher waits for a reader that takes nothing, as in the host's bus but for the unit.
 const STALL: Time = 30 * MILLI;
-/// The smallest reservation, as in the host's meter.
-const MIN_ESTIMATE: u64 = 1_000_000;
-
-/// What there is, and who does what until when.
-pub(crate) struct Plan {
-    pub(crate) outer: Bounds,
-    pub(crate) nested: Bounds,
-    pub(crate) principals: Vec<Principal>,
-    pub(crate) capsules: Vec<Capsule>,
-    pub(crate) subscriptions: Vec<Subscription>,
-    pub(crate) topics: Vec<Topic>,
-    pub(crate) clients: Vec<Client>,
-    /// When the clients stop.
-    pub(crate) until: Time,
-}
-
-pub(crate) struct Principal {
-    /// A second; None: exempt.
-    pub(crate) fuel: Option<u64>,
-    pub(crate) bytes: Option<u64>,
-    pub(crate) most: usize,
-}
-
-pub(crate) struct Capsule {
-    pub(crate) bindings: Vec<Pattern>,
-    pub(crate) budget: usize,
-    pub(crate) workers: usize,
-}
-
-pub(crate) struct Subscription {
-    pub(crate) pattern: Pattern,
-    /// Whose messages; None: everybody's, as a run loop.
-    pub(crate) principal: Option<usize>,
-    pub(crate) delivery: Delivery,
-    pub(crate) budget: usize,
-    /// Between one look and the next, on average.
-    pub(crate) every: Time,
-    /// In percent: instead of looking it dies, and comes back after so long.
-    pub(crate) dies: u64,
-    pub(crate) back: Time,
-}
-
-#[derive(Clone)]
-pub(crate) struct Client {
-    pub(crate) principal: usize,
-    /// Comes in through a front end, which has the client's address as its lane.
-    pub(crate) front: bool,
-    /// Between one beginning and the next, on average; None: begins again as soon as it has an answer.
-    pub(crate) every: Option<Time>,
-    pub(crate) work: Work,
-}
-
-/// What a client's calls do, and those that they cause. Chances in percent.
-#[derive(Clone)]
-pub(crate) struct Work {
-    pub(crate) fuel: RangeInclusive<u64>,
-    pub(crate) timeout: RangeInclusive<Time>,
-    pub(crate) size: RangeInclusive<u64>,
-    /// Of the client: a publication instead of a call.
-    pub(crate) publishes: u64,
-    pub(crate) asks: u64,
-    pub(crate) crashes: u64,
-    pub(crate) gives_up: u64,
-}
 
 /// A publication for one capsule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,52 +43,6 @@ pub(crate) struct Publication {
     client: usize,
     sent: Time,
     depth: u8,
-}
-
-struct Call {
-    client: usize,
-    origin: Origin,
-    capsule: usize,
-    lane: Lane,
-    /// By the gate for calls from outside.
-    outer: bool,
-    asked: Time,
-    deadline: Time,
-    depth: u8,
-    used: u64,
-    stage: Stage,
-    script: VecDeque<Step>,
-}
-
-#[derive(Clone, Copy)]
-enum Origin {
-    Client,
-    Call(CallId),
-    Inbox,
-    /// Whoever waited is gone.
-    Nobody,
-}
-
-#[derive(Clone, Copy)]
-enum Stage {
-    Waits(Ticket),
-    /// It has a slot and does not know yet.
-    Granted,
-    Computes {
-        since: Time,
-        until: Time,
-    },
-    Asks,
-    /// Waits until its publication has room.
-    Holds,
-}
-
-#[derive(Clone, Copy)]
-enum Step {
-    Compute(u64),
-    Ask,
-    Publish,
-    Crash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -357,108 +252,6 @@ impl World {
         found
     }
 
-    /// A call is let in and runs or waits; else when to come again.
-    fn begin(&mut self, call: Call) -> Result<CallId, Time> {
-        self.serial += 1;
-        let id = self.serial;
-        if let Some(payer) = call.payer() {
-            let estimate = (2 * self.averages[call.capsule]).max(MIN_ESTIMATE);
-            self.accounts.reserve(payer, id, estimate, self.now)?;
-        }
-        let most = if matches!(call.lane, Lane::Deeper(_)) { usize::MAX } else { self.principal(&call).most };
-        let gate = if call.outer { &mut self.outer } else { &mut self.nested };
-        let admission = gate.arrive(call.lane, id, most);
-        if let Admission::Refused = admission {
-            if let Some(payer) = call.payer() {
-                self.accounts.settle(payer, id, None, self.now);
-            }
-            return Err(MILLI);
-        }
-        self.at(call.deadline, Event::Deadline(id));
-        if let Origin::Call(parent) = call.origin {
-            self.children.insert(parent, id);
-        }
-        self.calls.insert(id, call);
-        match admission {
-            Admission::Waits(ticket) => self.call(id).stage = Stage::Waits(ticket),
-            _ => self.start(id),
-        }
-        Ok(id)
-    }
-
-    /// It knows of its slot: its script is made, and begins.
-    fn start(&mut self, id: CallId) {
-        let call = &self.calls[&id];
-        let work = self.plan.clients[call.client].work.clone();
-        let waited = self.now - call.asked;
-        if call.is_from_outside() {
-            let principal = self.plan.clients[call.client].principal;
-            self.seen[principal].waited.push(waited);
-        }
-        let mut left = self.rng.within(&work.fuel);
-        let mut script = VecDeque::new();
-        while left > 0 {
-            let part = if self.rng.percent(50) { left } else { self.rng.within(&(1..=left)) };
-            left -= part;
-            script.push_back(Step::Compute(part));
-            if self.rng.percent(work.asks) {
-                script.push_back(if self.rng.percent(60) { Step::Ask } else { Step::Publish });
-            }
-        }
-        if self.rng.percent(work.crashes) {
-            script.truncate(self.rng.index(script.len()) + 1);
-            script.push_back(Step::Crash);
-        }
-        self.call(id).script = script;
-        self.go_on(id);
-    }
-
-    /// The next steps, as far as they take no time.
-    fn go_on(&mut self, id: CallId) {
-        loop {
-            let now = self.now;
-            let call = self.call(id);
-            match call.script.pop_front() {
-                Some(Step::Compute(fuel)) => {
-                    call.stage = Stage::Computes { since: now, until: now + fuel };
-                    return self.at(now + fuel, Event::Computed(id));
-                }
-                Some(Step::Ask) => {
-                    call.stage = Stage::Asks;
-                    if self.ask(id) {
-                        return;
-                    }
-                }
-                Some(Step::Publish) => {
-                    let (client, depth) = (call.client, call.depth);
-                    // Its time between two computations is none, unless it is held up.
-                    call.stage = Stage::Holds;
-                    if self.publish(client, depth, Holder::Call(id)) {
-                        return;
-                    }
-                }
-                Some(Step::Crash) | None => return self.end(id),
-            }
-        }
-    }
-
-    /// Whether it waits for an answer now.
-    fn ask(&mut self, id: CallId) -> bool {
-        let Some(capsule) = self.responder() else { return false };
-        let parent = &self.calls[&id];
-        if parent.depth >= MAX_DEPTH {
-            return false;
-        }
-        let (client, depth, until) = (parent.client, parent.depth + 1, parent.deadline);
-        let principal = self.plan.clients[client].principal;
-        // The first call below a front end begins its principal's chain.
-        let first = matches!(parent.lane, Lane::Address(_));
-        let lane = if first { Lane::Principal(principal) } else { Lane::Deeper(principal) };
-        let deadline = until.min(self.now + self.rng.within(&self.plan.clients[client].work.timeout));
-        let call = Call { depth, ..Call::new(client, Origin::Call(id), capsule, lane, deadline, self.now) };
-        self.begin(call).is_ok()
-    }
-
     /// Whether whoever publishes is held up.
     fn publish(&mut self, client: usize, depth: u8, holder: Holder) -> bool {
         let Client { principal, .. } = self.plan.clients[client];
@@ -539,99 +332,6 @@ impl World {
                 self.inboxes[capsule].fates.overloaded += 1;
                 self.inboxes[capsule].release(principal);
             }
-        }
-    }
-
-    /// A call ends, wherever it is: first what it waits for, then itself. Its slot goes on, whoever waits for it hears
-    /// of it, and what it used is paid.
-    fn end(&mut self, id: CallId) {
-        if let Some(child) = self.children.remove(&id) {
-            // Nobody waits for it any more.
-            self.call(child).origin = Origin::Nobody;
-            self.end(child);
-        }
-        self.readers.iter_mut().for_each(|reader| reader.forget(Holder::Call(id)));
-        let used = self.used(id);
-        let call = self.calls.remove(&id).expect("it runs or waits");
-        let ran = !matches!(call.stage, Stage::Waits(_) | Stage::Granted);
-        let gate = if call.outer { &mut self.outer } else { &mut self.nested };
-        let next = match call.stage {
-            Stage::Waits(ticket) => {
-                gate.cancel(call.lane, ticket);
-                None
-            }
-            _ => gate.leave(call.lane, used),
-        };
-        if let Some(payer) = call.payer() {
-            self.accounts.settle(payer, id, ran.then_some(used), self.now);
-        }
-        if let Some(next) = next {
-            self.call(next).stage = Stage::Granted;
-            let wakes = self.now + self.rng.within(&(0..=20_000));
-            self.at(wakes, Event::Wake(next));
-        }
-        if ran {
-            let average = &mut self.averages[call.capsule];
-            *average = if *average == 0 { used } else { *average - *average / 8 + used / 8 };
-            if call.is_from_outside() {
-                self.seen[self.plan.clients[call.client].principal].took.push(self.now - call.asked);
-            }
-        }
-        match call.origin {
-            Origin::Client if self.plan.clients[call.client].every.is_none() => {
-                self.at(self.now, Event::Client(call.client));
-            }
-            Origin::Client | Origin::Nobody => {}
-            Origin::Call(parent) => {
-                self.children.remove(&parent);
-                self.go_on(parent);
-            }
-            Origin::Inbox => {
-                let inbox = &mut self.inboxes[call.capsule];
-                if ran {
-                    inbox.fates.handled += 1;
-                } else {
-                    inbox.fates.overloaded += 1;
-                }
-                inbox.release(self.plan.clients[call.client].principal);
-                self.work(call.capsule);
-            }
-        }
-    }
-
-    fn used(&self, id: CallId) -> u64 {
-        self.calls.get(&id).map_or(0, |call| match call.stage {
-            Stage::Computes { since, until } => call.used + (self.now - since).min(until - since),
-            _ => call.used,
-        })
-    }
-
-    fn call(&mut self, id: CallId) -> &mut Call {
-        self.calls.get_mut(&id).expect("a call that is known runs or waits")
-    }
-
-    fn principal(&self, call: &Call) -> &Principal {
-        &self.plan.principals[self.plan.clients[call.client].principal]
-    }
-}
-
-impl Call {
-    /// One from outside; its stage is set as soon as it is let in.
-    fn new(client: usize, origin: Origin, capsule: usize, lane: Lane, deadline: Time, asked: Time) -> Self {
-        let (stage, script) = (Stage::Granted, VecDeque::new());
-        let outer = !matches!(origin, Origin::Call(_));
-        Self { client, origin, capsule, lane, outer, asked, deadline, depth: 1, used: 0, stage, script }
-    }
-
-    fn is_from_outside(&self) -> bool {
-        matches!(self.origin, Origin::Client | Origin::Inbox)
-    }
-
-    /// An address pays nothing.
-    fn payer(&self) -> Option<usize> {
-        match self.lane {
-            Lane::Principal(payer) | Lane::Deeper(payer) => Some(payer),
-            Lane::Address(_) => None,
         }
     }
 }
