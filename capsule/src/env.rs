@@ -178,34 +178,34 @@ impl Field {
         }
     }
 
-    /// What is wrong with the field itself.
-    fn fault(&self) -> Option<String> {
+    /// Whether the field itself is sound.
+    fn check_declared(&self) -> Result<(), String> {
         let texts =
             [("description", &self.description), ("request", &self.request), ("placeholder", &self.placeholder)];
         if let Some((name, _)) = texts.iter().find(|(_, text)| text.as_ref().is_some_and(|t| t.len() > MAX_TEXT_BYTES))
         {
-            return Some(format!("{name} is longer than {MAX_TEXT_BYTES} bytes"));
+            return Err(format!("{name} is longer than {MAX_TEXT_BYTES} bytes"));
         }
         if self.enum_values.len() > MAX_ENUM_VALUES {
-            return Some(format!("enum-values has more than {MAX_ENUM_VALUES} entries"));
+            return Err(format!("enum-values has more than {MAX_ENUM_VALUES} entries"));
         }
         if self.enum_values.iter().any(|value| value.len() > MAX_TEXT_BYTES) {
-            return Some(format!("enum-values has an entry of more than {MAX_TEXT_BYTES} bytes"));
+            return Err(format!("enum-values has an entry of more than {MAX_TEXT_BYTES} bytes"));
         }
         if !self.enum_values.is_empty() && self.kind != Kind::String {
-            return Some(format!("enum-values are for type = \"string\", not \"{}\"", self.kind));
+            return Err(format!("enum-values are for type = \"string\", not \"{}\"", self.kind));
         }
-        let default = self.default.as_ref()?;
+        let Some(default) = &self.default else { return Ok(()) };
         let fits = match self.kind {
-            Kind::Secret => return Some("a secret has no default: the manifest is no secret".into()),
+            Kind::Secret => return Err("a secret has no default: the manifest is no secret".into()),
             Kind::String => matches!(default, Scalar::Text(_)),
             Kind::Number => matches!(default, Scalar::Integer(_) | Scalar::Float(_)),
             Kind::Boolean => matches!(default, Scalar::Boolean(_)),
         };
         if !fits {
-            return Some(format!("the default is no {}", self.kind));
+            return Err(format!("the default is no {}", self.kind));
         }
-        self.check(&default.to_string()).err().map(|why| format!("default: {why}"))
+        self.check(&default.to_string()).map_err(|why| format!("default: {why}"))
     }
 }
 
@@ -230,17 +230,18 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// What is wrong with a manifest's fields, the first of it.
-pub(crate) fn fault(fields: &Fields) -> Option<String> {
+/// The first thing that is wrong with a manifest's fields.
+pub(crate) fn check(fields: &Fields) -> Result<(), String> {
     if fields.len() > MAX_FIELDS {
-        return Some(format!("env has more than {MAX_FIELDS} fields"));
+        return Err(format!("env has more than {MAX_FIELDS} fields"));
     }
-    fields.iter().find_map(|(name, field)| {
+    for (name, field) in fields {
         if !is_name(name) {
-            return Some(format!("env.{}: a field's name must be 1 to 64 of A-Z 0-9 _", shown(name)));
+            return Err(format!("env.{}: a field's name must be 1 to 64 of A-Z 0-9 _", shown(name)));
         }
-        field.fault().map(|why| format!("env.{name}: {why}"))
-    })
+        field.check_declared().map_err(|why| format!("env.{name}: {why}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

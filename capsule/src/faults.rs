@@ -355,7 +355,7 @@ struct Wrong {
 fn read(table: Table<'_>) -> Option<Wrong> {
     let document = toml::de::Deserializer::from(Spanned::new(0..0, table));
     match Manifest::deserialize(document) {
-        Ok(manifest) => manifest.check().err().map(|error| Wrong { text: error.0, span: None }),
+        Ok(manifest) => manifest.check().err().map(|text| Wrong { text, span: None }),
         Err(error) => Some(Wrong { text: error.message().to_owned(), span: error.span() }),
     }
 }

@@ -48,7 +48,7 @@ impl Probe {
     /// Probes of one manifest.
     pub const MAX: usize = 32;
 
-    pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), String> {
+    fn check(&self, manifest: &Manifest) -> Result<(), String> {
         match (&self.topic, &self.path) {
             (Some(topic), None) => {
                 if self.status.is_some() {
@@ -107,6 +107,18 @@ fn missing(wanted: &Value, found: &Value, place: &str) -> Option<String> {
         (wanted, found) if wanted == found => None,
         _ => Some(if place.is_empty() { "/".into() } else { place.into() }),
     }
+}
+
+/// The first thing that is wrong with a manifest's probes.
+pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
+    let probes = &manifest.probe;
+    if probes.len() > Probe::MAX {
+        return Err(format!("has {} probes; at most {} are taken", probes.len(), Probe::MAX));
+    }
+    for (n, probe) in probes.iter().enumerate() {
+        probe.check(manifest).map_err(|why| format!("probe[{n}]: {why}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -63,17 +63,18 @@ impl Tool {
 }
 
 /// The first thing that is wrong with a manifest's tools.
-pub(crate) fn fault(manifest: &Manifest) -> Option<String> {
+pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
     let tools = &manifest.tool;
     if tools.len() > MAX {
-        return Some(format!("has {} tools; at most {MAX} are taken", tools.len()));
+        return Err(format!("has {} tools; at most {MAX} are taken", tools.len()));
     }
-    tools.iter().enumerate().find_map(|(n, tool)| {
+    for (n, tool) in tools.iter().enumerate() {
         if tools[..n].iter().any(|other| other.name == tool.name) {
-            return Some(format!("tool[{n}]: `{}` is declared twice", tool.name));
+            return Err(format!("tool[{n}]: `{}` is declared twice", tool.name));
         }
-        tool.check(manifest).err().map(|why| format!("tool[{n}]: {why}"))
-    })
+        tool.check(manifest).map_err(|why| format!("tool[{n}]: {why}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
