@@ -154,6 +154,8 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
         timeout_secs_limit: 10,
         storage_bytes_limit: 11,
         concurrent_calls_limit: 12,
+        processes: 13,
+        processes_limit: 14,
     };
     system.host().usage.insert("alice".into(), used);
     system.host().usage.insert("bob".into(), PrincipalUsage { exempt: false, ..used });
@@ -162,6 +164,7 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
         "memory_bytes_limit_per_instance": 9, "memory_bytes_peak_total": 5, "storage_bytes_used": 6,
         "storage_bytes_limit": 11, "ipc_bytes_sent_total": 4, "ipc_bytes_per_sec_limit": 8, "calls_total": 2,
         "concurrent_calls_limit": 12, "wall_ms_total": 3, "timeout_secs_limit": 10,
+        "processes_running": 13, "processes_limit": 14,
     });
     assert_eq!(ask(&mut system, "usage", json!({})), Ok(want));
     let mut about = |target: &str| system.as_principal("alice").with_target(target).handle("usage", json!({})).unwrap();

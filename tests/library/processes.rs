@@ -193,10 +193,11 @@ async fn the_time_limit_a_stop_and_a_dropped_handle_end_all_that_a_child_has_sta
     assert!(runs("1000002") > 0);
     let listed = room.processes.list();
     assert_eq!((listed.len(), listed[0].id.as_str(), listed[0].program.as_str()), (1, child.id(), "/bin/sh"));
-    assert!(room.processes.stop(child.id()).is_some());
+    assert!(room.processes.stop(child.id(), Some("bob")).is_none());
+    assert!(room.processes.stop(child.id(), Some("ada")).is_some());
     assert_eq!(finish(child).await.0, End::Stopped);
     gone("1000002").await;
-    assert!(room.processes.stop(&listed[0].id).is_none());
+    assert!(room.processes.stop(&listed[0].id, None).is_none());
 
     let child = room.shell(&script("1000003")).await;
     there(&child).await;

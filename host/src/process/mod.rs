@@ -295,9 +295,12 @@ impl Processes {
         self.children.register().running.len()
     }
 
-    /// Ends a child. What it was; none if there is none.
-    pub fn stop(&self, id: &str) -> Option<Running> {
+    /// Ends a child, of everybody's or of one principal's. What it was; none if there is none.
+    pub fn stop(&self, id: &str, principal: Option<&str>) -> Option<Running> {
         let entry = self.children.register().running.get(id).cloned()?;
+        if principal.is_some_and(|only| entry.about.principal.as_str() != only) {
+            return None;
+        }
         entry.stop(End::Stopped);
         Some(entry.about.clone())
     }
