@@ -12,7 +12,9 @@ impl From<Error> for Refusal {
         match error {
             Error::Denied(why) => Self::denied(why),
             Error::Invalid(why) => Self::invalid(why),
-            Error::Quota(most) => Self::denied(format!("the caller has {most} processes, which is max_background_processes")),
+            Error::Quota(most) => {
+                Self::denied(format!("the caller has {most} processes, which is max_background_processes"))
+            }
             Error::Busy => Self::unavailable("the host has as many children as it can have"),
             Error::Failed(why) => Self::unavailable(why),
         }

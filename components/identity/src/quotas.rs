@@ -174,7 +174,7 @@ mod tests {
             (json!({ "max_storage_bytes": 0 }), "max_storage_bytes = 0 must be 1"),
             (json!({ "max_background_processes": 257 }), "max_background_processes = 257 must be 1 to 256"),
             (json!({ "max_concurrent_calls": 0, "max_timeout_secs": 5 }), "max_concurrent_calls = 0 must be 1"),
-            (json!({ "max_background_processes": 1 }), "unknown field `max_background_processes`"),
+            (json!({ "max_processes": 1 }), "unknown field `max_processes`"),
             (json!([]), "expected a JSON object"),
         ] {
             let error = change(&fake, quotas).unwrap_err();
