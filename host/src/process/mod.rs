@@ -475,7 +475,7 @@ async fn attend(mut jailer: Jailer, mut status: pipe::Receiver, entry: &Entry, u
     if let Some(why) = why {
         jailer.kill();
         // Nobody has the other end once the jail is gone.
-        let _ = (&mut status).read_to_end(&mut said).await;
+        let _ = status.read_to_end(&mut said).await;
         return why;
     }
     parse_end(&said).unwrap_or(End::Lost)
