@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use astrid_capsule::archive::Archive;
@@ -249,6 +250,20 @@ fn mounts(old: &Manifest, new: &Manifest, report: &mut Report) {
             let said = |most: Option<u32>| most.map_or_else(|| "as many as come".to_owned(), |most| most.to_string());
             let text = format!("requests below `{mount}` at once: {} instead of {}", said(most), said(most_was));
             report.tell(Kind::Changed, text);
+        }
+        for (what, was, is) in [
+            ("a body", was.body_time(mount), is.body_time(mount)),
+            ("an answer", was.answer_time(mount), is.answer_time(mount)),
+        ] {
+            if was != is {
+                let said = |time: Option<Duration>| {
+                    time.map_or_else(|| "no bound of its own".to_owned(), |time| format!("{time:?}"))
+                };
+                report.tell(
+                    Kind::Changed,
+                    format!("time for {what} below `{mount}`: {} instead of {}", said(is), said(was)),
+                );
+            }
         }
     }
 }

@@ -1,10 +1,13 @@
-//! The capsules of other tool chains in `tests/foreign/`: JavaScript, Python and C; and the programs that read OpenAPI there.
+//! The capsules of other tool chains in `tests/foreign/`: JavaScript, Python and C; and the programs that read there what the
+//! HTTP surface says of itself.
 //!
 //! Owns `<target>/tools/`, one folder for each tool, complete or absent, and `<target>/foreign/`, where a capsule is
 //! built. Both are made once for a version and a source, under a lock, and announced before. Packed capsules go to the
 //! others, as `foreign-<folder>.capsule`. Refuses to know what the capsules do.
 
+use std::env;
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,6 +31,8 @@ const LINTER: &str = "@redocly/cli@2.77.0";
 /// A generator, what its clients run on, and the last compiler that the generator works with.
 const CLIENTS: [&str; 3] = ["openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3"];
 const TESTER: &str = "schemathesis==4.32.5";
+/// Of Prometheus, as a distribution of Linux packs it.
+const PROMTOOL: &str = "promtool";
 const BINDINGS: &str = "wit-bindgen-cli@0.61.1";
 
 /// Says that a tool's folder or a capsule is complete, and what it was made of.
@@ -46,7 +51,16 @@ pub(crate) fn missing() -> Option<&'static str> {
     if !runs("python3", &["-c", "import ensurepip, venv"]) {
         return Some("python3 with its module venv is not on PATH");
     }
+    if on_path(PROMTOOL).is_none() && !(runs("apt-get", &["--version"]) && runs("dpkg-deb", &["--version"])) {
+        return Some("neither promtool nor Debian's apt-get and dpkg-deb are on PATH");
+    }
     None
+}
+
+/// Where a program is.
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Fetches the tools and builds and packs the capsules, as far as they are not there.
@@ -81,12 +95,30 @@ struct Yard {
 }
 
 impl Yard {
-    /// A linter, a generator of clients and a tester for documents of OpenAPI.
+    /// A linter, a generator of clients and a tester for documents of OpenAPI; a linter of metrics and alerts.
     fn readers(&self) -> Result<()> {
+        self.promtool()?;
         self.npm("redocly", &[LINTER], "npm: 15 MB")?;
         self.npm("typescript", &CLIENTS, "npm: 45 MB")?;
         self.pip("schemathesis", TESTER, "PyPI: 95 MB")?;
         Ok(())
+    }
+
+    /// The machine's own, or Debian's, which is unpacked and not installed.
+    fn promtool(&self) -> Result<PathBuf> {
+        if let Some(own) = on_path(PROMTOOL) {
+            return self.tool(PROMTOOL, &own.display().to_string(), "this machine's own", |tools| {
+                symlink(&own, tools.join(PROMTOOL)).context("can't link to it")
+            });
+        }
+        self.tool(PROMTOOL, "prometheus", "apt: 20 MB", |tools| {
+            run::succeed(Command::new("apt-get").args(["download", "prometheus"]).current_dir(tools))?;
+            let mut files = fs::read_dir(tools)?.filter_map(|entry| Some(entry.ok()?.path()));
+            let package = files.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+            let package = package.context("apt-get has fetched no package")?;
+            run::succeed(Command::new("dpkg-deb").arg("--extract").arg(package).arg(tools.join("unpacked")))?;
+            symlink("unpacked/usr/bin/promtool", tools.join(PROMTOOL)).context("can't link to it")
+        })
     }
 
     fn javascript(&self, name: &str) -> Result<()> {

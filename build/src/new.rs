@@ -158,7 +158,7 @@ mod tests {
     fn bad_names_and_folders_in_use_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let create = |name: &str, path: &Path| super::create(name, TEMPLATES[0], path, &workspace::checkout());
-        for bad in ["", "Notes", "1a", "host", "a b", "a\"\nb", &"a".repeat(65)] {
+        for bad in ["", "Notes", "1a", "host", "http", "a b", "a\"\nb", &"a".repeat(65)] {
             let error = create(bad, &folder.path().join("x")).unwrap_err();
             assert!(format!("{error:#}").contains("package.name"), "{error:#}");
         }

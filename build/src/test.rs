@@ -82,7 +82,7 @@ fn inside(
     let left_out = foreign::missing();
     let wanted = filter == Some(foreign::TESTS);
     if let (Some(why), true) = (left_out, wanted) {
-        bail!("the tests of other tool chains need npm and python3: {why}");
+        bail!("the tests of other tool chains need npm, python3 and promtool: {why}");
     }
     let (_, capsules) = component::find(&workspace.root)?;
     component::build(Some(workspace), &capsules)?;

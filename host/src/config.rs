@@ -5,7 +5,7 @@
 //! of them it was. Unknown rooms and keys are refused with the nearest known one; every value is checked against its
 //! bounds before anything starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -155,22 +155,25 @@ impl Config {
         let mut next = self.clone();
         next.http = self.http.adopt(&other.http);
         (next.loader, next.log, next.trust) = (other.loader.clone(), other.log.clone(), other.trust.clone());
-        let (ran, runs) = (self.settings(), next.settings());
+        let (mut ran, mut said, mut runs) = (self.values(), other.values(), next.values());
+        let keys: BTreeSet<String> = ran.keys().chain(said.keys()).cloned().collect();
         let mut changes = Vec::new();
-        for ((before, said), runs) in ran.into_iter().zip(other.settings()).zip(runs) {
-            let source = other.sources.get(&said.key).copied().unwrap_or(Source::Default);
-            let differs = said.value != before.value && source != Source::Derived;
-            if !differs || said.value == runs.value {
+        for key in keys {
+            // A table that may have any names, `sinks` say, has its keys in one of them only.
+            let [before, value, runs] = [&mut ran, &mut said, &mut runs].map(|of| of.remove(&key).unwrap_or_default());
+            let source = other.sources.get(&key).copied().unwrap_or(Source::Default);
+            let differs = value != before && source != Source::Derived;
+            let applied = value == runs;
+            if !differs || applied {
                 // In force: so is whoever said it.
                 match source {
-                    Source::Default => next.sources.remove(&said.key),
+                    Source::Default => next.sources.remove(&key),
                     Source::Derived => None,
-                    source => next.sources.insert(said.key.clone(), source),
+                    source => next.sources.insert(key.clone(), source),
                 };
             }
             if differs {
-                let Setting { key, value, source } = said;
-                changes.push(Change { applied: value == runs.value, key, before: before.value, value, source });
+                changes.push(Change { key, before, value, source: source.as_str(), applied });
             }
         }
         (next, changes)
@@ -178,17 +181,17 @@ impl Config {
 
     /// Every key with its value and where that came from, sorted.
     pub fn settings(&self) -> Vec<Setting> {
-        let mut settings = Vec::new();
-        for (room, keys) in self.keys() {
-            for (key, value) in keys {
-                let key = format!("{room}.{key}");
-                let source = self.sources.get(&key).copied().unwrap_or(Source::Default).as_str();
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                settings.push(Setting { key, value, source });
-            }
-        }
-        settings.sort_by(|a, b| a.key.cmp(&b.key));
-        settings
+        let source = |key: &str| self.sources.get(key).copied().unwrap_or(Source::Default).as_str();
+        self.values().into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
+    }
+
+    /// Every key with its value.
+    fn values(&self) -> BTreeMap<String, String> {
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let rooms = self.keys().into_iter();
+        rooms
+            .flat_map(|(room, keys)| keys.into_iter().map(move |(key, value)| (format!("{room}.{key}"), text(value))))
+            .collect()
     }
 
     /// Rooms and their keys, with their values: what there is to configure. A key may have dots in it: `tls.cert`.
@@ -430,6 +433,30 @@ mod tests {
         assert!(again("[log]\nlevle = 1\n").is_err());
         let same = again("[runtime]\ninstances = 64\n[http]\nidle-timeout-secs = 5\n").unwrap();
         assert_eq!(same.1, []);
+    }
+
+    #[test]
+    fn sinks_that_come_and_go_hide_no_other_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let with = |text: &str| std::fs::write(&path, text).unwrap();
+        with("[sinks.one]\nto = \"file:///a\"\n");
+        let running = Config::load(&path, &[], []).unwrap();
+        with("[sinks.two]\nto = \"file:///b\"\n[trust]\nregistry = \"off\"\n");
+        let (next, changes) = running.adopt(&running.read_again(&path, []).unwrap());
+        let of =
+            |key: &str| changes.iter().find(|change| change.key == key).map(|c| (&*c.before, &*c.value, c.applied));
+        assert_eq!(of("sinks.one.to"), Some(("file:///a", "", false)));
+        assert_eq!(of("sinks.two.to"), Some(("", "file:///b", false)));
+        assert_eq!(of("trust.registry"), Some(("require", "off", true)));
+        assert!(
+            changes.iter().all(|change| change.key.starts_with("sinks.") || change.key == "trust.registry"),
+            "{changes:?}"
+        );
+        assert_eq!(
+            (shown(&next, "sinks.one.to").0, shown(&next, "trust.registry")),
+            ("file:///a".into(), ("off".into(), "file"))
+        );
     }
 
     #[test]

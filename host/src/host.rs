@@ -188,8 +188,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     host.warm.sweep(Duration::MAX, |_, _| None);
     host.store.close();
     host.journal.close();
-    // With it goes what waits.
     tracing::info!("stopped");
+    // That line may be below the level, and then takes nothing along that waits.
+    host.log.flush();
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! The log: one subscriber, three readers. Lines go to standard error for people, as JSON to `log/astrid.log`, and to a
 //! ring in memory from which the surface answers.
 //!
-//! Owns the format of a line and its sequence number. A line is written at once, but for those of requests: while many come,
-//! they wait for company, [`LINGER`] at most until the next and a second at the end; no other line overtakes them. Bounded: 4,096 lines of at most 8 KiB in memory, and a file that
-//! is set aside at 16 MiB, one old one kept. Every line belongs to the host or to a capsule (field `capsule`). When memory
-//! is full, whoever has most lines there loses its oldest: a capsule that floods the log drives out its own lines alone.
+//! Owns the format of a line and its sequence number. A line is written at once, but for those of requests. Those that come
+//! within [`LINGER`] of the last write wait for company: for the first line that comes later or is no request's, for
+//! [`UNWRITTEN`] bytes, or, if nothing comes, for the host's upkeep, once a second. No line overtakes another.
+//!
+//! Bounded: 4,096 lines of at most 8 KiB in memory, and a file that is set aside at 16 MiB, one old one kept. Every line
+//! belongs to the host or to a capsule (field `capsule`). When memory is full, whoever has most lines there loses its oldest: a
+//! capsule that floods the log drives out its own lines alone.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -54,8 +57,9 @@ const HELD_LINES: usize = 4096;
 const FILE_BYTES: u64 = 16 << 20;
 /// As what requests are logged.
 pub const REQUESTS: &str = "http";
-/// How long a request's line waits for company, and how many bytes do.
+/// How soon after the last write a request's line waits for company.
 const LINGER: Duration = Duration::from_millis(10);
+/// How many bytes wait, before one more is written with all of them.
 const UNWRITTEN: usize = 64 << 10;
 
 /// One line, as it stands in the file.
@@ -78,6 +82,7 @@ pub struct Query {
     pub level: Option<String>,
     /// Written then or later; milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// Only later ones, by sequence number; one that is not reached yet leaves nothing out.
     pub after: u64,
     pub limit: usize,
 }
@@ -134,9 +139,11 @@ impl Log {
     pub fn query(&self, query: &Query) -> Vec<Line> {
         let least = query.level.as_deref().and_then(level).unwrap_or(Level::TRACE);
         let state = self.state.lock().expect("no panic under this lock");
+        // No line of this process has such a number: it is from a process before, whose numbers began at one as well.
+        let after = if query.after > state.written { 0 } else { query.after };
         let wanted = state.lines.iter().filter(|(id, _)| query.capsule.as_ref().is_none_or(|capsule| capsule == *id));
         let newest = wanted.flat_map(|(_, lines)| {
-            let fit = lines.iter().rev().take_while(|line| line.sequence > query.after);
+            let fit = lines.iter().rev().take_while(|line| line.sequence > after);
             let fit = fit.filter(|line| line.time_ms >= query.since_ms);
             fit.filter(|line| level(line.level).is_some_and(|l| l <= least)).take(query.limit)
         });
@@ -147,23 +154,27 @@ impl Log {
     }
 
     fn append(&self, level: Level, capsule: String, message: String) {
+        self.append_at(Instant::now(), level, capsule, message);
+    }
+
+    fn append_at(&self, now: Instant, level: Level, capsule: String, message: String) {
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let mut state = self.state.lock().expect("no panic under this lock");
         state.written += 1;
         let line = Line { sequence: state.written, time_ms, level: name(level), capsule, message };
         state.put(&line);
         let may_wait = line.capsule == REQUESTS
-            && state.wrote.is_some_and(|wrote| wrote.elapsed() < LINGER)
+            && state.wrote.is_some_and(|wrote| now.saturating_duration_since(wrote) < LINGER)
             && state.unwritten.iter().all(|text| text.len() < UNWRITTEN);
         if !may_wait {
-            state.write();
+            state.write(now);
         }
         state.hold(line);
     }
 
     /// Writes what waits for company.
     pub fn flush(&self) {
-        self.state.lock().expect("no panic under this lock").write();
+        self.state.lock().expect("no panic under this lock").write(Instant::now());
     }
 }
 
@@ -180,7 +191,7 @@ impl State {
         }
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, now: Instant) {
         let [stderr, file] = &mut self.unwritten;
         if !stderr.is_empty() {
             // In one: standard error has no buffer.
@@ -191,7 +202,7 @@ impl State {
             log.append(file);
             file.clear();
         }
-        self.wrote = Some(Instant::now());
+        self.wrote = Some(now);
     }
 
     fn hold(&mut self, line: Line) {
@@ -369,6 +380,8 @@ mod tests {
         assert_eq!(query(&log, all(2)), [last - 1, last]);
         assert_eq!(query(&log, all(100_000)).len(), HELD_LINES);
         assert_eq!(query(&log, Query { after: last - 1, ..all(9) }), [last]);
+        assert_eq!(query(&log, Query { after: last, ..all(9) }), [0; 0]);
+        assert_eq!(query(&log, Query { after: last + 1, ..all(2) }), [last - 1, last], "the host began anew");
         assert!(log.query(&Query { level: Some("error".into()), ..all(9) }).iter().all(|l| l.level == "error"));
         assert!(log.query(&Query { capsule: Some("c1".into()), ..all(9) }).iter().all(|l| l.capsule == "c1"));
     }
@@ -400,6 +413,47 @@ mod tests {
     fn a_line_cannot_forge_another_or_fill_the_memory() {
         assert_eq!(clean("a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
         assert!(clean(&"x".repeat(1 << 20)).len() < MAX_LINE + 16);
+    }
+
+    #[test]
+    fn lines_of_requests_wait_for_company_within_their_bounds_and_no_line_overtakes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("astrid.log");
+        let log = Log::default();
+        log.open_file(&path).unwrap();
+        let start = Instant::now();
+        let append = |ms: u64, capsule: &str, message: &str| {
+            log.append_at(start + Duration::from_millis(ms), Level::INFO, capsule.into(), message.into());
+        };
+        let written = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let sequence =
+                |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["sequence"].as_u64().unwrap();
+            text.lines().map(sequence).collect::<Vec<_>>()
+        };
+        // (when, whose, how many lines are in the file then)
+        for (ms, capsule, lines) in [
+            (0, REQUESTS, 1),
+            (5, REQUESTS, 1),
+            (9, REQUESTS, 1),
+            (10, REQUESTS, 4),
+            (19, REQUESTS, 4),
+            (19, "host", 6),
+            (20, REQUESTS, 6),
+        ] {
+            append(ms, capsule, "x");
+            assert_eq!(written(), Vec::from_iter(1..=lines), "at {ms} ms");
+        }
+        log.flush();
+        assert_eq!(written(), Vec::from_iter(1..=7));
+
+        let log = Log::default();
+        std::fs::remove_file(&path).unwrap();
+        log.open_file(&path).unwrap();
+        for _ in 0..=UNWRITTEN / MAX_LINE + 1 {
+            log.append_at(start, Level::INFO, REQUESTS.into(), "x".repeat(MAX_LINE));
+        }
+        assert!(written().len() > UNWRITTEN / MAX_LINE, "{:?}", written());
     }
 
     #[test]

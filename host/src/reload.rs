@@ -48,7 +48,8 @@ pub fn reload(host: &Host) -> anyhow::Result<Vec<Change>> {
     reloaded
 }
 
-/// Writes down with what configuration the host runs: a digest of every key, and those that somebody has set.
+/// Writes down with what configuration the host runs: a digest of every key, and those that somebody has set, as far as a
+/// fact has room for them.
 pub fn record(host: &Host) {
     let settings = host.config.now().settings();
     let all: String = settings.iter().map(|s| format!("{}={}\n", s.key, s.value)).collect();

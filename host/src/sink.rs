@@ -6,7 +6,7 @@
 //!
 //! Bounded by: [`MAX_ENTRIES`], [`MAX_BYTES`] and [`MAX_ENTRY`] of a delivery, one delivery to each sink at a time,
 //! [`TIMEOUT`]. Nothing is queued, nothing tried again. A fact says how the first delivery of a run ended, and each that ended
-//! otherwise than the one before: one for each would be delivered itself, for ever.
+//! otherwise than the one before, given up by whoever began it as well: one for each would be delivered itself, for ever.
 //! Refuses to know: what the bytes mean, who may see them, when to try again.
 
 use std::collections::BTreeMap;
@@ -231,8 +231,31 @@ struct Sink {
     connector: Option<TlsConnector>,
     /// One delivery at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whether the last delivery went well.
-    last: Mutex<Option<bool>>,
+    /// How the last delivery ended.
+    last: Mutex<Option<Outcome>>,
+}
+
+/// The fact that a delivery leaves, if it ends otherwise than the one before; also where it is given up on its way.
+struct Ending {
+    sink: Arc<Sink>,
+    journal: Arc<Journal>,
+    fact: Option<Fact>,
+}
+
+impl Ending {
+    fn record(&mut self, outcome: Outcome, reason: Option<String>) {
+        let Some(fact) = self.fact.take() else { return };
+        let before = self.sink.last.lock().unwrap_or_else(PoisonError::into_inner).replace(outcome);
+        if before != Some(outcome) {
+            self.journal.append(Fact { outcome, reason, ..fact });
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.record(Outcome::Failed, Some("it was given up; some of it may have arrived".to_owned()));
+    }
 }
 
 /// All that are configured.
@@ -294,22 +317,18 @@ impl Sinks {
                 return Err(error);
             }
         };
-        let (journal, blocking) = (self.journal.clone(), self.blocking.clone());
+        let fact = Some(Fact { detail: Some(format!("{} entries", entries.len())), ..fact });
+        let mut ending = Ending { sink: sink.clone(), journal: self.journal.clone(), fact };
+        let blocking = self.blocking.clone();
         let work = async move {
-            let count = entries.len();
             let sent = send(&sink, entries, &blocking, turn);
             let done = tokio::time::timeout(TIMEOUT, sent).await.unwrap_or_else(|_| {
                 let seconds = TIMEOUT.as_secs();
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not take them within {seconds} s")))
             });
-            let before = sink.last.lock().unwrap_or_else(PoisonError::into_inner).replace(done.is_ok());
-            if before != Some(done.is_ok()) {
-                let detail = Some(format!("{count} entries"));
-                let (outcome, reason) = match &done {
-                    Ok(()) => (Outcome::Ok, None),
-                    Err(error) => (Outcome::Failed, Some(error.to_string())),
-                };
-                journal.append(Fact { outcome, reason, detail, ..fact });
+            match &done {
+                Ok(()) => ending.record(Outcome::Ok, None),
+                Err(error) => ending.record(Outcome::Failed, Some(error.to_string())),
             }
             done.map_err(|error| Error::Failed(error.to_string()))
         };

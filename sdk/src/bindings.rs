@@ -11,44 +11,41 @@
     reason = "generated code; its unsafe blocks are the canonical ABI"
 )]
 
+/// [`wit_bindgen::generate`] over all of `wit/`.
+macro_rules! generate {
+    ($($options:tt)*) => {
+        wit_bindgen::generate!({
+            path: [
+                "../wit/bus",
+                "../wit/store",
+                "../wit/keys",
+                "../wit/process",
+                "../wit/env",
+                "../wit/journal",
+                "../wit/sys",
+                "../wit/authority",
+                "../wit/http",
+                "../wit/capsule",
+            ],
+            generate_all,
+            $($options)*
+        });
+    };
+}
+
 /// Everything that a capsule may import; what a component does not call does not appear in it.
 pub mod imports {
-    wit_bindgen::generate!({
-        path: [
-            "../wit/bus",
-            "../wit/store",
-            "../wit/keys",
-            "../wit/process",
-            "../wit/env",
-            "../wit/journal",
-            "../wit/sys",
-            "../wit/authority",
-            "../wit/http",
-            "../wit/capsule",
-        ],
+    generate! {
         world: "astrid:capsule/imports",
-        generate_all,
         generate_unused_types: true,
-    });
+    }
 }
 
 /// One world that includes the imports and has one export, its shared interfaces mapped onto [`imports`].
 macro_rules! export_world {
     ($name:ident, $world:literal, $module:literal) => {
         pub mod $name {
-            wit_bindgen::generate!({
-                path: [
-                    "../wit/bus",
-                    "../wit/store",
-                    "../wit/keys",
-                    "../wit/process",
-                    "../wit/env",
-                    "../wit/journal",
-                    "../wit/sys",
-                    "../wit/authority",
-                    "../wit/http",
-                    "../wit/capsule",
-                ],
+            generate! {
                 world: $world,
                 with: {
                     "astrid:bus/types@0.1.0": crate::bindings::imports::astrid::bus::types,
@@ -69,11 +66,10 @@ macro_rules! export_world {
                     "astrid:authority/registrar@0.1.0": crate::bindings::imports::astrid::authority::registrar,
                     "astrid:capsule/supervision@0.1.0": crate::bindings::imports::astrid::capsule::supervision,
                 },
-                generate_all,
                 pub_export_macro: true,
                 export_macro_name: $module,
                 default_bindings_module: "bindings",
-            });
+            }
         }
     };
 }

@@ -1,10 +1,14 @@
 //! Capsules that no Rust compiler has made, in a real daemon: a gateway in JavaScript (QuickJS), and handlers in Python
-//! (CPython) and C; and programs that are not ours with the description of the HTTP surface ([`openapi`]).
+//! (CPython) and C; and programs that are not ours with the description of the HTTP surface ([`openapi`]) and with what is
+//! measured of it ([`prometheus`]).
 //! `cargo astrid test foreign` fetches their tool chains and builds them first.
 
 mod openapi;
+mod prometheus;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use astrid_capsule::check::Surface;
 use astrid_tests::daemon::{Daemon, Home};
@@ -15,6 +19,23 @@ use serde_json::json;
 
 /// The checksum of `123456789` that everybody gives who explains CRC-32.
 const CHECK: &str = "cbf43926";
+
+/// What `astrid-build` has fetched. Links stay as they are: a Python environment is known by the path of its interpreter.
+fn tool(path: &str) -> PathBuf {
+    let capsules = pack::packed("gateway");
+    let path = capsules.parent().and_then(Path::parent).unwrap().join("tools").join(path);
+    assert!(path.exists(), "there is no {}: cargo astrid test foreign fetches it", path.display());
+    path
+}
+
+/// Runs a program to its end and gives what it said; panics with that unless it went well.
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    said
+}
 
 /// The version of the gateway that is live.
 #[track_caller]

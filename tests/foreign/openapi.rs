@@ -8,8 +8,9 @@ use std::process::Command;
 
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::Request;
-use astrid_tests::pack;
 use serde_json::json;
+
+use crate::{succeed, tool};
 
 /// Operations that end the host, the capsule that serves the tester or its own session, that never end themselves, or that need an agent. It
 /// finds the names of what there is in other answers.
@@ -30,23 +31,6 @@ const KEY: &str = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af46
 /// What a test brings along.
 fn own(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/openapi").join(name)
-}
-
-/// What `astrid-build` has fetched. Links stay as they are: a Python environment is known by the path of its interpreter.
-fn tool(path: &str) -> PathBuf {
-    let capsules = pack::packed("gateway");
-    let path = capsules.parent().and_then(Path::parent).unwrap().join("tools").join(path);
-    assert!(path.exists(), "there is no {}: cargo astrid test foreign fetches it", path.display());
-    path
-}
-
-/// Runs a program to its end and gives what it said; panics with that unless it went well.
-#[track_caller]
-fn succeed(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-    said
 }
 
 /// The document that the daemon serves, as a file.

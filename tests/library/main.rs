@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
 use astrid_host::authority::{Change, Mandate, Standing};
-use astrid_host::bus::{Failure, Outgoing, Sender};
+use astrid_host::bus::{Failure, Origin, Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
 use astrid_host::loader::Options;
@@ -53,7 +53,7 @@ impl World {
         let sender = Sender {
             principal: ada(),
             mandate: Mandate::default(),
-            capsule: "test".into(),
+            origin: Origin::new("test", ""),
             deadline,
             depth: 0,
             cause: None,

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
@@ -31,6 +33,8 @@ const NAME: &str = "localhost";
 pub struct Pair {
     cert: String,
     key: String,
+    /// By which an authority calls it; 0 where none has issued it.
+    serial: u64,
 }
 
 impl Default for Pair {
@@ -42,7 +46,7 @@ impl Default for Pair {
 impl Pair {
     pub fn new() -> Self {
         let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a name");
-        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem() }
+        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), serial: 0 }
     }
 
     /// Replaces a file at once, as those do who renew certificates.
@@ -87,10 +91,15 @@ impl Default for Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("an authority")
+    }
+
+    pub fn named(common_name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an authority");
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("a key");
         let cert = params.self_signed(&key).expect("a certificate").pem();
         Self { cert, issuer: Issuer::new(params, key) }
@@ -101,14 +110,37 @@ impl Authority {
         Pair::replace(&folder.join("ca.pem"), &self.cert);
     }
 
+    /// Writes `crl.pem`: the certificates that were revoked, good until `year` begins.
+    pub fn write_list(&self, folder: &Path, revoked: &[&Pair], year: i32) {
+        let revoked = revoked.iter().map(|pair| RevokedCertParams {
+            serial_number: SerialNumber::from(pair.serial),
+            revocation_time: date_time_ymd(2001, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2001, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("a list");
+        Pair::replace(&folder.join("crl.pem"), &list.pem().expect("text"));
+    }
+
     /// A client's certificate with this common name, and its key.
     pub fn client(&self, common_name: &str) -> Pair {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        Pair { cert, key: key.serialize_pem() }
+        Pair { cert, key: key.serialize_pem(), serial }
     }
 }
 

@@ -73,6 +73,14 @@ async fn what_was_decided_loaded_signed_read_and_ended_is_a_fact_that_anybody_ca
     daemon.stop();
 
     let facts = facts(&home);
+    // Whoever acts is named with the very bytes that acted: the gateway asked, and identity signed.
+    for acting in ["gateway", "identity"] {
+        let installed =
+            one(&facts, &json!({ "action": "capsule.install", "target": acting, "outcome": "ok" }))["hash"].clone();
+        let of = facts.iter().filter(|fact| fact["capsule"] == acting);
+        let others: Vec<_> = of.clone().filter(|fact| fact["hash"] != installed).collect();
+        assert!(of.count() > 0 && others.is_empty(), "not by {installed}: {others:?}");
+    }
     let denied = one(&facts, &json!({ "action": "bus.identity.v1.invite.issue", "principal": "ada" }));
     assert_eq!((&denied["decision"], &denied["outcome"]), (&json!("denied"), &json!("refused")), "{denied}");
     assert!(denied["requires"].as_str().unwrap().starts_with("invite:"), "{denied}");
@@ -167,7 +175,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
     let daemon = home.start();
     install_guests(&daemon, &["trap"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
-    let others = [("bob", 2), ("eve", 3), ("dan", 4)];
+    let others = [("bob", 2), ("eve", 3), ("dan", 4), ("fay", 5)];
     for (name, number) in others {
         join(&daemon, "agent", name, number).await;
     }
@@ -181,6 +189,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
     let devices = daemon.unix(Request::get("/api/sys/principals/dan/devices")).await.expect(200);
     let print = devices["devices"][0]["fingerprint"].as_str().unwrap().to_owned();
     assert_eq!(daemon.unix(Request::delete(&format!("/api/sys/principals/dan/devices/{print}"))).await.status, 204);
+    daemon.unix(Request::post("/api/sys/sessions/rotate", &json!({ "now": true }))).await.expect(200);
     daemon.stop();
 
     let facts = facts(&home);
@@ -196,6 +205,7 @@ async fn what_a_session_does_has_its_name_and_its_end_is_a_fact_however_it_comes
         ("bob", Value::Null, "its principal is disabled"),
         ("eve", Value::Null, "its principal is removed"),
         ("dan", Value::Null, &*removed),
+        ("fay", Value::Null, "the key that signs bearers was changed"),
     ] {
         let ends = matching(&facts, &json!({ "action": "session.end", "principal": who }));
         let [end] = ends[..] else { panic!("{who}: {ends:?}") };

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::{Request, raw};
 use astrid_tests::tls::{Authority, Connection, Pair, shake, shake_as};
@@ -10,16 +12,20 @@ use serde_json::{Value, json};
 
 use crate::{install_guests, join};
 
-/// A host that speaks TLS and asks clients for certificates that `authority` vouches for.
-fn start(authority: &Authority, required: bool) -> (Daemon, Pair) {
+/// A home whose host speaks TLS and asks clients for certificates that `authority` vouches for, with more of `[http.tls]`.
+fn asking(authority: &Authority, more: &str) -> (Home, Pair) {
     let (home, pair) = crate::tls::certified();
     let etc = home.path().join("etc");
     authority.write(&etc);
-    let auth = if required { "required" } else { "optional" };
-    let tls = format!(
-        "[http.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\nclient-ca = \"ca.pem\"\nclient-auth = \"{auth}\"\n"
-    );
+    let tls = format!("[http.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\nclient-ca = \"ca.pem\"\n{more}\n");
     fs::write(etc.join("config.toml"), tls).unwrap();
+    (home, pair)
+}
+
+/// A host that asks clients for certificates that `authority` vouches for.
+fn start(authority: &Authority, required: bool) -> (Daemon, Pair) {
+    let auth = if required { "required" } else { "optional" };
+    let (home, pair) = asking(authority, &format!("client-auth = \"{auth}\""));
     (home.start(), pair)
 }
 
@@ -99,18 +105,23 @@ async fn join_locally(daemon: &Daemon, name: &str) -> String {
     redeemed["session_token"].as_str().unwrap().to_owned()
 }
 
+/// Whether a client with this certificate, or none, gets an answer.
+async fn is_served(daemon: &Daemon, shown: &Pair, own: Option<&Pair>) -> bool {
+    const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    // In TLS 1.3 a client has shaken hands before it hears that it was refused.
+    match shake_as(daemon.address(), shown, &["http/1.1"], own).await {
+        Ok(stream) => raw(stream, HEALTH).await.starts_with("HTTP/1.1 200 "),
+        Err(_) => false,
+    }
+}
+
 #[tokio::test]
 async fn who_shows_a_certificate_that_nobody_vouches_for_gets_no_connection_nor_who_shows_none_where_one_is_required() {
-    const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let (authority, other) = (Authority::new(), Authority::new());
     let (ours, theirs) = (authority.client("bo"), other.client("bo"));
     for required in [false, true] {
         let (daemon, pair) = start(&authority, required);
-        // In TLS 1.3 a client has shaken hands before it hears that it was refused.
-        let served = async |own: Option<&Pair>| match shake_as(daemon.address(), &pair, &["http/1.1"], own).await {
-            Ok(stream) => raw(stream, HEALTH).await.starts_with("HTTP/1.1 200 "),
-            Err(_) => false,
-        };
+        let served = async |own: Option<&Pair>| is_served(&daemon, &pair, own).await;
         assert!(served(Some(&ours)).await, "required: {required}");
         assert!(!served(Some(&theirs)).await, "required: {required}");
         assert_eq!(served(None).await, !required);
@@ -154,4 +165,64 @@ async fn only_who_may_binds_a_certificate_and_nobody_gives_more_than_their_sessi
     // Deleted with its principal.
     daemon.astrid(&["agent", "delete", "ada", "--yes"]).out();
     shown.send(me()).await.unwrap().refusal(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_that_was_revoked_gets_no_connection_from_when_the_list_says_so_nor_anybody_by_an_old_list()
+ {
+    let authority = Authority::new();
+    let (ada, thief) = (authority.client("ada"), authority.client("thief"));
+    let (home, pair) = asking(&authority, "client-crl = \"crl.pem\"");
+    let etc = home.path().join("etc");
+    authority.write_list(&etc, &[&thief], 2100);
+    let daemon = home.start();
+    let served = async |own: Option<&Pair>| is_served(&daemon, &pair, own).await;
+    assert!(served(Some(&ada)).await && !served(Some(&thief)).await && served(None).await);
+
+    let open = Connection::open_as(daemon.address(), &pair, &ada).await;
+    let health = async || open.send(Request::get("/healthz")).await.unwrap().expect(200);
+    authority.write_list(&etc, &[&ada], 2100);
+    daemon.astrid(&["config", "reload"]).out();
+    assert!(!served(Some(&ada)).await && served(Some(&thief)).await);
+    health().await;
+
+    // An old list says nothing of anybody: nobody whom it could revoke gets in, and the log and the doctor tell.
+    authority.write_list(&etc, &[], 2002);
+    daemon.astrid(&["config", "reload"]).out();
+    assert!(!served(Some(&ada)).await && !served(Some(&thief)).await && served(None).await);
+    let told = |daemon: &Daemon| daemon.stderr().contains("holds a list that is out of date");
+    let started = Instant::now();
+    while !told(&daemon) {
+        assert!(started.elapsed() < DEADLINE, "{}", daemon.stderr());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(daemon.astrid(&["doctor"]).stdout.contains("out of date"));
+
+    // What is noticed by itself.
+    authority.write_list(&etc, &[&thief], 2100);
+    let started = Instant::now();
+    while !served(Some(&ada)).await {
+        assert!(started.elapsed() < DEADLINE, "the new list is not taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!served(Some(&thief)).await);
+}
+
+#[tokio::test]
+async fn a_host_with_a_list_of_another_authority_does_not_start_and_one_that_runs_keeps_its_own() {
+    let (authority, other) = (Authority::new(), Authority::named("another authority"));
+    let (home, pair) = asking(&authority, "client-crl = \"crl.pem\"");
+    let etc = home.path().join("etc");
+    other.write_list(&etc, &[], 2100);
+    let refused = home.try_start(&[]).err().expect("it does not start");
+    let wants = ["http.tls.client-crl", "crl.pem", "no list of an authority"];
+    assert!(refused.code == Some(1) && wants.iter().all(|want| refused.stderr.contains(want)), "{refused:?}");
+    assert!(home.astrid(&["config", "check"]).refusal(1).contains("no list of an authority"));
+
+    let thief = authority.client("thief");
+    authority.write_list(&etc, &[&thief], 2100);
+    let daemon = home.start();
+    other.write_list(&etc, &[], 2100);
+    assert!(daemon.astrid(&["config", "reload"]).refusal(1).contains("no list of an authority"));
+    assert!(!is_served(&daemon, &pair, Some(&thief)).await && is_served(&daemon, &pair, None).await);
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use astrid_tests::DEADLINE;
 use astrid_tests::daemon::{Daemon, Home};
 use astrid_tests::http::Request;
 use astrid_tests::pack;
@@ -211,6 +213,29 @@ async fn requests_are_counted_and_timed_by_route_and_a_front_end_that_names_thou
 }
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+#[tokio::test]
+async fn the_last_lines_of_requests_are_in_the_file_though_nothing_comes_after_them() {
+    let daemon = Daemon::start();
+    let mut connection = daemon.connect().await;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let answer = connection.send(Request::get("/api/nothing")).await.unwrap();
+        ids.push(answer.header("x-request-id").unwrap().to_owned());
+    }
+    let file = daemon.home().path().join("log/astrid.log");
+    let started = Instant::now();
+    loop {
+        let text = fs::read_to_string(&file).unwrap();
+        let at: Vec<_> = ids.iter().map(|id| text.find(&format!("request={id} "))).collect();
+        if at.iter().all(Option::is_some) {
+            assert!(at.is_sorted(), "{text}");
+            return;
+        }
+        assert!(started.elapsed() < DEADLINE, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 #[tokio::test]
 async fn a_clients_trace_goes_with_what_comes_of_its_request_into_handlers_facts_and_the_log() {

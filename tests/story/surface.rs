@@ -1,7 +1,9 @@
 //! Paths, methods and shapes on both sockets, and clients that send anything but requests.
 
+use astrid_tests::DEADLINE;
 use astrid_tests::daemon::Daemon;
 use astrid_tests::http::{Request, Response, raw};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -363,5 +365,29 @@ async fn of_more_tcp_connections_than_there_is_room_for_the_next_is_served_when_
     }
     held.pop();
     next.await.unwrap().unwrap().expect(200);
+    assert_well(&daemon).await;
+}
+
+/// More than the 128 that queues have by default; the test process holds one end of each.
+const CROWD: usize = 1000;
+
+#[tokio::test]
+async fn a_thousand_clients_that_connect_while_the_host_is_held_still_all_wait_in_its_queue_and_are_served() {
+    let places = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let places: usize = places.trim().parse().unwrap();
+    assert!(places >= CROWD, "the system's own bound is {places}");
+    let daemon = Daemon::start();
+    daemon.signal(Signal::STOP);
+    let mut crowd = Vec::new();
+    // For whom there is no place does not get through before the host accepts again.
+    for n in 0..CROWD {
+        let connecting = tokio::time::timeout(DEADLINE, TcpStream::connect(daemon.address()));
+        crowd.push(connecting.await.unwrap_or_else(|_| panic!("no place for client {n}")).unwrap());
+    }
+    daemon.signal(Signal::CONT);
+    for client in crowd {
+        let answer = raw(client, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
     assert_well(&daemon).await;
 }

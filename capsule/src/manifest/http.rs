@@ -1,6 +1,7 @@
-//! `[http]`: the paths below which a capsule answers requests, and how many and how large.
+//! `[http]`: the paths below which a capsule answers requests, how many, how large, and for how long.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,12 @@ pub struct Http {
     /// body is read. 1 to 100,000; none for as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent: Option<u32>,
+    /// Time for a body, in seconds; never more than the operator allows (`http.body-timeout-secs`). 1 to 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_timeout_secs: Option<u64>,
+    /// Time for an answer from when the body is there, in milliseconds; never more than `limits.timeout-ms`. 1 to 86,400,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
     /// What is otherwise below single mounts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, MountLimits>,
@@ -31,6 +38,10 @@ pub struct MountLimits {
     pub max_body_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_timeout_secs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 impl Http {
@@ -48,6 +59,18 @@ impl Http {
         self.limits.get(mount).and_then(|limits| limits.max_concurrent).or(self.max_concurrent)
     }
 
+    /// Time for a body below one of its mounts; none for what the operator allows.
+    pub fn body_time(&self, mount: &str) -> Option<Duration> {
+        let own = self.limits.get(mount).and_then(|limits| limits.body_timeout_secs);
+        own.or(self.body_timeout_secs).map(Duration::from_secs)
+    }
+
+    /// Time for an answer below one of its mounts; none for that of any call.
+    pub fn answer_time(&self, mount: &str) -> Option<Duration> {
+        let own = self.limits.get(mount).and_then(|limits| limits.timeout_ms);
+        own.or(self.timeout_ms).map(Duration::from_millis)
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.mounts.is_empty() {
             return Err("http.mounts is empty; leave [http] out instead".into());
@@ -58,7 +81,12 @@ impl Http {
                 return Err(format!("http.mounts has `{mount}` twice"));
             }
         }
-        let all = MountLimits { max_body_bytes: Some(self.max_body_bytes), max_concurrent: self.max_concurrent };
+        let all = MountLimits {
+            max_body_bytes: Some(self.max_body_bytes),
+            max_concurrent: self.max_concurrent,
+            body_timeout_secs: self.body_timeout_secs,
+            timeout_ms: self.timeout_ms,
+        };
         all.check("http")?;
         for (mount, limits) in &self.limits {
             if !self.mounts.contains(mount) {
@@ -78,6 +106,12 @@ impl MountLimits {
         }
         if let Some(most) = self.max_concurrent.filter(|most| !(1..=100_000).contains(most)) {
             return Err(format!("{section}.max-concurrent = {most} must be 1 to 100000"));
+        }
+        if let Some(secs) = self.body_timeout_secs.filter(|secs| !(1..=3600).contains(secs)) {
+            return Err(format!("{section}.body-timeout-secs = {secs} must be 1 to 3600"));
+        }
+        if let Some(ms) = self.timeout_ms.filter(|ms| !(1..=86_400_000).contains(ms)) {
+            return Err(format!("{section}.timeout-ms = {ms} must be 1 to 86400000"));
         }
         Ok(())
     }

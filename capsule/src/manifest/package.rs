@@ -22,9 +22,9 @@ impl Package {
         let named = self.name.len() <= 64
             && self.name.starts_with(|c: char| c.is_ascii_lowercase())
             && self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !named || self.name == "host" {
+        if !named || ["host", "http"].contains(&&*self.name) {
             return Err(format!(
-                "package.name `{}` must be 1 to 64 of a-z 0-9 -, begin with a letter, and not be `host`",
+                "package.name `{}` must be 1 to 64 of a-z 0-9 -, begin with a letter, and not be `host` or `http`",
                 shown(&self.name)
             ));
         }

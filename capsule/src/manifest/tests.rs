@@ -1,5 +1,7 @@
 //! What a manifest takes, what it refuses and by which words.
 
+use std::time::Duration;
+
 use super::*;
 
 const WHOLE: &str = r#"
@@ -37,10 +39,16 @@ const WHOLE: &str = r#"
 #[test]
 fn a_mount_has_its_own_limits_or_those_of_all() {
     let text = "asks = [\"http:mount\"]\n[package]\nname = \"a\"\nversion = \"1.0.0\"\n[http]\nmounts = [\"/a\", \"/b\"]\n\
-                max-body-bytes = 100\nmax-concurrent = 9\n[http.limits.\"/b\"]\nmax-body-bytes = 5\n";
+                max-body-bytes = 100\nmax-concurrent = 9\nbody-timeout-secs = 7\n[http.limits.\"/b\"]\nmax-body-bytes = 5\n\
+                body-timeout-secs = 3\ntimeout-ms = 20\n";
     let http = Manifest::parse(text).unwrap().http.unwrap();
     assert_eq!((http.body_bytes("/a"), http.concurrent("/a")), (100, Some(9)));
     assert_eq!((http.body_bytes("/b"), http.concurrent("/b")), (5, Some(9)));
+    assert_eq!((http.body_time("/a"), http.answer_time("/a")), (Some(Duration::from_secs(7)), None));
+    assert_eq!(
+        (http.body_time("/b"), http.answer_time("/b")),
+        (Some(Duration::from_secs(3)), Some(Duration::from_millis(20)))
+    );
     let again = Manifest::parse(&toml::to_string(&Manifest::parse(text).unwrap()).unwrap()).unwrap();
     assert_eq!(again.http.unwrap().limits, http.limits);
 }
@@ -140,6 +148,8 @@ fn what_is_wrong_is_named() {
         ("[\"/notes\"]", "[\"/notes\"]\n[http.limits.\"/other\"]", "none of http.mounts"),
         ("[\"/notes\"]", "[\"/notes\"]\nlimits.\"/notes\".max-body-bytes = 0", "max-body-bytes = 0"),
         ("[\"/notes\"]", "[\"/notes\"]\nlimits.\"/notes\".max-concurrent = 100001", "max-concurrent = 100001"),
+        ("[\"/notes\"]", "[\"/notes\"]\nbody-timeout-secs = 3601", "http.body-timeout-secs = 3601"),
+        ("[\"/notes\"]", "[\"/notes\"]\nlimits.\"/notes\".timeout-ms = 0", "timeout-ms = 0"),
         ("\"http:mount\", ", "", "needs asks"),
         ("timeout-ms = 500", "timeout-ms = 0", "limits.timeout-ms"),
         ("timeout-ms = 500", "max-memory-bytes = 1", "limits.max-memory-bytes"),

@@ -71,7 +71,7 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// None if it is none.
+    /// None if the text is not a fact.
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -106,7 +106,7 @@ impl Redaction {
     /// Reads rules separated by commas: names of [`Self::FIELDS`], and `/detail/…`.
     ///
     /// # Errors
-    /// The rule that is none.
+    /// Which rule is neither.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut redaction = Self::default();
         let rules: Vec<&str> = text.split(',').map(str::trim).filter(|rule| !rule.is_empty()).collect();

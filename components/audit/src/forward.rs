@@ -3,19 +3,19 @@
 //! An operator names places in the host's configuration; this says which facts go to which of them, and how they read. A
 //! place's position, the first index that it may not have, is stored when a delivery has ended well, so that a restart goes on
 //! there and repeats at most what was on its way. While one place fails it is tried again after a second, then twice as long,
-//! up to a minute; the others go on, and the log waits for it: there is no queue.
+//! up to a minute; the others go on, and the log waits for it: there is no queue. A position beyond the log's end is of another
+//! log, and counts as none.
 //!
 //! Bounded by [`MAX_RULES`], [`MAX_FACTS`] and [`MAX_BYTES`] of a delivery, one delivery to each place at a time. What is pruned
 //! before it was delivered is gone. Refuses to know how bytes travel.
 
 use std::fmt::Write as _;
 
-use astrid_sdk::journal::Error as LogError;
 use astrid_sdk::log as lines;
 
 use crate::fact::{Fact, Outcome, Redaction};
 use crate::format::{Entry, Format, moment};
-use crate::log::Log;
+use crate::log::{Log, refusal};
 use crate::query::{begins, read};
 
 /// The most places.
@@ -43,13 +43,13 @@ impl Rule {
     /// Reads `SINK=FORMAT` and `SINK=FORMAT:ACTION`, separated by commas.
     ///
     /// # Errors
-    /// The rule that is none, and why.
+    /// Which rule can't be read, and why.
     pub fn parse(text: &str) -> Result<Vec<Self>, String> {
         let mut rules: Vec<Self> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let rule = Self::one(part).map_err(|why| format!("`{part}`: {why}"))?;
             if rules.iter().any(|other| other.sink == rule.sink) {
-                return Err(format!("`{part}`: {} stands there twice", rule.sink));
+                return Err(format!("`{part}`: {} is named twice", rule.sink));
             }
             rules.push(rule);
         }
@@ -172,29 +172,24 @@ impl<D> Forwarder<D> {
         self.places.is_empty()
     }
 
-    /// Goes on at `now`, in milliseconds, without waiting for anybody.
-    ///
-    /// # Errors
-    /// As [`Log::entries`].
-    pub fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Result<Next, LogError>
+    /// Goes on at `now`, in milliseconds, without waiting for anybody. A place that needs an entry which can't be read is tried
+    /// again as one that is down.
+    pub fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Next
     where
         O: Outside<Delivery = D>,
     {
-        let mut next = Next::Quiet;
-        for place in &mut self.places {
-            next = next.max(place.step(now, log, redaction, outside)?);
-        }
-        Ok(next)
+        let next = self.places.iter_mut().map(|place| place.step(now, log, redaction, outside));
+        next.max().unwrap_or(Next::Quiet)
     }
 }
 
 impl<D> Place<D> {
-    fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Result<Next, LogError>
+    fn step<O>(&mut self, now: u64, log: &impl Log, redaction: &Redaction, outside: &O) -> Next
     where
         O: Outside<Delivery = D>,
     {
         if let Some((delivery, arrived)) = &self.batch {
-            let Some(ended) = outside.done(delivery) else { return Ok(Next::Soon) };
+            let Some(ended) = outside.done(delivery) else { return Next::Soon };
             let arrived = *arrived;
             self.batch = None;
             let version = self.at.and_then(|(_, version)| version);
@@ -207,7 +202,7 @@ impl<D> Place<D> {
             }
         }
         if now < self.retry_at {
-            return Ok(Next::Quiet);
+            return Next::Quiet;
         }
         let (from, version) = match self.at {
             Some(at) => at,
@@ -216,14 +211,27 @@ impl<D> Place<D> {
                 Ok(None) => *self.at.insert((0, None)),
                 Err(why) => {
                     self.fails(now, &why);
-                    return Ok(Next::Quiet);
+                    return Next::Quiet;
                 }
             },
         };
-        if from >= log.size() {
-            return Ok(Next::Quiet);
+        let size = log.size();
+        if from > size {
+            // The log that the position is of was put away, or has lost its end.
+            lines::warn!("`{}` has got {from} facts, and the log has {size}: it gets them all again", self.rule.sink);
+            self.at = Some((0, version));
+            return Next::Now;
         }
-        let page = log.entries(from, MAX_FACTS)?;
+        if from == size {
+            return Next::Quiet;
+        }
+        let page = match log.entries(from, MAX_FACTS) {
+            Ok(page) => page,
+            Err(error) => {
+                self.fails(now, &refusal(error).reason);
+                return Next::Quiet;
+            }
+        };
         let (mut entries, mut bytes, mut read_to) = (Vec::new(), 0, from);
         let mut cut = false;
         for recorded in &page.facts {
@@ -244,16 +252,16 @@ impl<D> Place<D> {
         if entries.is_empty() {
             // Not worth a write: who begins anew looks through these again.
             self.at = Some((read_to, version));
-            return Ok(if read_to < log.size() { Next::Now } else { Next::Quiet });
+            return if read_to < log.size() { Next::Now } else { Next::Quiet };
         }
         match outside.deliver(&self.rule.sink, &entries) {
             Ok(delivery) => {
                 self.batch = Some((delivery, read_to));
-                Ok(Next::Soon)
+                Next::Soon
             }
             Err(why) => {
                 self.fails(now, &why);
-                Ok(Next::Quiet)
+                Next::Quiet
             }
         }
     }
@@ -348,7 +356,7 @@ mod tests {
     }
 
     fn run(forwarder: &mut Forwarder<Way>, now: u64, log: &Memory, world: &World) {
-        while forwarder.step(now, log, &Redaction::default(), world).unwrap() != Next::Quiet {}
+        while forwarder.step(now, log, &Redaction::default(), world) != Next::Quiet {}
     }
 
     fn forwarder(rules: &str) -> Forwarder<Way> {
@@ -393,7 +401,7 @@ mod tests {
         world.slow.set(true);
         let mut forwarder = forwarder("siem=json");
         for _ in 0..5 {
-            assert_eq!(forwarder.step(0, &log, &Redaction::default(), &world).unwrap(), Next::Soon);
+            assert_eq!(forwarder.step(0, &log, &Redaction::default(), &world), Next::Soon);
         }
         assert_eq!(world.attempts.get(), 1);
     }
@@ -403,7 +411,7 @@ mod tests {
         let (log, world) = (Memory::default(), World::default());
         (0..10).for_each(|_| log.add(None, "a"));
         let (mut old, mut new) = (forwarder("siem=json"), forwarder("siem=json"));
-        old.step(0, &log, &Redaction::default(), &world).unwrap();
+        old.step(0, &log, &Redaction::default(), &world);
         run(&mut new, 0, &log, &world);
         (0..5).for_each(|_| log.add(None, "a"));
         run(&mut new, 0, &log, &world);
@@ -413,6 +421,18 @@ mod tests {
         assert_eq!(got[..15], (0..15).collect::<Vec<_>>());
         assert_eq!(got[15..], (0..10).collect::<Vec<_>>(), "once more, because nobody knew, and then no more");
         assert_eq!(world.kept.borrow()["siem"].0, 15, "it never goes back");
+    }
+
+    #[test]
+    fn a_log_that_begins_anew_is_forwarded_from_its_beginning() {
+        let (log, anew, world) = (Memory::default(), Memory::default(), World::default());
+        (0..10).for_each(|_| log.add(None, "a"));
+        run(&mut forwarder("siem=json"), 0, &log, &world);
+        run(&mut forwarder("siem=json"), 0, &anew, &world);
+        (0..3).for_each(|_| anew.add(None, "a"));
+        run(&mut forwarder("siem=json"), 0, &anew, &world);
+        assert_eq!(world.indices("siem")[10..], [0, 1, 2]);
+        assert_eq!(world.kept.borrow()["siem"].0, 3);
     }
 
     #[test]

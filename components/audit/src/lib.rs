@@ -4,9 +4,9 @@
 //! sees what was done on their own behalf, whoever holds `audit:read_all` sees everything. That is decided here and not by
 //! what the bindings require, so that reading leaves no fact: a log that grows by being read has no end.
 //!
-//! [`mod@query`] gives pages of it, [`mod@format`] lines, [`fact`] cuts out what is not to be seen, [`mod@tile`] lets anybody's tool check it,
-//! [`prove`] proves to everybody what is theirs,
-//! [`feed`] tells whoever follows, [`forward`] carries facts to places outside, [`retention`] says what is kept.
+//! [`mod@query`] gives pages of facts, [`mod@format`] lines, and [`fact`] cuts out what is not to be seen. [`mod@tile`] lets
+//! anybody's tool check the log, [`prove`] proves to everybody what is theirs. [`feed`] tells whoever follows, [`forward`]
+//! carries facts to places outside, [`retention`] says what is kept.
 
 pub mod fact;
 pub mod feed;
@@ -70,7 +70,7 @@ fn redaction() -> Result<Redaction, String> {
 fn redacted() -> Result<Redaction, Refusal> {
     redaction().map_err(|error| {
         lines::error!("{error}");
-        Refusal::unavailable("what must be cut out of facts can't be told")
+        Refusal::unavailable("no fact is shown while REDACT of audit's environment can't be read")
     })
 }
 
@@ -105,11 +105,11 @@ fn tile(message: Message) -> Answer {
     whole_log()?;
     let (kind, index, width) = tile::parse(&path).ok_or_else(|| {
         let path: String = path.chars().take(64).collect();
-        Refusal::invalid(format!("`{}` is no path of a tile", path.escape_debug()))
+        Refusal::invalid(format!("`{}` is not the path of a tile", path.escape_debug()))
     })?;
     let entries = matches!(kind, TileKind::Entries);
     if entries && index < journal::first() / 256 {
-        return Err(Refusal::not_found("these entries are deleted; their hashes are there"));
+        return Err(Refusal::not_found("these entries are deleted; their hashes are kept"));
     }
     let bytes = journal::tile(kind, index, width).map_err(log::refusal)?;
     if entries && message.streams {
@@ -167,7 +167,7 @@ impl Outside for Sinks {
     fn position(&self, name: &str) -> Result<Option<(u64, u64)>, forward::Failure> {
         let Some(entry) = self.0.get(name).map_err(|error| format!("{error:?}"))? else { return Ok(None) };
         let position = str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
-        Ok(Some((position.ok_or("its position does not read")?, entry.version)))
+        Ok(Some((position.ok_or("its position can't be read")?, entry.version)))
     }
 
     fn keep(&self, name: &str, position: u64, version: Option<u64>) -> Result<u64, forward::Failure> {
@@ -216,7 +216,7 @@ fn run() -> Result<(), String> {
                 lines::error!("old entries are not deleted: {error}");
             }
         }
-        next = forwarder.step(now(), &log::Host, &redaction()?, &outside).map_err(failed)?;
+        next = forwarder.step(now(), &log::Host, &redaction()?, &outside);
         let look = if next == Next::Quiet { LOOK_MS } else { SOON_MS };
         if !feed.is_idle() {
             if next != Next::Now {

@@ -64,14 +64,14 @@ impl Request {
     pub fn answer(self, reader: Reader<'_>, log: &impl Log, redaction: &Redaction) -> Result<Proven, Refusal> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Refusal::invalid(format!("limit must be 1 to {MAX_LIMIT}")));
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_LIMIT}")));
         }
         let newest = log.checkpoint().and_then(|note| Some((covered(&note)?, note)));
         let (signed, note) =
             newest.ok_or_else(|| Refusal::not_found("nothing is signed yet; try again in a second"))?;
         let size = self.size.unwrap_or(signed);
         if size > signed {
-            return Err(Refusal::not_found("no checkpoint covers so many facts"));
+            return Err(Refusal::not_found(format!("size = {size}: the newest checkpoint covers {signed} facts")));
         }
         let checkpoint = self.size.is_none().then_some(note);
         let (mut entries, mut bytes, mut from) = (Vec::new(), 0, self.from.unwrap_or(0));

@@ -142,10 +142,10 @@ impl Request {
     pub fn answer(self, reader: Reader<'_>, log: &impl Log, redaction: &Redaction) -> Result<Page, Refusal> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Refusal::invalid(format!("limit must be 1 to {MAX_LIMIT}")));
+            return Err(Refusal::invalid(format!("limit = {limit} must be 1 to {MAX_LIMIT}")));
         }
         if self.cursor.is_some() && self.from.is_some() {
-            return Err(Refusal::invalid("cursor goes back and from goes on: give one of them"));
+            return Err(Refusal::invalid("give cursor, which goes back, or from, which goes on, and not both"));
         }
         let principal = match self.principal {
             Some(other) if !reader.all && other != reader.principal => {

@@ -17,7 +17,7 @@ impl Retention {
     /// Reads both fields of the environment.
     ///
     /// # Errors
-    /// The field that is no whole number.
+    /// Which field is not a whole number.
     pub fn parse(days: &str, facts: &str) -> Result<Self, String> {
         let number = |name: &str, text: &str| match text.parse::<u64>() {
             Ok(number) => Ok(Some(number).filter(|number| *number > 0)),

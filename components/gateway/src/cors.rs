@@ -59,7 +59,7 @@ fn fault(entry: &str) -> Option<String> {
         return Some("the scheme must be http or https".into());
     }
     if let Some(bare) = rest.strip_suffix('/').filter(|bare| !bare.contains('/')) {
-        return Some(format!("leave the slash at the end out: {scheme}://{}", bare.escape_debug()));
+        return Some(format!("leave out the slash at the end: {scheme}://{}", bare.escape_debug()));
     }
     for (mark, what) in [('#', "a fragment"), ('?', "a query"), ('@', "a user"), ('/', "a path")] {
         if rest.contains(mark) {
@@ -82,11 +82,11 @@ fn fault(entry: &str) -> Option<String> {
         inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
     };
     if !name(host) && !v6(host) {
-        return Some("that is no name or address of a host".into());
+        return Some("this is not the name or address of a host".into());
     }
     let standard = if scheme == "http" { "80" } else { "443" };
     match port {
-        Some(port) if port == standard => Some(format!("leave :{standard} out, as browsers do: {scheme}://{host}")),
+        Some(port) if port == standard => Some(format!("leave out :{standard}, as browsers do: {scheme}://{host}")),
         Some(port)
             if port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err() =>
         {
@@ -162,7 +162,7 @@ mod tests {
             ("null", "write the scheme too"),
             ("ftp://a.example", "http or https"),
             ("HTTPS://a.example", "http or https"),
-            ("https://a.example/", "leave the slash at the end out: https://a.example"),
+            ("https://a.example/", "leave out the slash at the end: https://a.example"),
             ("https://a.example/x", "no path"),
             ("https://a.example/x/", "no path"),
             ("https://a.example?x", "no query"),
@@ -171,17 +171,17 @@ mod tests {
             ("https://me@a.example", "no user"),
             ("https://bücher.example", "xn--"),
             ("https://A.example", "lower case: https://a.example"),
-            ("https://", "no name or address"),
-            ("https://*.example", "no name or address"),
-            ("https://a_b.example", "no name or address"),
-            ("https://[::g]", "no name or address"),
-            ("https://::1", "no name or address"),
+            ("https://", "not the name or address"),
+            ("https://*.example", "not the name or address"),
+            ("https://a_b.example", "not the name or address"),
+            ("https://[::g]", "not the name or address"),
+            ("https://::1", "not the name or address"),
             ("https://a.example:", "the port"),
             ("https://a.example:0", "the port"),
             ("https://a.example:+1", "the port"),
             ("https://a.example:65536", "the port"),
-            ("https://a.example:443", "leave :443 out"),
-            ("http://a.example:80", "leave :80 out"),
+            ("https://a.example:443", "leave out :443"),
+            ("http://a.example:80", "leave out :80"),
         ] {
             let why = Origins::read(&format!("https://fine.example {entry}")).unwrap_err();
             assert!(why.contains(want) && why.contains(FIELD) && why.contains(entry), "{entry}: {why}");

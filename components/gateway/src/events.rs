@@ -1,28 +1,30 @@
 //! `GET /api/events`: facts as they are recorded, as server-sent events.
 //!
 //! Nothing waits here: a stream is a relay of the subscription to `audit.v1.fact`, and [`relay`] is called when something has
-//! come. What it must know, the first index that the client has not got, stands in the relay's context. What was recorded
-//! before the stream began and the client wants is asked of `audit.v1.query` and sent first.
+//! come. What it must know, the first index that the client has not got, stands in the relay's context. What the client wants
+//! of what was recorded before is asked of `audit.v1.query` and sent first.
 //!
-//! A stream is followed for as long as it says so: with every sign of life, which is due to no message, and in answer to what it
-//! is told. A circle of such answers ends at the bus's depth; then the stream ends, and its client goes on where it was.
+//! Audit tells a stream of facts only while it is asked to (`audit.v1.follow`). The stream asks with every sign of life, which
+//! no message has caused, and when audit wants to know whether it still listens. Those answers cause one another, so their
+//! chain ends at the bus's depth; then the stream ends, and its client goes on from the last id that it has.
 //!
-//! Who sees what is audit's to decide. Bounded by [`MAX_MISSED`] facts that are made up for, and by what the host allows for
-//! relays. Events: `ready`, `audit` with the index for its id, `gap`.
+//! Audit decides who sees what. Bounded by [`MAX_MISSED`] facts from before the stream, and by what the host allows for
+//! relays. Events: `ready`, `audit` with its index as its id, `gap`.
 
 use astrid_sdk::authority::Session;
 use astrid_sdk::bus::{self, Options};
-use astrid_sdk::http::{Event, Output, Request, Response};
+use astrid_sdk::http::{Event, Output, Response};
 use astrid_sdk::log;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT, gap};
 
 const QUERY: &str = "audit.v1.query";
 const FACT: &str = "audit.v1.fact";
 const FOLLOW: &str = "audit.v1.follow";
-/// The most facts that one stream makes up for when it begins.
+/// The most facts from before that a stream sends when it begins.
 pub const MAX_MISSED: u32 = 1000;
 /// How often there is a comment, and audit hears that somebody listens, in milliseconds.
 const IDLE_MS: u32 = 15_000;
@@ -50,15 +52,6 @@ struct Told {
     renew_from: Option<u64>,
 }
 
-/// The index after the one in `Last-Event-ID`.
-pub fn resumed(request: &Request) -> Result<Option<u64>, Problem> {
-    let mut values = request.header("last-event-id");
-    let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
-    let index = str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let index = index.ok_or_else(|| Problem::bad_request("last-event-id is no id of an event of this stream"))?;
-    Ok(Some(index.saturating_add(1)))
-}
-
 /// Begins a stream.
 pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     let own = |topic| move |failure| errors::of_failure(failure, Asked::OwnTopic(topic));
@@ -70,9 +63,9 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     };
     let answer = session.request(QUERY, asked.to_string().as_bytes(), &Options::default()).map_err(own(QUERY))?;
     let page: Page = serde_json::from_slice(&answer)
-        .map_err(|error| Problem::unavailable(format!("audit's answer is not what was expected: {error}")))?;
+        .map_err(|error| Problem::unavailable(format!("audit's answer can't be read: {error}")))?;
     let ready = json!({ "principal": session.principal(), "firehose": session.holds("audit:read_all", None) });
-    let mut body = event(None, "ready", &ready);
+    let mut body = sse::event("ready", &ready);
     let next = match from {
         None => page.size,
         Some(_) => {
@@ -87,8 +80,7 @@ pub fn open(session: &Session, from: Option<u64>) -> Result<Response, Problem> {
     let follow = json!({ "from": next }).to_string();
     session.publish(FOLLOW, follow.as_bytes(), None).map_err(own(FOLLOW))?;
     let context = json!(Resumed { from: next }).to_string();
-    let response = Response { body: body.into(), ..Response::new(200) };
-    Ok(response.with_header("content-type", "text/event-stream").relaying(subscription, context, IDLE_MS))
+    Ok(sse::stream(body).relaying(subscription, context, IDLE_MS))
 }
 
 /// The bytes of what has come.
@@ -109,14 +101,14 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
                         follows &= follow(told.renew_from);
                     }
                 }
-                Err(error) => log::warn!("what is said on {FACT} is not what was expected: {error}"),
+                Err(error) => log::warn!("a message of {FACT} can't be read: {error}"),
             },
             Event::Gap(missing) => {
                 body.push_str(&gap(missing.lost));
                 follows &= follow(None);
             }
             Event::Idle => {
-                body.push_str(": here\n\n");
+                body.push_str(COMMENT);
                 follows &= follow(None);
             }
             Event::Piece(_) | Event::End(_) => {}
@@ -125,7 +117,7 @@ pub fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     Output { body: body.into(), last: !follows, context: None }
 }
 
-/// Says that somebody listens, on behalf of whose stream it is. False if that could not be said.
+/// Asks audit to go on, on behalf of the principal whose stream it is. False if that could not be sent.
 fn follow(from: Option<u64>) -> bool {
     let wish = from.map_or_else(|| json!({}), |from| json!({ "from": from }));
     bus::publish(FOLLOW, &wish).inspect_err(|failure| log::debug!("a stream ends: {FOLLOW}: {failure}")).is_ok()
@@ -136,24 +128,12 @@ fn index(entry: &Value) -> Option<u64> {
 }
 
 fn audit(entry: &Value) -> String {
-    event(index(entry), "audit", entry)
-}
-
-/// At least so many are missing here.
-fn gap(lost: u64) -> String {
-    event(None, "gap", &json!({ "lost": lost }))
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(id: Option<u64>, name: &str, data: &Value) -> String {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    format!("{id}event: {name}\ndata: {data}\n\n")
+    index(entry).map_or_else(|| sse::event("audit", entry), |index| sse::event_with_id(index, "audit", entry))
 }
 
 #[cfg(test)]
 mod tests {
     use astrid_sdk::bus::Message;
-    use astrid_sdk::http::Connection;
 
     use super::*;
 
@@ -190,25 +170,5 @@ mod tests {
             text(vec![told(&json!([1])), told(&json!({ "entries": [{ "index": 9 }] }))]).matches("id: 9").count(),
             1
         );
-    }
-
-    #[test]
-    fn a_last_event_id_is_an_index_or_refused() {
-        let ask = |values: &[&str]| {
-            let headers = values.iter().map(|value| ("last-event-id".to_owned(), value.as_bytes().to_vec())).collect();
-            resumed(&Request {
-                id: "1".into(),
-                method: "GET".into(),
-                path: "/api/events".into(),
-                query: None,
-                headers,
-                body: vec![],
-                connection: Connection { address: None, unix_uid: None, tls: false, certificate: None },
-            })
-        };
-        assert_eq!((ask(&[]).unwrap(), ask(&["41"]).unwrap(), ask(&[" 0 "]).unwrap()), (None, Some(42), Some(1)));
-        for bad in ["x", "-1", "1.0", "18446744073709551616", ""] {
-            assert_eq!(ask(&[bad]).unwrap_err().kind.status(), 400, "{bad}");
-        }
     }
 }

@@ -7,7 +7,7 @@
 //! content type, body. Which pages of other origins may read the answer, [`cors`] says last.
 //!
 //! What the bus says is passed on as JSON with the status of [`errors`]; [`respond`] adds the headers that every
-//! response has.
+//! response has. Answers that go on ([`events`], [`logs`], [`prompt`]) are server-sent events, as [`sse`] writes them.
 
 pub mod cors;
 pub mod credential;
@@ -19,6 +19,7 @@ pub mod plan;
 pub mod prompt;
 pub mod respond;
 pub mod routes;
+pub mod sse;
 pub mod throttle;
 pub mod uri;
 
@@ -51,7 +52,7 @@ fn serve(request: Request) -> Response {
     }
 }
 
-/// Refuses what the distribution says where it does not read.
+/// Refuses to start where a field of the distribution can't be read.
 fn start() -> Result<(), String> {
     Origins::read(&setting(cors::FIELD).unwrap_or_default())?;
     Rate::read(setting(throttle::INTERVAL).as_deref(), setting(throttle::BURST).as_deref())?;
@@ -204,7 +205,7 @@ fn relay(context: Vec<u8>, events: Vec<Event>) -> Output {
     }
 }
 
-/// The rule that no binding can state: any topic may be named on `/api/bus`, so the way itself needs a capability.
+/// The rule that no binding can state: any topic may be named on `/api/bus`, so the route itself needs a capability.
 fn require(session: &Session, capability: &str) -> Result<(), Problem> {
     if session.holds(capability, None) { Ok(()) } else { Err(Problem::forbidden(format!("requires {capability}"))) }
 }

@@ -1,10 +1,10 @@
 //! `GET /api/sys/logs?follow=true`: log lines as they are written, as server-sent events.
 //!
-//! The host keeps its log and tells nobody of a line. So a stream asks for what came after the last line that it sent, once a
-//! second, on behalf of whoever follows: who may read the log no more gets no more of it. Its relay's source is a subscription
-//! to [`NOTHING`], on which nothing is ever said; what calls it is the sign of life. What it asks stands in its context.
+//! The host tells nobody of a new line. So a stream asks once a second for what came after the last line that it sent, on
+//! behalf of whoever follows: whoever may no longer read the log gets no more of it. Its relay's source is a subscription to
+//! [`NOTHING`], on which nothing is published: only the sign of life calls it. What it asks for stands in its context.
 //!
-//! Events: `line` with its sequence number for its id, `gap`, `error`. Bounded by what one answer holds, each second, and by
+//! Events: `line` with its sequence number as its id, `gap`, `error`. Bounded by what one answer holds, each second, and by
 //! what the host allows for relays.
 
 use astrid_sdk::authority::Session;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT};
 
 pub const LOGS: &str = "system.v1.logs";
 /// A topic of the gateway's own.
@@ -29,7 +30,7 @@ const MOST: u64 = 1000;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Follower {
-    /// What is asked, without what comes on.
+    /// What is asked for: a capsule and a level, if the client has named them.
     query: Map<String, Value>,
     /// The last line that was sent.
     after: u64,
@@ -55,15 +56,13 @@ pub fn open(session: &Session, mut query: Map<String, Value>, from: Option<u64>)
     let asked = Value::Object(query.clone()).to_string();
     let answer = session.request(LOGS, asked.as_bytes(), &Options::default()).map_err(own(LOGS))?;
     let lines: Lines = serde_json::from_slice(&answer)
-        .map_err(|error| Problem::unavailable(format!("the log's answer is not what was expected: {error}")))?;
+        .map_err(|error| Problem::unavailable(format!("the log's answer can't be read: {error}")))?;
     let after = query.get("after").and_then(Value::as_u64).unwrap_or(0);
     query.retain(|name, _| ["capsule", "level"].contains(&name.as_str()));
     let mut follower = Follower { query, after, quiet: 0 };
-    // How many of what is there was the reader's choice: what is left out of that is not lost.
+    // The reader has said how many of the lines so far it wants: the others are not lost.
     let body = follower.told(&lines.lines, false);
-    let response = Response { body: body.into(), ..Response::new(200) };
-    let response = response.with_header("content-type", "text/event-stream");
-    Ok(response.relaying(subscription, follower.written(), EVERY_MS))
+    Ok(sse::stream(body).relaying(subscription, follower.written(), EVERY_MS))
 }
 
 impl Follower {
@@ -89,17 +88,16 @@ impl Follower {
         let lines = match answer {
             Ok(answer) => serde_json::from_slice::<Lines>(&answer).map(|lines| lines.lines).unwrap_or_default(),
             Err(Failure::Denied(_)) => {
-                let error = json!({ "error": "forbidden", "reason": "the log may be read no more" });
-                return Output::last(event(None, "error", &error));
+                return Output::last(sse::error("forbidden", "this session may no longer read the log"));
             }
-            // The next time is in a second.
+            // It asks again in a second.
             Err(_) => Vec::new(),
         };
         let mut body = self.told(&lines, true);
         self.quiet = if lines.is_empty() { self.quiet + 1 } else { 0 };
         if self.quiet >= QUIET {
             self.quiet = 0;
-            body.push_str(": here\n\n");
+            body.push_str(COMMENT);
         }
         Output::more(body).with_context(self.written())
     }
@@ -109,22 +107,16 @@ impl Follower {
         let mut body = String::new();
         for line in lines {
             let Some(sequence) = line.get("sequence").and_then(Value::as_u64) else { continue };
-            // The host began anew, and so did its numbers.
+            // The host was started again, and its numbers began anew.
             let next = if sequence <= self.after { sequence } else { self.after + 1 };
             if whole && self.query.is_empty() && sequence > next {
-                body.push_str(&event(None, "gap", &json!({ "lost": sequence - next })));
+                body.push_str(&sse::gap(sequence - next));
             }
-            body.push_str(&event(Some(sequence), "line", line));
+            body.push_str(&sse::event_with_id(sequence, "line", line));
             self.after = sequence;
         }
         body
     }
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(id: Option<u64>, name: &str, data: &Value) -> String {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    format!("{id}event: {name}\ndata: {data}\n\n")
 }
 
 #[cfg(test)]

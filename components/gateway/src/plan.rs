@@ -11,10 +11,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::credential;
 use crate::errors::Problem;
-use crate::events;
 use crate::logs;
 use crate::prompt::Prompt;
 use crate::routes::{Action, Body, Matched, Value};
+use crate::sse;
 use crate::uri;
 
 /// Who am I.
@@ -85,7 +85,9 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         },
         Action::Presented(topic, success) => {
             let Some(Credential::Bearer(token)) = credential::of(request) else {
-                return Err(Problem::bad_request("this is about a bearer, and the request has none"));
+                return Err(Problem::bad_request(
+                    "this route is about the bearer of the request; send it in the authorization header",
+                ));
             };
             arguments.insert("token".into(), token.into());
             Plan::Request { topic, payload: joined(arguments, body)?, success }
@@ -94,9 +96,9 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
         Action::Listed(topic) => Plan::Nearest { topic, payload: written(arguments), success: 200 },
         Action::Nearest(topic, success) => Plan::Nearest { topic, payload: joined(arguments, body)?, success },
         Action::Bytes(topic, content_type) => Plan::Bytes { topic, payload: written(arguments), content_type },
-        Action::Events => Plan::Events { from: events::resumed(request)? },
+        Action::Events => Plan::Events { from: sse::resumed(request)? },
         Action::Logs => match arguments.remove("follow") {
-            Some(Json::Bool(true)) => Plan::Logs { query: arguments, from: events::resumed(request)? },
+            Some(Json::Bool(true)) => Plan::Logs { query: arguments, from: sse::resumed(request)? },
             _ => Plan::Request { topic: logs::LOGS, payload: written(arguments), success: 200 },
         },
         Action::Document => Plan::Document,

@@ -2,8 +2,8 @@
 //!
 //! The prompt is published as `user.v1.prompt` on behalf of whoever asks, and the stream is a relay of a subscription to what
 //! agents publish on the same behalf. That is opened first, so that no answer is missed. Of what comes, the client gets what
-//! names the prompt's session, in order; another principal's never comes at all. A request for approval names no session: it
-//! is told where it came of the very request that began the stream.
+//! names the prompt's session, in order; another principal's never comes at all. A request for approval names no session: the
+//! client gets it if the request that began the stream has caused it.
 //!
 //! The agent's next response in the session ends the stream. An agent that dies says nothing, so the stream also ends when
 //! nothing of its session has come for a while. When that was is what [`Followed`] carries from call to call.
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::errors::{self, Asked, Problem};
+use crate::sse::{self, COMMENT};
 
 /// What whoever prompts must hold, at least for itself.
 pub const CAPABILITY: &str = "agent:prompt";
@@ -50,7 +51,7 @@ const COMMENT_MS: u32 = 15_000;
 /// Seconds that a stream waits for something of its session.
 ///
 /// # Errors
-/// What is no number of 1 to 86,400.
+/// Where it is not a whole number of 1 to 86,400.
 pub fn idle(text: Option<&str>) -> Result<u64, String> {
     let Some(text) = text else { return Ok(USUAL_IDLE_SECS) };
     let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
@@ -81,7 +82,7 @@ impl Prompt {
         let prompt: Self = serde_json::from_slice(body)
             .map_err(|error| Problem::bad_request(format!("the body does not fit: {error}")))?;
         if prompt.text.trim().is_empty() || prompt.text.len() > MAX_TEXT {
-            return Err(Problem::bad_request(format!("text must be 1 to {MAX_TEXT} bytes, not of white space alone")));
+            return Err(Problem::bad_request(format!("text must be 1 to {MAX_TEXT} bytes, and not white space alone")));
         }
         let legal = |id: &String| {
             (1..=MAX_SESSION).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
@@ -109,21 +110,20 @@ impl Prompt {
         let failed = |failure| errors::of_failure(failure, Asked::OwnTopic(PROMPT));
         let subscription = session.subscribe(&TOLD.map(|(topic, _)| topic.to_owned())).map_err(failed)?;
         if session.publish(PROMPT, payload.to_string().as_bytes(), None).map_err(failed)? == 0 {
-            return Err(Problem::nobody("nobody takes prompts now: there is no agent, or it has no room"));
+            return Err(Problem::nobody("no agent takes prompts now: none is installed, or it has no room"));
         }
-        let body = event("ready", &json!({ "session_id": session_id, "principal": principal }));
+        let body = sse::event("ready", &json!({ "session_id": session_id, "principal": principal }));
         let followed = Followed { session_id, request: request.id.clone(), heard_at: now(), idle_secs };
         let idle_ms = u32::try_from(idle_secs.saturating_mul(1000)).map_or(COMMENT_MS, |ms| ms.min(COMMENT_MS));
-        let response = Response { body: body.into(), ..Response::new(200) };
-        let response = response.with_header("content-type", "text/event-stream");
-        Ok(response.relaying(subscription, followed.written(), idle_ms))
+        Ok(sse::stream(body).relaying(subscription, followed.written(), idle_ms))
     }
 }
 
 /// 128 bits of randomness, in hex.
 fn unguessable() -> Result<String, Problem> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Problem::internal(format!("no session can be named: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Problem::internal(format!("no name for a session can be made: {error}")))?;
     Ok(hex::encode(bytes))
 }
 
@@ -170,20 +170,24 @@ impl Followed {
                 Event::Message(message) => {
                     let Some((name, data)) = self.told(&message) else { continue };
                     self.heard_at = now;
-                    body.push_str(&event(name, &data));
+                    body.push_str(&sse::event(name, &data));
                     if message.topic == RESPONSE {
                         return Output::last(body);
                     }
                 }
-                Event::Gap(gap) => body.push_str(&event("gap", &json!({ "lost": gap.lost }))),
-                Event::Idle => body.push_str(": here\n\n"),
-                Event::End(_) => return Output::last(body + &error("unavailable", "what is said can't be followed")),
+                Event::Gap(gap) => body.push_str(&sse::gap(gap.lost)),
+                Event::Idle => body.push_str(COMMENT),
+                Event::End(_) => {
+                    return Output::last(
+                        body + &sse::error("unavailable", "what the agent says can't be received any more"),
+                    );
+                }
                 Event::Piece(_) => {}
             }
         }
         if now.saturating_sub(self.heard_at) >= self.idle_secs {
-            let reason = format!("nothing has come for {} seconds", self.idle_secs);
-            return Output::last(body + &error("timeout", &reason));
+            let reason = format!("the agent has said nothing for {} seconds", self.idle_secs);
+            return Output::last(body + &sse::error("timeout", &reason));
         }
         Output::more(body).with_context(self.written())
     }
@@ -205,20 +209,8 @@ impl Followed {
 
     fn parsed<T: serde::de::DeserializeOwned>(&self, message: &Message) -> Option<T> {
         let parsed = serde_json::from_slice(&message.payload);
-        parsed
-            .inspect_err(|error| log::warn!("what is said on {} is not what was expected: {error}", message.topic))
-            .ok()
+        parsed.inspect_err(|error| log::warn!("a message of {} can't be read: {error}", message.topic)).ok()
     }
-}
-
-/// JSON has no line ends of its own, so that data is one line.
-fn event(name: &str, data: &Value) -> String {
-    format!("event: {name}\ndata: {data}\n\n")
-}
-
-/// In the shape of every failure.
-fn error(error: &str, reason: &str) -> String {
-    event("error", &json!({ "error": error, "reason": reason }))
 }
 
 #[cfg(test)]

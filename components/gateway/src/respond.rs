@@ -35,7 +35,7 @@ pub fn bytes(content_type: &str, bytes: Vec<u8>) -> Response {
 /// Who the caller is, as identity says, and until when the session lasts.
 pub fn me(answer: &[u8], expires_at_epoch: u64) -> Result<Response, Problem> {
     let mut me: Map<String, Value> =
-        serde_json::from_slice(answer).map_err(|_| Problem::unavailable("identity's answer is no JSON object"))?;
+        serde_json::from_slice(answer).map_err(|_| Problem::unavailable("identity's answer is not a JSON object"))?;
     me.insert("expires_at_epoch".into(), expires_at_epoch.into());
     Ok(Response::json(200, &me))
 }

@@ -1,5 +1,5 @@
 //! How often an address may try what needs no credential but a token, a key or a challenge, all such routes together; and
-//! how often it may look at what the host says of itself. Both are calls that everybody's strangers share one account for.
+//! how often it may look at what the host says of itself. All of these are calls of `anonymous`, one principal with one quota.
 //! Whoever is on the Unix socket is the host's own user, and is not counted.
 
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ const SHOWN: usize = 64;
 pub fn parameter(name: &str, raw: &str) -> Result<String, Problem> {
     let value = decoded(raw).ok_or_else(|| malformed(&format!("path parameter {name}"), raw))?;
     if value.is_empty() {
-        return Err(Problem::bad_request(format!("path parameter {name} has a part without anything in it")));
+        return Err(Problem::bad_request(format!("path parameter {name} has an empty part")));
     }
     if value.contains('/') {
         return Err(malformed(&format!("path parameter {name}"), raw));

@@ -147,8 +147,7 @@ mod tests {
     use crate::testing::{self, Fake, NOW, signature};
 
     fn fake() -> Fake {
-        let fake = Fake::new();
-        principals::bootstrap(&fake).unwrap();
+        let fake = Fake::started();
         let record = fake.value(Bucket::Principals, "default").unwrap();
         fake.set(Bucket::Principals, "default", &with_key(record));
         fake

@@ -67,7 +67,7 @@ pub struct Granted {
 pub fn grant<P: Ports>(ports: &P, payload: &[u8]) -> Result<Granted, Refusal> {
     let (id, named) = ChangeRequest::read(payload)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, &id)?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         let Principal { grants, revokes, .. } = &mut principal;
         shift(&named, revokes, grants);
         check_count("grants", grants)?;
@@ -84,10 +84,10 @@ pub struct Revoked {}
 pub fn revoke<P: Ports>(ports: &P, payload: &[u8]) -> Result<Revoked, Refusal> {
     let (id, named) = ChangeRequest::read(payload)?;
     if id == DEFAULT {
-        return Err(principals::protected("loses a capability"));
+        return Err(principals::protected("never loses a capability"));
     }
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, &id)?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         let Principal { grants, revokes, .. } = &mut principal;
         shift(&named, grants, revokes);
         check_count("revokes", revokes)?;
@@ -95,10 +95,6 @@ pub fn revoke<P: Ports>(ports: &P, payload: &[u8]) -> Result<Revoked, Refusal> {
         Ok(Revoked {})
     })
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ShowRequest {}
 
 /// The answer to `caps.show`: everything that decides what a principal may do.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -122,9 +118,9 @@ pub struct HeldByGroup {
 
 /// What a principal holds, and from where.
 pub fn show<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Shown, Refusal> {
-    let ShowRequest {} = payload::read(payload)?;
+    payload::read_empty(payload)?;
     let mut reading = ports.begin();
-    let principal = principals::existing(&mut reading, id)?;
+    let principal = principals::existing_in(&mut reading, id)?;
     let rights = principal.rights(&mut reading)?;
     let given = |name: &String| {
         let (_, held) = rights.groups.iter().find(|(group, _)| group == name)?;
@@ -178,7 +174,7 @@ pub fn check<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Checked, R
         return Err(invalid(format!("capability {}", payload::shown(&capability)), "one without `*`"));
     }
     let mut reading = ports.begin();
-    let rights = principals::existing(&mut reading, id)?.rights(&mut reading)?;
+    let rights = principals::existing_in(&mut reading, id)?.rights(&mut reading)?;
     let own = (!rights::is_own(&asked)).then(|| asked.self_form()).map(|form| {
         let rule = rights.decide(&form);
         OfForm { capability: form.as_str().into(), allowed: rule.allows(), rule }
@@ -193,15 +189,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::principals::{bootstrap, create};
     use crate::testing::Fake;
-
-    fn with_bo() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
-        fake
-    }
 
     fn request(capabilities: &[&str]) -> Value {
         json!({ "principal": "bo", "capabilities": capabilities })
@@ -222,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_grant_and_a_revoke_of_the_same_replace_each_other_and_the_host_is_told() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         assert_eq!(granted(&fake, &["a:b", "a:b", "c"]), ["a:b", "c", "self:*"]);
         revoked(&fake, &["a:b", "self:x"]);
         let told = fake.told()["bo"].clone();
@@ -235,7 +223,7 @@ mod tests {
 
     #[test]
     fn everything_wants_to_be_meant_and_what_does_not_fit_is_invalid() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let unsafely = json!({ "principal": "bo", "capabilities": ["*"], "unsafe_admin": true }).to_string();
         for change in [|f: &Fake, p: &[u8]| grant(f, p).map(drop), |f: &Fake, p: &[u8]| revoke(f, p).map(drop)] {
             for wrong in [
@@ -261,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_check_names_the_rule_for_the_form_that_was_asked_and_for_that_about_oneself() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let about =
             json!({ "capability": "self:a:b", "allowed": true, "rule": "group", "group": "agent", "by": "self:*" });
         assert_eq!(
@@ -285,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_says_what_each_group_gives_and_which_is_not_defined() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let mut record = fake.value(crate::ports::Bucket::Principals, "bo").unwrap();
         record["groups"] = json!(["agent", "gone"]);
         fake.set(crate::ports::Bucket::Principals, "bo", &record);
@@ -307,7 +295,7 @@ mod tests {
             changes in prop::collection::vec((any::<bool>(), prop::sample::select(vec!["a:b", "a:*", "c", "self:*"])), 0..12),
             asked in prop::sample::select(vec!["a:b", "a:x", "c", "self:c", "d"]),
         ) {
-            let fake = with_bo();
+            let fake = Fake::with(&["bo"]);
             let mut last = std::collections::BTreeMap::new();
             for (grants, text) in changes {
                 if grants { drop(granted(&fake, &[text])) } else { revoked(&fake, &[text]) }

@@ -1,13 +1,14 @@
 //! Certificates that stand for a principal: whoever shows one over TLS, instead of a bearer, is let in as that principal.
 //!
-//! That somebody whom the operator trusts has signed it, and that it is good now, TLS has judged; here is only whose it is, by
-//! the SHA-256 of its DER. A certificate that is renewed is another one. Bounds: [`MAX_CERTIFICATES`] of a principal, a label of
-//! 128 bytes. As with devices, one has all rights of its principal, or, with a scope, those of them that the scope covers.
+//! TLS has checked that somebody whom the operator trusts has signed it, and that it is good now. Here it is decided only whose
+//! it is, by the SHA-256 of its DER. A certificate that is renewed is another one. Like a device, it has all rights of its
+//! principal, or, with a scope, those of them that the scope covers. Bounds: [`MAX_CERTIFICATES`] of a principal, a label of
+//! 128 bytes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bearer::{Identified, LIFETIME_SECS};
-use crate::devices::{MAX_LABEL, scope};
+use crate::devices::{check_label, scope};
 use crate::payload::{self, invalid};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals;
@@ -74,12 +75,10 @@ impl From<Certificate> for Row {
 pub fn bind<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusal> {
     let BindRequest { fingerprint, label, scope: wanted } = payload::read(payload)?;
     let fingerprint = parse(&fingerprint)?;
-    if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
-        return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
-    }
+    check_label(label.as_deref())?;
     let scope = scope(ports, wanted)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         if transaction.get(Bucket::Certificates, &fingerprint)?.is_some() {
             return Err(Refusal::Conflict("the certificate stands for a principal already".into()));
         }
@@ -97,10 +96,6 @@ pub fn bind<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Row, Refusa
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {}
-
 /// The answer to `certificate.list`, in the order in which they were bound.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct CertificateList {
@@ -109,8 +104,8 @@ pub struct CertificateList {
 
 /// The certificates of a principal.
 pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<CertificateList, Refusal> {
-    let ListRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     Ok(CertificateList { certificates: principal.certificates.into_iter().map(Row::from).collect() })
 }
 
@@ -129,12 +124,10 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
     let RemoveRequest { fingerprint } = payload::read(payload)?;
     let fingerprint = parse(&fingerprint)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
-        let before = principal.certificates.len();
-        principal.certificates.retain(|certificate| certificate.fingerprint != fingerprint);
-        if principal.certificates.len() == before {
-            return Err(Refusal::NotFound("the principal has no such certificate".into()));
-        }
+        let mut principal = principals::existing_in(transaction, id)?;
+        let found = principal.certificates.iter().position(|certificate| certificate.fingerprint == fingerprint);
+        let unknown = || Refusal::NotFound("the principal has no such certificate".into());
+        principal.certificates.remove(found.ok_or_else(unknown)?);
         transaction.delete(Bucket::Certificates, &fingerprint)?;
         // With the standing, whose change makes the host forget what it remembers of certificates.
         principals::save(transaction, id, &principal)?;
@@ -146,7 +139,8 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
 /// not be judged.
 pub fn authenticate<P: Ports>(ports: &P, fingerprint: &str) -> Result<Option<Identified>, Refusal> {
     let Some(id) = ports.get(Bucket::Certificates, fingerprint)? else { return Ok(None) };
-    let id = String::from_utf8(id).map_err(|_| Refusal::Internal("a certificate's principal does not read".into()))?;
+    let id = String::from_utf8(id)
+        .map_err(|_| Refusal::Internal("the stored principal of a certificate can't be read".into()))?;
     let Some(principal) = principals::load(ports, &id)?.filter(|principal| principal.enabled) else { return Ok(None) };
     let bound = principal.certificates.into_iter().find(|certificate| certificate.fingerprint == fingerprint);
     Ok(bound.map(|certificate| Identified {
@@ -162,17 +156,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW};
-
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        for name in ["bo", "al"] {
-            create(&fake, DEFAULT, json!({ "name": name }).to_string().as_bytes()).unwrap();
-        }
-        fake
-    }
 
     fn print(number: u32) -> String {
         format!("{number:064x}")
@@ -192,7 +176,7 @@ mod tests {
 
     #[test]
     fn whoever_shows_a_bound_certificate_is_its_principal_and_nobody_else_is() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         let row = bound(&fake, "bo", json!({ "fingerprint": print(10), "label": "door" })).unwrap();
         assert_eq!((row.added_at_epoch, row.label.as_deref()), (NOW, Some("door")));
         let shown = who(&fake, 10).unwrap();
@@ -206,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_taken_as_tools_show_it_and_nothing_else_is_one() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         let upper = "AB".repeat(32);
         let colons = (0..32).map(|_| "CD").collect::<Vec<_>>().join(":");
         for (text, want) in [(upper, "ab".repeat(32)), (colons, "cd".repeat(32))] {
@@ -222,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_certificate_stands_for_one_principal_and_each_has_so_many_at_most() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         for number in 0..MAX_CERTIFICATES as u32 {
             bound(&fake, "bo", json!({ "fingerprint": print(number) })).unwrap();
         }
@@ -240,7 +224,7 @@ mod tests {
 
     #[test]
     fn who_is_disabled_or_deleted_is_not_let_in_and_the_certificate_is_free_again() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         bound(&fake, "bo", json!({ "fingerprint": print(1) })).unwrap();
         principals::disable(&fake, br#"{"principal":"bo"}"#).unwrap();
         assert_eq!(who(&fake, 1), None);
@@ -253,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_scope_bounds_its_sessions() {
-        let fake = fake();
+        let fake = Fake::with(&["bo", "al"]);
         bound(&fake, "bo", json!({ "fingerprint": print(1), "scope": ["self:quota:get"] })).unwrap();
         assert_eq!(who(&fake, 1).unwrap().ceiling, Some(vec!["self:quota:get".to_owned()]));
         for wrong in [json!([]), json!(["not a capability"])] {

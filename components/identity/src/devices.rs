@@ -68,8 +68,16 @@ pub struct PairToken {
     pub scope: Option<Vec<String>>,
 }
 
-/// What a device or a certificate may use that is added through this session: what was asked for, or all that the session may use itself. More
-/// than that is denied.
+/// The label of a device or a certificate.
+pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
+    match label.map_or(0, str::len) {
+        size if size > MAX_LABEL => Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}"))),
+        _ => Ok(()),
+    }
+}
+
+/// What a device or a certificate that is added through this session may use: what was asked for, else all that the session
+/// may use itself. More than that is denied.
 pub fn scope<P: Ports>(ports: &P, wanted: Option<Vec<String>>) -> Result<Option<Vec<String>>, Refusal> {
     let ceiling = ports.ceiling();
     let Some(wanted) = wanted else { return Ok(ceiling) };
@@ -93,16 +101,14 @@ pub fn pair<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<PairToken, 
     let PairRequest { expires_secs, label, scope: wanted } = payload::read(payload)?;
     let expires_secs =
         expires_secs.map_or(Ok(DEFAULT_EXPIRY_SECS), |secs| bounded("expires_secs", &secs, 1..=MAX_EXPIRY_SECS))?;
-    if let Some(size) = label.as_ref().map(String::len).filter(|size| *size > MAX_LABEL) {
-        return Err(invalid("label", format!("at most {MAX_LABEL} bytes long; it has {size}")));
-    }
+    check_label(label.as_deref())?;
     let scope = scope(ports, wanted)?;
     let mut secret = [0; 32];
     ports.random(&mut secret)?;
     let part = Base64UrlUnpadded::encode_string;
     let token = format!("{PREFIX}{}.{}", part(id.as_bytes()), part(&secret));
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         let now = ports.now();
         principal.pairings.retain(|pairing| pairing.expires_at > now);
         if principal.pairings.len() >= MAX_PAIRINGS {
@@ -178,17 +184,13 @@ pub fn redeem<P: Ports>(ports: &P, payload: &[u8]) -> Result<LoggedIn, Refusal> 
     })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListRequest {}
-
 /// The answer to `device.list`, in the order in which they were added.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceList {
     pub devices: Vec<Device>,
 }
 
-/// A key, by its name.
+/// A device, as its principal sees it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Device {
     pub fingerprint: String,
@@ -201,8 +203,8 @@ pub struct Device {
 
 /// The devices of a principal.
 pub fn list<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<DeviceList, Refusal> {
-    let ListRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     let device = |Key { fingerprint, label, scope, added_at, .. }| Device {
         fingerprint,
         label,
@@ -226,12 +228,9 @@ pub struct Removed {}
 pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, Refusal> {
     let RemoveRequest { fingerprint } = payload::read(payload)?;
     transact(ports, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
-        let before = principal.keys.len();
-        principal.keys.retain(|key| key.fingerprint != fingerprint);
-        if principal.keys.len() == before {
-            return Err(Refusal::NotFound("the principal has no such device".into()));
-        }
+        let mut principal = principals::existing_in(transaction, id)?;
+        let found = principal.keys.iter().position(|key| key.fingerprint == fingerprint);
+        principal.keys.remove(found.ok_or_else(|| Refusal::NotFound("the principal has no such device".into()))?);
         transaction.delete(Bucket::Keys, &fingerprint)?;
         transaction.end_session(id, None, &format!("its device {fingerprint} is removed"))?;
         // With the standing, whose change makes the host forget what it remembers of bearers.
@@ -246,15 +245,7 @@ mod tests {
 
     use super::*;
     use crate::bearer;
-    use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW, public_key};
-
-    fn with_bo() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
-        fake
-    }
 
     fn token(fake: &Fake) -> String {
         pair(fake, "bo", br#"{"label":"phone"}"#).unwrap().token
@@ -270,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_pair_token_adds_a_device_once_and_its_bearer_is_the_principals() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let token = token(&fake);
         assert!(!fake.text().contains(&token[20..]), "the store has its hash alone");
         let device = redeemed(&fake, &token, 1).unwrap();
@@ -283,7 +274,7 @@ mod tests {
 
     #[test]
     fn tokens_that_are_expired_of_somebody_disabled_or_deleted_or_made_up_are_refused_alike() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let refused = |token: &str| match redeemed(&fake, token, 1) {
             Err(Refusal::Denied(reason)) => assert_eq!(reason, "the pair token is not valid"),
             other => panic!("{token}: {:?}", other.map(|_| ())),
@@ -304,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_taken_key_is_a_conflict_and_spends_nothing() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         redeemed(&fake, &token(&fake), 1).unwrap();
         let second = token(&fake);
         assert!(matches!(redeemed(&fake, &second, 1), Err(Refusal::Conflict(_))));
@@ -313,7 +304,7 @@ mod tests {
 
     #[test]
     fn tokens_devices_times_and_labels_are_bounded() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         for wrong in [
             json!({ "expires_secs": 0 }),
             json!({ "expires_secs": 3601 }),
@@ -334,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_removed_takes_its_own_sessions_with_it_for_good_and_frees_its_key() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let (first, second) = (redeemed(&fake, &token(&fake), 1).unwrap(), redeemed(&fake, &token(&fake), 2).unwrap());
         let good = |token: &str| bearer::authenticate(&fake, token).unwrap().is_some();
         let request = json!({ "fingerprint": first.public_key_fingerprint }).to_string();
@@ -351,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_scope_goes_from_the_token_to_the_device_and_to_its_sessions() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         let asked = json!({ "label": "tv", "scope": ["self:quota:get", "self:agent:list", "self:quota:get"] });
         let paired = pair(&fake, "bo", asked.to_string().as_bytes()).unwrap();
         let scope = ["self:agent:list", "self:quota:get"].map(String::from);
@@ -368,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_session_with_a_scope_pairs_no_device_with_more() {
-        let fake = with_bo();
+        let fake = Fake::with(&["bo"]);
         fake.bound_to(Some(&["self:auth:*", "self:quota:get"]));
         let scoped = |scope: &[&str]| {
             pair(&fake, "bo", json!({ "scope": scope }).to_string().as_bytes()).map(|paired| paired.scope.unwrap())

@@ -129,7 +129,6 @@ mod tests {
     use super::*;
     use crate::bearer;
     use crate::devices;
-    use crate::principals::{DEFAULT, bootstrap, create};
     use crate::testing::{Fake, NOW};
 
     fn key(seed: u8) -> SigningKey {
@@ -142,10 +141,8 @@ mod tests {
 
     /// `bo` has key 1, `al` has key 2.
     fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
+        let fake = Fake::with(&["bo", "al"]);
         for (id, seed) in [("bo", 1), ("al", 2)] {
-            create(&fake, DEFAULT, json!({ "name": id }).to_string().as_bytes()).unwrap();
             let token = devices::pair(&fake, id, b"").unwrap().token;
             let request = json!({ "token": token, "public_key": public(seed) }).to_string();
             devices::redeem(&fake, request.as_bytes()).unwrap();

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use astrid_capsule::PrincipalId;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 
 use crate::refusal::Refusal;
@@ -38,6 +38,16 @@ pub fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
         }
         Refusal::Invalid(text)
     })
+}
+
+/// Reads a request that has no fields.
+pub fn read_empty(payload: &[u8]) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Empty {}
+
+    let Empty {} = read(payload)?;
+    Ok(())
 }
 
 /// A field that is a JSON object: a struct would also read from an array of its fields.
@@ -77,7 +87,12 @@ pub fn principal(field: &str, text: &str) -> Result<(), Refusal> {
 
 /// Reads a record that this component wrote. `what` names it in the refusal.
 pub fn stored<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(bytes).map_err(|_| Refusal::Internal(format!("{what} has a record that does not read")))
+    serde_json::from_slice(bytes).map_err(|_| Refusal::Internal(format!("the stored record of {what} can't be read")))
+}
+
+/// The bytes of a record, for the store.
+pub fn to_store<T: Serialize>(record: &T) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(record).map_err(|error| Refusal::Internal(error.to_string()))
 }
 
 /// A whole number within `bounds`.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::payload::stored;
+use crate::payload::{stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction};
 use crate::refusal::Refusal;
 
@@ -15,7 +15,7 @@ const DEFAULT_GROUP: &str = "DISTRO_DEFAULT_GROUP";
 const DEFAULT_EXPIRES_SECS: &str = "DISTRO_DEFAULT_EXPIRES_SECS";
 const MAX_PRINCIPALS: &str = "DISTRO_MAX_PRINCIPALS";
 
-/// Written by whoever adds or removes a principal while there is a bound, so that two who do are told apart; gone once somebody
+/// Written by whoever adds or removes a principal while there is a bound, so that two at once are a conflict; deleted by whoever
 /// does while there is none.
 const GATE: &str = "principals";
 
@@ -34,13 +34,12 @@ impl Gate {
     }
 
     fn write(&self, transaction: &mut impl Transaction) -> Result<(), Refusal> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(transaction.put(Bucket::Gates, GATE, &bytes)?)
+        Ok(transaction.put(Bucket::Gates, GATE, &to_store(self)?)?)
     }
 }
 
 fn number<P: Ports>(ports: &P, name: &str) -> Result<Option<u32>, Refusal> {
-    let unreadable = |_| Refusal::Internal(format!("{name} of the distribution is no whole number"));
+    let unreadable = |_| Refusal::Internal(format!("{name} of the distribution is not a whole number"));
     ports.setting(name)?.map(|text| text.parse().map_err(unreadable)).transpose()
 }
 
@@ -62,7 +61,7 @@ pub fn default_group<P: Ports>(ports: &P) -> Result<Option<String>, Refusal> {
     Ok(ports.setting(DEFAULT_GROUP)?)
 }
 
-/// How long an invite is good for that does not say it, in seconds.
+/// For how long an invite is good that does not say it, in seconds.
 pub fn default_expires_secs<P: Ports>(ports: &P) -> Result<Option<u32>, Refusal> {
     number(ports, DEFAULT_EXPIRES_SECS)
 }

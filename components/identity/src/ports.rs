@@ -34,7 +34,7 @@ pub enum Bucket {
     Approvals,
     /// Name of a capsule to its open requests for approval.
     Asking,
-    /// What transactions write that must not pass each other by.
+    /// What transactions write that must not go through at once.
     Gates,
 }
 
@@ -118,10 +118,10 @@ pub trait Ports {
 
     fn verify(&self, purpose: &str, bytes: &[u8], signature: &[u8]) -> Result<bool, PortError>;
 
-    /// What the session bounds its principal to that the call comes from; none: to nothing.
+    /// What the session that the call comes from bounds its principal to; none: there is no bound.
     fn ceiling(&self) -> Option<Vec<String>>;
 
-    /// How the session is called that the call comes from, among those of its principal; none: there is none.
+    /// The name of the session that the call comes from, among those of its principal; none: there is no session.
     fn session(&self) -> Option<String>;
 
     /// Publishes on behalf of the caller. Nobody may count on its arrival.

@@ -46,10 +46,6 @@ pub struct Answer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct GetRequest {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SetRequest {
     principal: String,
     #[serde(deserialize_with = "payload::object")]
@@ -105,8 +101,8 @@ fn adopt(field: &str, update: &Option<Option<Number>>, most: u64, quota: &mut Op
 
 /// The quotas of a principal that exists.
 pub fn get<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Answer, Refusal> {
-    let GetRequest {} = payload::read(payload)?;
-    let principal = principals::load(ports, id)?.ok_or_else(|| principals::unknown(id))?;
+    payload::read_empty(payload)?;
+    let principal = principals::existing(ports, id)?;
     Ok(Answer { principal: id.into(), quotas: principal.quotas })
 }
 
@@ -120,7 +116,7 @@ pub fn set<P: Ports>(ports: &P, target: Option<&str>, payload: &[u8]) -> Result<
     let SetRequest { principal: id, quotas: update } = payload::read(payload)?;
     payload::principal("principal", &id)?;
     transact(ports, |transaction| {
-        let mut principal = principals::load_in(transaction, &id)?.ok_or_else(|| principals::unknown(&id))?;
+        let mut principal = principals::existing_in(transaction, &id)?;
         update.apply(&mut principal.quotas)?;
         principals::save(transaction, &id, &principal)?;
         Ok(Answer { principal: id.clone(), quotas: principal.quotas })
@@ -135,12 +131,6 @@ mod tests {
     use crate::principals::{DEFAULT, bootstrap};
     use crate::testing::Fake;
 
-    fn fake() -> Fake {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        fake
-    }
-
     fn change(fake: &Fake, quotas: Value) -> Result<Quotas, String> {
         let payload = json!({ "principal": DEFAULT, "quotas": quotas }).to_string();
         set(fake, None, payload.as_bytes()).map(|a| a.quotas).map_err(|refusal| refusal.reason().to_owned())
@@ -148,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_change_touches_what_it_names_and_is_told_to_the_host_in_the_same_commit() {
-        let fake = fake();
+        let fake = Fake::started();
         assert_eq!(fake.told()[DEFAULT].quotas, Quotas::default());
         let first = change(&fake, json!({ "max_timeout_secs": 86400, "max_storage_bytes": 1 })).unwrap();
         let want = Quotas { max_timeout_secs: Some(86_400), max_storage_bytes: Some(1), ..Quotas::default() };
@@ -164,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_out_of_bounds_or_unknown_is_refused_by_name_and_changes_nothing() {
-        let fake = fake();
+        let fake = Fake::started();
         for (quotas, reason) in [
             (json!({ "max_timeout_secs": 86401 }), "max_timeout_secs = 86401 must be 1 to 86400"),
             (json!({ "max_timeout_secs": 0 }), "max_timeout_secs = 0 must be 1 to 86400"),

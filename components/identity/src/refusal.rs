@@ -6,15 +6,15 @@
 pub enum Refusal {
     /// The payload does not have the form, or a value is out of bounds: names the field, the value and the bound.
     Invalid(String),
-    /// The caller's credential is not good enough, and no more is said.
+    /// The caller may not do that, or its token, bearer or signature is not good; of those no more is said.
     Denied(String),
     /// What the request names does not exist.
     NotFound(String),
-    /// It exists already.
+    /// It stands against what is there: exists already, is full, or is being changed.
     Conflict(String),
     /// The store or a key is away, or too busy; the same request may succeed later.
     Unavailable(String),
-    /// A stored record that should read does not.
+    /// A record or a setting that this component depends on can't be read.
     Internal(String),
 }
 

@@ -51,7 +51,7 @@ pub struct Rights {
     pub grants: Vec<Capability>,
     /// Those that are defined, in the order in which the principal has them.
     pub groups: Vec<(String, Vec<Capability>)>,
-    /// What the session bounds it to; none: to nothing.
+    /// What the session bounds it to; none: there is no bound.
     pub ceiling: Option<Vec<Capability>>,
 }
 
@@ -95,7 +95,7 @@ impl Rights {
         held
     }
 
-    /// Whether this principal may give `capabilities` to others; `what` begins the sentence of the refusal. What is
+    /// Whether this principal may give `capabilities` to others; `what` gives them, and begins the sentence of the refusal. What is
     /// about oneself alone (`self:…`) may be given by everybody. Of the rest, all that it holds itself; a wildcard only if no
     /// revoke may have cut something out of it. Whoever may grant may give everything.
     pub fn check_giving(&self, what: &str, capabilities: &[Capability]) -> Result<(), Refusal> {
@@ -105,7 +105,7 @@ impl Rights {
         if capabilities.iter().all(|given| is_own(given) || holds(given)) || self.decide(&granting).allows() {
             return Ok(());
         }
-        Err(Refusal::Denied(format!("{what} needs {GRANTING}")))
+        Err(Refusal::Denied(format!("{what} gives more than the caller holds, which needs {GRANTING}")))
     }
 }
 

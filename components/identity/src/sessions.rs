@@ -5,11 +5,13 @@
 //! some of those that have expired. Only fingerprints are kept. Bounded by the logins of a minute, by pair tokens and by
 //! [`MAX_RENEWALS`], for each principal.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::approvals;
 use crate::bearer::{self, Bearer, LIFETIME_SECS, MAX_SKEW_SECS};
-use crate::payload::{self, stored};
+use crate::payload::{self, stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::principals::{self, Key, Principal};
 use crate::refusal::Refusal;
@@ -19,8 +21,10 @@ use crate::signing;
 pub const MAX_AGE_SECS: u64 = 604_800;
 /// The most bearers of a principal that renewals have given and that have not expired.
 pub const MAX_RENEWALS: usize = 128;
-/// How many principals one transaction tells the host of.
+/// How many principals one transaction tells the host of, and how many sessions are read at once.
 const PAGE: u32 = 500;
+/// What the record says of sessions that end with the key that signed their bearers.
+const KEY_CHANGED: &str = "the key that signs bearers was changed";
 /// How many sessions are looked at, for whether they have expired, when one begins or is renewed.
 const SWEEP: u32 = 8;
 /// How many seconds earlier than asked a bearer may expire, to be spelled like no other one.
@@ -59,8 +63,7 @@ pub fn live(bytes: Option<Vec<u8>>) -> Result<Option<Session>, Refusal> {
 }
 
 fn save(transaction: &mut impl Transaction, key: &str, session: &Session) -> Result<(), Refusal> {
-    let bytes = serde_json::to_vec(session).map_err(|error| Refusal::Internal(error.to_string()))?;
-    Ok(transaction.put(Bucket::Sessions, key, &bytes)?)
+    Ok(transaction.put(Bucket::Sessions, key, &to_store(session)?)?)
 }
 
 /// Stages a session of a device, and signs its first bearer. The transaction must save the principal's record as well.
@@ -157,11 +160,13 @@ pub fn refresh<P: Ports>(ports: &P, caller: &str, payload: &[u8]) -> Result<Refr
         let (mut principal, _, session) = own(ports, transaction, caller, &token)?;
         let (now, end) = (ports.now(), session.started_at.saturating_add(MAX_AGE_SECS));
         if now >= end {
-            return Err(Refusal::Denied("the session has reached its age; log in anew".into()));
+            return Err(Refusal::Denied("the session is 7 days old and is not renewed any more; log in again".into()));
         }
         principal.renewals.retain(|expires_at| *expires_at > now);
         if principal.renewals.len() >= MAX_RENEWALS {
-            return Err(Refusal::Conflict(format!("{MAX_RENEWALS} bearers were renewed already and have not expired")));
+            return Err(Refusal::Conflict(format!(
+                "{MAX_RENEWALS} renewed bearers are still good; wait for one to expire"
+            )));
         }
         let bearer = stage(ports, transaction, caller, &principal, session, end.min(now + LIFETIME_SECS))?;
         principal.renewals.push(bearer.expires_at);
@@ -210,26 +215,51 @@ pub struct Rotated {
 }
 
 /// Signs with a new key from now on. Bearers of before are good until they expire, or, with `now`, no longer: then everybody
-/// is told anew to the host, page by page, so that it forgets what it remembers. Repeating it finishes what was cut short.
+/// is told anew to the host, page by page, so that it forgets what it remembers, and the record has whose sessions ended.
+/// Repeating it finishes what was cut short.
 pub fn rotate<P: Ports>(ports: &P, payload: &[u8]) -> Result<Rotated, Refusal> {
     let RotateRequest { now } = payload::read(payload)?;
+    // Before the change: whoever begins a session after it keeps that.
+    let ending = if now { devices_in_use(ports)? } else { BTreeSet::new() };
     let generation = signing::rotate(ports, now)?;
     if now {
-        tell_of_everybody(ports)?;
+        tell_of_everybody(ports, &ending)?;
     }
     Ok(Rotated { generation, ended: now })
 }
 
-fn tell_of_everybody<P: Ports>(ports: &P) -> Result<(), Refusal> {
+/// The devices that have a session which neither has expired nor was ended, as [`Session`] names them.
+fn devices_in_use<P: Ports>(ports: &P) -> Result<BTreeSet<(String, u64)>, Refusal> {
+    let mut devices = BTreeSet::new();
+    let mut after = Some(format!("{:020}", ports.now() + 1));
+    loop {
+        let page = ports.scan(Bucket::Sessions, "", after.as_deref(), PAGE)?;
+        for (key, bytes) in page.entries {
+            if let Some(session) = live(Some(bytes))? {
+                devices.insert((session.device, session.number));
+            }
+            after = Some(key);
+        }
+        if !page.more {
+            return Ok(devices);
+        }
+    }
+}
+
+/// Publishes every standing as it is, and records the end of the sessions of those who have one of the devices.
+fn tell_of_everybody<P: Ports>(ports: &P, ending: &BTreeSet<(String, u64)>) -> Result<(), Refusal> {
     let mut after: Option<String> = None;
     loop {
         let page = ports.scan(Bucket::Principals, "", after.as_deref(), PAGE)?;
         let ids: Vec<String> = page.entries.into_iter().map(|(id, _)| id).collect();
         transact(ports, |transaction| {
             for id in &ids {
-                if let Some(principal) = principals::load_in(transaction, id)? {
-                    principals::publish(transaction, id, &principal)?;
+                let Some(principal) = principals::load_in(transaction, id)? else { continue };
+                let has_one = |key: &Key| ending.contains(&(key.fingerprint.clone(), key.number));
+                if principal.enabled && principal.keys.iter().any(has_one) {
+                    transaction.end_session(id, None, KEY_CHANGED)?;
                 }
+                principals::publish(transaction, id, &principal)?;
             }
             Ok(())
         })?;
@@ -246,15 +276,13 @@ mod tests {
 
     use super::*;
     use crate::devices;
-    use crate::principals::{DEFAULT, bootstrap, create};
+    use crate::principals::{DEFAULT, create};
     use crate::testing::{self, Fake, NOW};
 
     const HOUR: u64 = 3_600;
 
     fn with_bo() -> (Fake, String) {
-        let fake = Fake::new();
-        bootstrap(&fake).unwrap();
-        create(&fake, DEFAULT, br#"{"name":"bo"}"#).unwrap();
+        let fake = Fake::with(&["bo"]);
         let token = testing::begin(&fake, "bo", None).token;
         (fake, token)
     }
@@ -416,8 +444,25 @@ mod tests {
         assert_eq!(rotate(&fake, br#"{"now":true}"#).unwrap(), Rotated { generation: 2, ended: true });
         assert!(!good(&fake, &first) && !good(&fake, &second));
         assert_eq!(fake.told(), before, "everybody holds what they held");
+        assert_eq!(fake.ended(), [("bo".to_owned(), None, KEY_CHANGED.to_owned())], "`default` had no session");
         let third = testing::begin(&fake, "bo", None).token;
         assert!(good(&fake, &third));
+    }
+
+    #[test]
+    fn only_whose_session_is_ended_by_a_rotation_is_recorded() {
+        let fake = Fake::with(&["bo", "al", "cy", "di"]);
+        let ended = testing::begin(&fake, "al", None).token;
+        end(&fake, "al", &with(&ended)).unwrap();
+        testing::begin(&fake, "cy", None);
+        fake.set_now(NOW + LIFETIME_SECS);
+        testing::begin(&fake, "bo", None);
+        testing::begin(&fake, "bo", None);
+        testing::begin(&fake, "di", None);
+        principals::disable(&fake, br#"{"principal":"di"}"#).unwrap();
+        rotate(&fake, br#"{"now":true}"#).unwrap();
+        let of_keys: Vec<_> = fake.ended().into_iter().filter(|(_, _, why)| why == KEY_CHANGED).collect();
+        assert_eq!(of_keys, [("bo".to_owned(), None, KEY_CHANGED.to_owned())], "ended, expired, disabled");
     }
 
     #[test]

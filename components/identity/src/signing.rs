@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bearer::LIFETIME_SECS;
-use crate::payload::stored;
+use crate::payload::{stored, to_store};
 use crate::ports::{Bucket, Ports, Transaction, transact};
 use crate::refusal::Refusal;
 
@@ -74,11 +74,10 @@ pub fn rotate<P: Ports>(ports: &P, alone: bool) -> Result<u32, Refusal> {
         }
         if known.len() > MAX_GENERATIONS {
             let reason =
-                "keys were changed too often for all to count until their bearers expire; end those with now = true";
+                "bearers of the oldest key are still good; try again later, or end those of all keys with now = true";
             return Err(Refusal::Conflict(reason.into()));
         }
-        let bytes = serde_json::to_vec(&known).map_err(|error| Refusal::Internal(error.to_string()))?;
-        transaction.put(Bucket::Signing, PURPOSE, &bytes)?;
+        transaction.put(Bucket::Signing, PURPOSE, &to_store(&known)?)?;
         Ok(number)
     })
 }

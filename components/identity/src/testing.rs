@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bearer::Bearer;
 use crate::keys::PublicKey;
@@ -86,6 +86,23 @@ impl Fake {
             while_waiting: Mutex::default(),
             over: 0.into(),
         }))
+    }
+
+    /// As a start of the component leaves it: there is `default`, and nobody else.
+    pub(crate) fn started() -> Self {
+        let fake = Self::new();
+        principals::bootstrap(&fake).unwrap();
+        fake.calls();
+        fake
+    }
+
+    /// With principals of these names, who are in the group `agent`.
+    pub(crate) fn with(names: &[&str]) -> Self {
+        let fake = Self::started();
+        for name in names {
+            principals::create(&fake, principals::DEFAULT, json!({ "name": name }).to_string().as_bytes()).unwrap();
+        }
+        fake
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -208,7 +225,7 @@ impl Fake {
 /// A first bearer of a new device of a principal, with this scope.
 pub(crate) fn begin(fake: &Fake, id: &str, scope: Option<&[&str]>) -> Bearer {
     transact(fake, |transaction| {
-        let mut principal = principals::existing(transaction, id)?;
+        let mut principal = principals::existing_in(transaction, id)?;
         let mut key = PublicKey::parse("key", &public_key(u32::try_from(principal.keys_had).unwrap()))?;
         while transaction.get(Bucket::Keys, &key.fingerprint())?.is_some() {
             let mut seed = [0; 4];

@@ -1,5 +1,5 @@
 //! The JSON of the distribution, as whoever has no session yet sees it: what the host is called and looks like, whether others
-//! are let in, and what whoever sets it up is asked. Values of variables are not here to be shown.
+//! are let in, and what whoever sets it up is asked. The value of a variable is never shown.
 
 use astrid_sdk::host;
 use base64ct::{Base64, Encoding};

@@ -81,16 +81,18 @@ fn capsule_install(message: Message) -> Answer {
 
 fn capsule_topics(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
-    let found = host::topics(&capsule).ok_or_else(|| Refusal::not_found(format!("no capsule `{capsule}`")))?;
+    let found = host::topics(&capsule).ok_or_else(|| not_installed(&capsule))?;
     json(&Topics::new(found)?)
 }
 
 fn capsule_show(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
     let found = host::capsules().into_iter().find(|row| row.id == capsule);
-    let found =
-        found.ok_or_else(|| Refusal::not_found(format!("no capsule `{}` is installed", capsule.escape_debug())))?;
-    json(&desk::Capsule::from(found))
+    json(&desk::Capsule::from(found.ok_or_else(|| not_installed(&capsule))?))
+}
+
+fn not_installed(capsule: &str) -> Refusal {
+    Refusal::not_found(format!("no capsule `{}` is installed", shown(capsule).escape_debug()))
 }
 
 fn capsule_rollback(message: Message) -> Answer {
@@ -133,7 +135,7 @@ fn capsule_history(message: Message) -> Answer {
     let Which { capsule } = message.object()?;
     let steps = host::history(&capsule);
     if steps.is_empty() {
-        return Err(Refusal::not_found(format!("no capsule `{}` was ever installed", capsule.escape_debug())));
+        return Err(Refusal::not_found(format!("no capsule `{}` was ever installed", shown(&capsule).escape_debug())));
     }
     json(&History::from(steps))
 }
@@ -167,10 +169,10 @@ fn capsule_gc(message: Message) -> Answer {
     json(&Collected { files, bytes })
 }
 
-/// The most bytes of a text that the record takes over from a caller.
+/// The most bytes of a text of a caller that the record and a refusal repeat.
 const MAX_SHOWN: usize = 64;
 
-/// The beginning of a text that a caller has named, for the record.
+/// The beginning of a text that a caller has sent.
 fn shown(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_SHOWN)]
 }

@@ -34,7 +34,7 @@ pub struct Types<T> {
 }
 
 impl Topics {
-    /// `unavailable` if a schema of the host's is no JSON.
+    /// `unavailable` if a schema of the host's is not JSON.
     pub fn new(topics: Vec<host::Topic>) -> Result<Self, Refusal> {
         Ok(Self { topics: topics.into_iter().map(Topic::new).collect::<Result<_, _>>()? })
     }

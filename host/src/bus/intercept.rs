@@ -168,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::authority::Mandate;
+    use crate::bus::Origin;
 
     const LIMIT: usize = 16;
 
@@ -207,7 +208,7 @@ mod tests {
                 topic: Topic::parse(topic).unwrap(),
                 principal: PrincipalId::anonymous(),
                 mandate: Mandate::default(),
-                sender: sender.into(),
+                origin: Origin::new(sender, ""),
                 target: None,
                 payload: Bytes::from_static(b"x"),
                 deadline: Instant::now() + Duration::from_secs(5),

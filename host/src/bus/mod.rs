@@ -88,6 +88,20 @@ impl Config {
     }
 }
 
+/// Which version of a capsule sent something.
+#[derive(Debug)]
+pub struct Origin {
+    pub capsule: Arc<str>,
+    /// BLAKE3 of its component, in hexadecimal; empty for what the host itself sends.
+    pub hash: String,
+}
+
+impl Origin {
+    pub fn new(capsule: impl Into<Arc<str>>, hash: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { capsule: capsule.into(), hash: hash.into() })
+    }
+}
+
 /// A message as the host carries it. Only the host fills it in.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -96,8 +110,7 @@ pub struct Message {
     pub principal: PrincipalId,
     /// Within which the principal's rights count.
     pub mandate: Mandate,
-    /// The capsule that sent it.
-    pub sender: Arc<str>,
+    pub origin: Arc<Origin>,
     pub target: Option<PrincipalId>,
     pub payload: Bytes,
     /// When the sender stops waiting; for a publication, when its handler must have ended.
@@ -209,7 +222,7 @@ pub struct Sender {
     pub principal: PrincipalId,
     /// Within which the principal's rights count.
     pub mandate: Mandate,
-    pub capsule: Arc<str>,
+    pub origin: Arc<Origin>,
     pub deadline: Instant,
     pub depth: u8,
     pub cause: Option<Arc<Cause>>,
@@ -373,7 +386,7 @@ impl Bus {
         let Message { principal, mandate, target, .. } = &message;
         let admission = self.authority.judge(route.binding(), principal, mandate, target.as_ref());
         let recording = Recording::of(self.journal.as_ref(), &mut message, route.binding(), &admission);
-        let chain = table.interceptions.of(&message.topic, &message.sender);
+        let chain = table.interceptions.of(&message.topic, &message.origin.capsule);
         drop(table);
         let asking = async {
             if let Some(refused) = admission.refused {
@@ -429,7 +442,7 @@ impl Bus {
         let Message { principal, mandate, target, .. } = &message;
         self.authority.retain_admitted(&mut routes, |r| r.binding(), principal, mandate, target.as_ref());
         let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::clone).collect();
-        let chain = table.interceptions.of(&message.topic, &message.sender);
+        let chain = table.interceptions.of(&message.topic, &message.origin.capsule);
         let mut readers = self.readers(&message, &table);
         drop(table);
         let misfit = take_misfits(&mut routes, &message);
@@ -577,7 +590,7 @@ impl Bus {
             topic,
             principal: sender.principal,
             mandate: sender.mandate,
-            sender: sender.capsule,
+            origin: sender.origin,
             target,
             payload: outgoing.payload,
             deadline,

@@ -56,7 +56,8 @@ impl Recording {
         let fact = Fact {
             principal: Some(message.principal.to_string()),
             session: message.mandate.name().map(str::to_owned),
-            capsule: Some(message.sender.to_string()),
+            capsule: Some(message.origin.capsule.to_string()),
+            hash: some(&message.origin.hash),
             target: message.target.as_ref().map(ToString::to_string),
             requires: some(&admission.requires),
             decision: Some(if admission.refused.is_some() { Decision::Denied } else { Decision::Allowed }),

@@ -34,7 +34,7 @@ pub(super) fn sender(principal: &str) -> Sender {
     Sender {
         principal: PrincipalId::parse(principal).unwrap(),
         mandate: Mandate::default(),
-        capsule: "test".into(),
+        origin: Origin::new("test", ""),
         deadline: Instant::now() + Duration::from_secs(5),
         depth: 0,
         cause: None,
@@ -116,7 +116,7 @@ async fn a_handler_sees_what_the_interceptors_left_and_a_denial_reaches_the_send
     // Who would not get there is not judged; whoever intercepts is not intercepted.
     assert_eq!(bus.request(sender("alice"), out("n.b", b"no")).await, Err(Failure::NoResponder));
     assert_eq!(bus.publish(sender("anonymous"), out("n.a", b"no")).await, Ok(0));
-    let own = Sender { capsule: "loud".into(), ..sender("alice") };
+    let own = Sender { origin: Origin::new("loud", ""), ..sender("alice") };
     assert_eq!(bus.request(own, out("n.a", b"no")).await.unwrap(), "no");
     // A publication is a step of depth like a request.
     let deep = |depth| Sender { depth, ..sender("alice") };

@@ -297,7 +297,7 @@ fn check_tls(home: &Home) -> Option<Finding> {
         Ok(tls) => tls,
         Err(e) => return Some(fail("tls", format!("{e:#}"), "correct [http.tls] of the configuration, or the file")),
     };
-    Some(match http.warning().or_else(|| tls.as_ref()?.warning()) {
+    Some(match http.warning().or_else(|| tls.as_ref()?.overdue()).or_else(|| tls.as_ref()?.warning()) {
         Some((what, next)) => warn("tls", what, next),
         None if tls.is_some() => ok("tls", "the certificate and its key can be read"),
         None => ok("tls", format!("off; {} can't be reached from elsewhere", http.listen)),

@@ -79,7 +79,8 @@ impl Options {
             if !self.follow || context.console.closed() {
                 return Ok(Exit::Done);
             }
-            after = lines.iter().map(|l| l.sequence).fold(after, u64::max);
+            // The newest stands last; its number is lower where the host began anew.
+            after = lines.last().map_or(after, |line| line.sequence);
             limit = MAX_LINES;
             tokio::time::sleep(INTERVAL).await;
             let now = daemon::called(context);

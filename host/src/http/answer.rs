@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 
 use super::requests::{Answered, OTHER, UNMOUNTED};
-use super::wire::{MAX_HEAD_BYTES, MAX_HEADERS};
-use super::{Body, Connection, Exchange, Route, Whom, forwarded, own};
+use super::{Body, Connection, Exchange, Route, Whom, forwarded, head, own};
 use crate::bus::Failure;
 use crate::bus::cause::{Cause, Traceparent};
 use crate::host::Host;
@@ -22,19 +22,23 @@ const RETRY_MS: u32 = 1000;
 
 pub(super) async fn answer(host: Arc<Host>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
-    let cause = Arc::new(Cause { id: request_id(), trace: trace(request.headers()) });
-    let method = known_method(request.method());
-    let (tls, uri) = (connection.tls, request.uri().clone());
-    let probe = own::probe(&host, request.method(), uri.path());
+    let (head, body) = request.into_parts();
+    let cause = Arc::new(Cause { id: request_id(), trace: trace(&head.headers) });
+    let method = known_method(&head.method);
+    let (tls, uri) = (connection.tls, head.uri.clone());
+    let fault = head::check(&head).err();
+    let probe = if fault.is_none() { own::probe(&host, &head.method, uri.path()) } else { None };
     let is_probe = probe.is_some();
-    let mut served = match probe {
-        // HTTP/1 ends the connection before it comes to this.
-        _ if request.headers().len() > MAX_HEADERS => {
-            Served::of(too_large(format!("a request may have {MAX_HEADERS} headers")), OTHER)
+    let mut served = match (fault, probe) {
+        (Some(fault), _) => {
+            let mut refused = own::failure(fault.status(), "bad_request", fault.reason());
+            // What comes behind it might not be meant for a request.
+            refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Served::of(refused, OTHER)
         }
-        Some(answer) => Served::of(answer, if uri.path() == "/metrics" { "/metrics" } else { "/healthz" }),
+        (None, Some(answer)) => Served::of(answer, if uri.path() == "/metrics" { "/metrics" } else { "/healthz" }),
         // In a box of its own: hyper keeps room for this future for as long as the connection is open.
-        None => Box::pin(mounted(&host, connection, request, cause.clone())).await,
+        (None, None) => Box::pin(mounted(&host, connection, head, body, cause.clone())).await,
     };
     let answer = &mut served.answer;
     own::harden(answer.headers_mut(), tls);
@@ -83,17 +87,11 @@ impl Served {
     }
 }
 
-async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Incoming>, cause: Arc<Cause>) -> Served {
-    let path = request.uri().path();
+async fn mounted(host: &Host, connection: Arc<Connection>, head: Parts, body: Incoming, cause: Arc<Cause>) -> Served {
+    let path = head.uri.path();
     if !path.starts_with('/') {
         let reason = "the request target must be a path";
         return Served::of(own::failure(StatusCode::BAD_REQUEST, "bad_request", reason), OTHER);
-    }
-    let head_bytes: usize = request.headers().iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
-    let query_bytes = request.uri().query().map_or(0, |query| 1 + query.len());
-    if head_bytes + path.len() + query_bytes > MAX_HEAD_BYTES {
-        let reason = format!("path, query and headers may have {MAX_HEAD_BYTES} bytes");
-        return Served::of(too_large(reason), OTHER);
     }
     let Some(mount) = host.mounts.find(path) else {
         let reason = "nothing is mounted at this path";
@@ -106,7 +104,6 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     };
     let limit = mount.room.max_body_bytes;
     let config = host.config.now();
-    let (head, body) = request.into_parts();
     let connection = match connection.address {
         Some(peer) => {
             let client = forwarded::client(peer, &head.headers, &config.http.trust_forwarded_from);
@@ -115,7 +112,8 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
         None => connection,
     };
     let served = |answer, bytes_in, whom| Served { answer, mount: mount.prefix, route: None, bytes_in, whom };
-    let patience = Duration::from_secs(config.http.body_timeout_secs);
+    let operators = Duration::from_secs(config.http.body_timeout_secs);
+    let patience = mount.room.body_time.map_or(operators, |own| own.min(operators));
     drop(config);
     let body = match read_body(body, limit, patience).await {
         Ok(body) => body,
@@ -123,8 +121,16 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     };
     let (bytes_in, whom) = (body.len() as u64, Whom::default());
     let expected = bearer(&head.headers).and_then(|token| host.authority.remembered(token));
-    let exchange =
-        Exchange { cause: cause.clone(), head, body, connection, whom: whom.clone(), expected, rehearsal: false };
+    let exchange = Exchange {
+        cause: cause.clone(),
+        head,
+        body,
+        connection,
+        whom: whom.clone(),
+        expected,
+        time: mount.room.answer_time,
+        rehearsal: false,
+    };
     let answer = mount.served.serve(exchange).await.unwrap_or_else(|failure| {
         tracing::warn!(request = &*cause.id, failure = failure.kind(), "a mount gave no answer");
         own::from_failure(failure)
@@ -132,16 +138,12 @@ async fn mounted(host: &Host, connection: Arc<Connection>, request: Request<Inco
     served(answer, bytes_in, whom)
 }
 
-fn too_large(reason: String) -> Response<Body> {
-    own::failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "bad_request", &reason)
-}
-
 async fn read_body(body: Incoming, limit: u64, patience: Duration) -> Result<Bytes, Box<Response<Body>>> {
     let too_large = || {
         let reason = format!("at most {limit} bytes are taken");
         let mut answer = own::failure(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", &reason);
         // What is still coming will not be read.
-        answer.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         Box::new(answer)
     };
     if body.is_end_stream() {
@@ -157,7 +159,7 @@ async fn read_body(body: Incoming, limit: u64, patience: Duration) -> Result<Byt
         Ok(Err(_)) => Err(Box::new(own::failure(StatusCode::BAD_REQUEST, "bad_request", "the body broke off"))),
         Err(_) => {
             let mut answer = own::failure(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long");
-            answer.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Err(Box::new(answer))
         }
     }

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
+use super::der::{SEQUENCE, element, inside};
+
 /// The longest common name that is passed on, in bytes.
 const MAX_NAME_BYTES: usize = 128;
 
@@ -21,10 +23,18 @@ pub struct Certificate {
 
 impl Certificate {
     pub(super) fn of(der: &[u8]) -> Self {
-        let name = common_name(der).and_then(|text| std::str::from_utf8(text).ok());
-        let name = name.filter(|text| text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control));
-        Self { fingerprint: fingerprint(der), common_name: name.map(str::to_owned) }
+        Self { fingerprint: fingerprint(der), common_name: common_name(der).and_then(plain).map(str::to_owned) }
     }
+}
+
+/// The common name in the content of a distinguished name, for people.
+pub(super) fn name(names: &[u8]) -> Option<&str> {
+    last_common_name(names).and_then(plain)
+}
+
+fn plain(text: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(text).ok()?;
+    (text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control)).then_some(text)
 }
 
 /// The SHA-256 of a certificate's DER, 64 lower-case hex digits.
@@ -36,7 +46,6 @@ pub fn fingerprint(der: &[u8]) -> String {
     hex
 }
 
-const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 /// The version stands in a tag of its own, and may be left out.
 const VERSION: u8 = 0xa0;
@@ -45,7 +54,7 @@ const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16];
 /// 2.5.4.3, `id-at-commonName`.
 const COMMON_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x03];
 
-/// The last common name of the subject. None where it is not as RFC 5280 has it.
+/// The common name of a certificate's subject. None where it is not as RFC 5280 has it.
 fn common_name(der: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = inside(SEQUENCE, der)?;
     let (mut rest, _) = inside(SEQUENCE, certificate)?;
@@ -56,7 +65,12 @@ fn common_name(der: &[u8]) -> Option<&[u8]> {
     for _ in 0..4 {
         rest = element(rest)?.2;
     }
-    let (mut names, _) = inside(SEQUENCE, rest)?;
+    let (names, _) = inside(SEQUENCE, rest)?;
+    last_common_name(names)
+}
+
+/// The last common name in the content of a distinguished name.
+fn last_common_name(mut names: &[u8]) -> Option<&[u8]> {
     let mut found = None;
     while !names.is_empty() {
         let (mut set, after) = inside(SET, names)?;
@@ -72,26 +86,6 @@ fn common_name(der: &[u8]) -> Option<&[u8]> {
         }
     }
     found
-}
-
-/// What is in an element of this tag, and what comes after it.
-fn inside(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
-    element(der).filter(|(found, ..)| *found == tag).map(|(_, content, after)| (content, after))
-}
-
-/// An element's tag, what is in it, and what comes after it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let [tag, first, rest @ ..] = der else { return None };
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        0x81..=0x83 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (content, after) = rest.split_at_checked(length)?;
-    Some((*tag, content, after))
 }
 
 #[cfg(test)]

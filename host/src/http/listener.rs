@@ -1,7 +1,7 @@
 //! The sockets: bound, accepted, and over TCP encrypted where the operator has a certificate.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,15 +156,18 @@ async fn connection(host: Arc<Host>, stream: TcpStream, peer: SocketAddr, room: 
             let entered = host.connections.enter(Who::Clear(address));
             wire::serve(host, stream, entered, Version::One, room).await;
         }
-        Some(tls) => {
-            let Some(stream) = encrypted(&host, tls, stream).await else { return };
-            let session = stream.get_ref().1;
-            let version = if session.alpn_protocol() == Some(b"h2") { Version::Two } else { Version::One };
-            let shown = session.peer_certificates().and_then(<[_]>::first).map(|der| Certificate::of(der));
-            let entered = host.connections.enter(Who::Tls(address, shown));
-            wire::serve(host, stream, entered, version, room).await;
-        }
+        // In a box of its own: what TLS needs is no matter of connections in the clear.
+        Some(tls) => Box::pin(over_tls(&host, tls, stream, address, room)).await,
     }
+}
+
+async fn over_tls(host: &Arc<Host>, tls: &Tls, stream: TcpStream, address: IpAddr, room: OwnedSemaphorePermit) {
+    let Some(stream) = encrypted(host, tls, stream).await else { return };
+    let session = stream.get_ref().1;
+    let version = if session.alpn_protocol() == Some(b"h2") { Version::Two } else { Version::One };
+    let shown = session.peer_certificates().and_then(<[_]>::first).map(|der| Certificate::of(der));
+    let entered = host.connections.enter(Who::Tls(address, shown));
+    wire::serve(host.clone(), stream, entered, version, room).await;
 }
 
 /// None if the client fails, takes too long, or the host stops.

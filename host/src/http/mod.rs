@@ -6,13 +6,15 @@
 //!
 //! Bounded by: connections, requests of one connection at once, relays, header and body sizes, time for handshakes, headers,
 //! bodies and the next request, and for clients to read; series of each mount. A body is counted while it arrives and cut at
-//! its mount's limit; a mount may bound how many requests are below it at once.
+//! its mount's limit; a mount may bound how many requests are below it at once, and shorten the time for bodies and answers.
 //! Refuses to know: routes, what a credential says, what an answer means.
 
 mod answer;
 pub mod certificate;
 mod config;
+mod der;
 mod forwarded;
+mod head;
 mod listener;
 mod mounts;
 mod own;
@@ -20,6 +22,7 @@ mod pace;
 mod patient;
 pub mod relay;
 mod requests;
+mod revocation;
 pub mod tls;
 mod wire;
 
@@ -27,6 +30,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use astrid_capsule::PrincipalId;
 use bytes::Bytes;
@@ -65,6 +69,8 @@ pub struct Exchange {
     pub expected: Option<PrincipalId>,
     /// Told once, by whoever takes its credential.
     pub whom: Whom,
+    /// Time for its answer, where its mount has less than any call of the capsule.
+    pub time: Option<Duration>,
     /// Whether nothing that comes of it may last.
     pub rehearsal: bool,
 }

@@ -1,7 +1,9 @@
 //! Which mount serves a path: the longest prefix of whole segments. What there may be of requests below it.
 
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use astrid_capsule::manifest::Http;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Mounted;
@@ -24,6 +26,10 @@ impl<M: ?Sized> Clone for Mount<M> {
 pub struct Room {
     /// The largest body.
     pub max_body_bytes: u64,
+    /// Time for a body; never more than what the operator allows.
+    pub body_time: Option<Duration>,
+    /// Time for an answer, from when the body is there; never more than for any call of the capsule.
+    pub answer_time: Option<Duration>,
     places: Option<Arc<Semaphore>>,
 }
 
@@ -33,10 +39,16 @@ pub struct Place {
 }
 
 impl Room {
+    /// Of one of a manifest's mounts.
+    pub fn of(http: &Http, mount: &str) -> Arc<Self> {
+        let times = (http.body_time(mount), http.answer_time(mount));
+        Arc::new(Self::new(http.body_bytes(mount), http.concurrent(mount), times))
+    }
+
     /// `max_concurrent`: how many requests at once; none for as many as come.
-    pub fn new(max_body_bytes: u64, max_concurrent: Option<u32>) -> Arc<Self> {
+    fn new(max_body_bytes: u64, max_concurrent: Option<u32>, times: (Option<Duration>, Option<Duration>)) -> Self {
         let places = max_concurrent.map(|most| Arc::new(Semaphore::new(most as usize)));
-        Arc::new(Self { max_body_bytes, places })
+        Self { max_body_bytes, body_time: times.0, answer_time: times.1, places }
     }
 
     /// None: as many are there as may be.
@@ -82,7 +94,7 @@ mod tests {
     use super::*;
 
     fn mount(prefix: &str) -> Mount<str> {
-        Mount { prefix: prefix.into(), served: Arc::from(prefix), room: Room::new(1, None) }
+        Mount { prefix: prefix.into(), served: Arc::from(prefix), room: Room::new(1, None, (None, None)).into() }
     }
 
     #[test]
@@ -105,12 +117,12 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_request_is_over_and_without_a_bound_there_always_is_one() {
-        let room = Room::new(1, Some(2));
+        let room = Room::new(1, Some(2), (None, None));
         let (first, second) = (room.enter(), room.enter());
         assert!(first.is_some() && second.is_some() && room.enter().is_none());
         drop(first);
         assert!(room.enter().is_some());
-        let free = Room::new(1, None);
+        let free = Room::new(1, None, (None, None));
         let all: Vec<_> = (0..1000).map(|_| free.enter()).collect();
         assert!(all.iter().all(Option::is_some));
     }

@@ -2,9 +2,10 @@
 //!
 //! Owns, for each connection, since when it waits for its client: for the head of a request, for the next request, or
 //! (over HTTP/2, where a socket that moves says nothing of one stream) for somebody to take an answer. How long a body
-//! may take is counted where it is read; what a socket does not take, by [`Patient`](super::patient::Patient).
+//! may take is counted where it is read; what a socket does not take, by [`Patient`](super::patient::Patient), and
+//! meanwhile nothing else is waited for.
 //!
-//! Bounded by: one timer for each connection; one entry for each answer that is being sent.
+//! Bounded by: one timer for each connection; one entry and [`PIECE`] bytes at hand for each answer that is being sent.
 //! Refuses to know: HTTP.
 
 use std::collections::HashMap;
@@ -18,6 +19,9 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::{Body, BodyError};
+
+/// The most bytes of an answer that are taken at once over HTTP/2, where that is not known to be read.
+const PIECE: usize = 16 * 1024;
 
 /// How long each thing may take.
 #[derive(Debug, Clone, Copy)]
@@ -60,11 +64,13 @@ struct State {
     latest: u64,
     /// Answers that wait for their reader, and since when.
     unread: HashMap<u64, Instant>,
+    /// Whether the socket takes nothing of what is to be written: nobody waits for a request meanwhile.
+    blocked: bool,
 }
 
 impl State {
     fn new(times: Times, kind: Kind, now: Instant) -> Self {
-        Self { times, kind, running: 0, since: now, head: true, latest: 0, unread: HashMap::new() }
+        Self { times, kind, running: 0, since: now, head: true, latest: 0, unread: HashMap::new(), blocked: false }
     }
 
     /// Bytes have come: those of a head, if nothing is being answered. Over HTTP/2 they may be anything.
@@ -90,19 +96,29 @@ impl State {
         }
     }
 
-    /// Whether there is a piece of the answer that nobody has taken.
-    fn waits(&mut self, request: u64, waits: bool, now: Instant) {
+    /// Whether there is a piece of the answer that nobody has taken. Says whether the connection may be late sooner than it
+    /// was before.
+    fn waits(&mut self, request: u64, waits: bool, now: Instant) -> bool {
         if waits {
-            self.unread.insert(request, now);
+            self.unread.insert(request, now).is_none()
         } else {
             self.unread.remove(&request);
+            false
+        }
+    }
+
+    /// Whether the socket takes nothing.
+    fn blocks(&mut self, blocked: bool, now: Instant) {
+        self.blocked = blocked;
+        if self.running == 0 {
+            self.since = now;
         }
     }
 
     /// When the connection is late, and how.
     fn due(&self) -> Option<(Instant, Late)> {
         let unread = self.unread.values().min().map(|since| (*since + self.times.write, Late::Slow));
-        let waiting = (self.running == 0).then(|| match self.head {
+        let waiting = (self.running == 0 && !self.blocked).then(|| match self.head {
             true => (self.since + self.times.head, Late::Slow),
             false => (self.since + self.times.idle, Late::Idle),
         });
@@ -130,6 +146,12 @@ impl Pace {
         self.state().0.arrived(Instant::now());
     }
 
+    /// The socket takes nothing of what is to be written, or does again. How long that may last is for
+    /// [`Patient`](super::patient::Patient) to say.
+    pub(super) fn blocks(&self, blocked: bool) {
+        self.state().0.blocks(blocked, Instant::now());
+    }
+
     /// A request is there whole, but for its body.
     pub(super) fn begin(self: &Arc<Self>) -> Running {
         Running { id: self.state().0.begin(), pace: self.clone() }
@@ -155,8 +177,8 @@ pub(super) struct Running {
 impl Running {
     /// The answer with this body: it is being answered until the body is sent or dropped.
     pub(super) fn with(self, body: Body) -> Paced {
-        let paced = Paced { body, running: self };
-        paced.waits(!paced.body.is_end_stream());
+        let paced = Paced { body, rest: Bytes::new(), running: self };
+        paced.waits(!paced.is_end_stream());
         paced
     }
 }
@@ -169,9 +191,13 @@ impl Drop for Running {
     }
 }
 
-/// A body that says when it is waiting to be read.
+/// A body that says when it is waiting for its reader. Over HTTP/2, where whoever asks for a piece may have no room for it, a
+/// piece has a reader once the next one is asked for, or the body is dropped; and pieces are of [`PIECE`] bytes, since one
+/// that is let go of counts as read.
 pub(super) struct Paced {
     body: Body,
+    /// Of a piece that was too large.
+    rest: Bytes,
     running: Running,
 }
 
@@ -180,11 +206,16 @@ impl Paced {
         let pace = &self.running.pace;
         if pace.kind == Kind::Multiplexed {
             let mut state = pace.state();
-            state.0.waits(self.running.id, waits, Instant::now());
-            if waits {
+            if state.0.waits(self.running.id, waits, Instant::now()) {
                 pace.wake(state);
             }
         }
+    }
+
+    /// What is at hand of a larger piece.
+    fn cut(&mut self) -> Option<Frame<Bytes>> {
+        let bytes = self.rest.len().min(PIECE);
+        (bytes > 0).then(|| Frame::data(self.rest.split_to(bytes)))
     }
 }
 
@@ -196,18 +227,33 @@ impl hyper::body::Body for Paced {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        let more = matches!(polled, Poll::Ready(Some(Ok(_)))) && !self.body.is_end_stream();
-        self.waits(more);
+        let mut polled = match self.cut() {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None => Pin::new(&mut self.body).poll_frame(context),
+        };
+        if self.running.pace.kind == Kind::Multiplexed
+            && let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(data) = frame.data_mut().filter(|data| data.len() > PIECE)
+        {
+            let rest = data.split_off(PIECE);
+            self.rest = rest;
+        }
+        self.waits(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -253,7 +299,9 @@ impl<'a> Watch<'a> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWrite, duplex};
 
+    use super::super::patient::Patient;
     use super::*;
 
     fn secs(secs: u64) -> Duration {
@@ -309,6 +357,51 @@ mod tests {
         assert_eq!(state.due(), None);
     }
 
+    #[tokio::test]
+    async fn over_http_2_an_answer_is_asked_for_piece_by_piece_and_is_whole() {
+        let bytes = Bytes::from_iter((0..PIECE * 2 + 1).map(|n| n as u8));
+        for (kind, pieces) in [(Kind::Multiplexed, 3), (Kind::Single, 1)] {
+            let pace = Pace::new(times(), kind);
+            let mut answer = pace.begin().with(crate::link::http::full(bytes.clone()));
+            let (mut got, mut count) = (Vec::new(), 0);
+            while let Some(frame) = answer.frame().await {
+                let piece = frame.unwrap().into_data().unwrap();
+                got.extend(piece);
+                count += 1;
+                assert_eq!(answer.size_hint().exact(), Some((bytes.len() - got.len()) as u64));
+                assert_eq!(answer.is_end_stream(), got.len() == bytes.len());
+            }
+            assert!(got == bytes && count == pieces, "{count}");
+        }
+    }
+
+    #[test]
+    fn while_the_socket_takes_nothing_no_request_is_waited_for() {
+        let start = Instant::now();
+        let mut state = State::new(times(), Kind::Single, start);
+        let request = state.begin();
+        state.blocks(true, start + secs(1));
+        state.end(request, start + secs(1));
+        assert_eq!(state.due(), None);
+        state.blocks(false, start + secs(500));
+        assert_eq!(state.due(), Some((start + secs(560), Late::Idle)));
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_answer_slowly_is_not_taken_for_idle() {
+        let pace = Pace::new(times(), Kind::Single);
+        let waiting = || pace.state().0.due().is_some();
+        let (mut peer, socket) = duplex(8);
+        let mut socket = Patient::new(socket, secs(30), pace.clone());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut write = || Pin::new(&mut socket).poll_write(&mut context, &[0; 8]).is_ready();
+        drop(pace.begin());
+        assert!(write() && waiting());
+        assert!(!write() && !waiting());
+        peer.read_exact(&mut [0; 8]).await.unwrap();
+        assert!(write() && waiting());
+    }
+
     /// A source that says nothing.
     struct Silent;
 
@@ -334,8 +427,10 @@ mod tests {
             let mut whole = pace.begin().with(crate::link::http::full(Bytes::from_static(b"abc")));
             assert_eq!(waiting(), waits);
             whole.frame().await.unwrap().unwrap();
+            assert_eq!(waiting(), waits, "whoever has asked for it may hold it back");
+            drop(whole);
             assert!(!waiting(), "all of it was taken");
-            drop((answer, whole));
+            drop(answer);
             assert!(waiting(), "for the next request");
         }
     }

@@ -1,4 +1,5 @@
-//! A socket whose peer may take its time to read, but not for ever; and that says when something has come.
+//! A socket whose peer may take its time to read, but not for ever; and that says when something has come, and when nothing
+//! can be written.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use super::pace::Pace;
 pub(super) struct Patient<S> {
     socket: S,
     patience: Duration,
-    /// Told of what it reads.
+    /// Told of what it reads, and when a write waits.
     pace: Arc<Pace>,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -28,8 +29,13 @@ impl<S> Patient<S> {
 
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.waiting = None;
+            if self.waiting.take().is_some() {
+                self.pace.blocks(false);
+            }
             return written;
+        }
+        if self.waiting.is_none() {
+            self.pace.blocks(true);
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(self.patience)));
         waiting.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))

@@ -150,7 +150,11 @@ impl Series {
 fn is_route(prefix: &str, route: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"/{}+*._~:-".contains(&b);
     // What the host answers itself has a name that no path is.
-    prefix.is_empty() || (route.len() <= MAX_ROUTE && route.bytes().all(legal) && super::mounts::covers(prefix, route))
+    prefix.is_empty()
+        || (route.starts_with('/')
+            && route.len() <= MAX_ROUTE
+            && route.bytes().all(legal)
+            && super::mounts::covers(prefix, route))
 }
 
 fn write_line(request: &Answered<'_>, route: &str) {
@@ -220,5 +224,6 @@ mod tests {
             assert!(!is_route("/api", bad), "{bad}");
         }
         assert!(is_route("/", "/anything") && is_route("", UNMOUNTED));
+        assert!(["", "a", UNMOUNTED, OTHER].iter().all(|bad| !is_route("/", bad)), "those names are the host's");
     }
 }

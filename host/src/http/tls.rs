@@ -1,7 +1,8 @@
 //! TLS on the TCP listener.
 //!
-//! Owns the certificate and its key, and whose certificates clients may show, and takes them anew when their files change:
-//! connections that are there stay as they are, and new files that can't be used leave those before in use.
+//! Owns the certificate and its key, whose certificates clients may show and which of those were revoked, and takes them anew
+//! when their files change: connections that are there stay as they are, and new files that can't be used leave those before
+//! in use. A client's certificate is judged in every handshake: no session is resumed where one may be shown.
 //!
 //! Bounded by: [`MAX_FILE_BYTES`] a file. What a handshake may take is the listener's to say.
 //! Refuses to know: what is said over it.
@@ -11,17 +12,21 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// The most bytes of a file of certificates or of a key.
+use super::{certificate, revocation};
+
+/// The most bytes of a file of certificates, of lists or of a key.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// What a client may choose from, the best first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -36,6 +41,9 @@ pub struct Config {
     pub key: PathBuf,
     /// Those that vouch for clients' certificates. Without them none is asked for.
     pub client_ca: PathBuf,
+    /// Which of those certificates were revoked: a list of each of `client_ca`, and of each authority between it and a client.
+    /// With it a certificate is taken only where a list in date says nothing of it. Without it nothing is looked up.
+    pub client_crl: PathBuf,
     /// Whether a client must have one.
     pub client_auth: ClientAuth,
 }
@@ -73,6 +81,11 @@ impl Config {
                 "http.tls.client-ca is set and http.tls.cert is not; without TLS nobody shows a certificate".into()
             );
         }
+        if is_set(&self.client_crl) && !is_set(&self.client_ca) {
+            return Err(
+                "http.tls.client-crl is set and http.tls.client-ca is not; name whose certificates it revokes".into()
+            );
+        }
         if self.client_auth == ClientAuth::Required && !is_set(&self.client_ca) {
             return Err(
                 "http.tls.client-auth is required and http.tls.client-ca is not set; name who vouches for clients"
@@ -88,58 +101,104 @@ impl Config {
 
     /// Its files, absolute; `etc` is where relative paths begin.
     fn files(&self, etc: &Path) -> Files {
-        let client_ca = is_set(&self.client_ca).then(|| etc.join(&self.client_ca));
-        Files { cert: etc.join(&self.cert), key: etc.join(&self.key), client_ca, client_auth: self.client_auth }
+        let set = |path: &PathBuf| is_set(path).then(|| etc.join(path));
+        Files {
+            cert: etc.join(&self.cert),
+            key: etc.join(&self.key),
+            client_ca: set(&self.client_ca),
+            client_crl: set(&self.client_crl),
+            client_auth: self.client_auth,
+        }
     }
 }
 
 /// Which files make up TLS.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Files {
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     client_auth: ClientAuth,
 }
 
 /// By what a change of a file is noticed: when it was changed, which file it is, how large.
-type Stamp = [Option<(i64, i64, u64, u64)>; 3];
+type Stamp = [Option<(i64, i64, u64, u64)>; 4];
 
 impl Files {
     fn stamp(&self) -> Stamp {
         let of = |meta: Metadata| (meta.mtime(), meta.mtime_nsec(), meta.ino(), meta.len());
         let of = |path: &Path| std::fs::metadata(path).ok().map(of);
-        [of(&self.cert), of(&self.key), self.client_ca.as_deref().and_then(of)]
+        let [ca, crl] = [&self.client_ca, &self.client_crl].map(|path| path.as_deref().and_then(of));
+        [of(&self.cert), of(&self.key), ca, crl]
     }
 
-    fn load(&self) -> anyhow::Result<Arc<ServerConfig>> {
+    /// What new connections get, and when the first of the lists of revoked certificates is out of date.
+    fn load(&self) -> anyhow::Result<(Arc<ServerConfig>, Option<SystemTime>)> {
         let Self { cert, key, client_ca, .. } = self;
         let chain = certificates("http.tls.cert", cert)?;
         let private = PrivateKeyDer::from_pem_slice(&read("http.tls.key", key)?)
             .map_err(|error| anyhow::anyhow!("http.tls.key: {} is no private key in PEM: {error}", key.display()))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let builder = match client_ca {
-            None => builder.with_no_client_auth(),
+        let (builder, until) = match client_ca {
+            None => (builder.with_no_client_auth(), None),
             Some(path) => {
-                let unusable = || format!("http.tls.client-ca: {} can't be used", path.display());
-                let mut roots = RootCertStore::empty();
-                for root in certificates("http.tls.client-ca", path)? {
-                    roots.add(root).with_context(unusable)?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = match self.client_auth {
-                    ClientAuth::Optional => verifier.allow_unauthenticated(),
-                    ClientAuth::Required => verifier,
-                };
-                builder.with_client_cert_verifier(verifier.build().with_context(unusable)?)
+                let (verifier, until) = self.verifier(path, provider)?;
+                (builder.with_client_cert_verifier(verifier), until)
             }
         };
         let mut config = builder.with_single_cert(chain, private).with_context(|| {
             format!("http.tls.cert and http.tls.key: {} and {} do not belong together", cert.display(), key.display())
         })?;
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-        Ok(Arc::new(config))
+        if client_ca.is_some() {
+            // A session that is taken up again would bring its certificate along, unchecked: it may have ended since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok((Arc::new(config), until))
+    }
+
+    /// Who judges clients' certificates, and when the first of the lists that it goes by is out of date.
+    fn verifier(
+        &self,
+        ca: &Path,
+        provider: Arc<CryptoProvider>,
+    ) -> anyhow::Result<(Arc<dyn ClientCertVerifier>, Option<SystemTime>)> {
+        let unusable = |key: &str, path: &Path| format!("http.tls.{key}: {} can't be used", path.display());
+        let mut roots = RootCertStore::empty();
+        for root in certificates("http.tls.client-ca", ca)? {
+            roots.add(root).with_context(|| unusable("client-ca", ca))?;
+        }
+        let roots = Arc::new(roots);
+        let mut builder = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
+        let mut until = None;
+        if let Some(path) = &self.client_crl {
+            let lists: Vec<CertificateRevocationListDer<'_>> = all("http.tls.client-crl", path, "revocation list")?;
+            let read = |list: &CertificateRevocationListDer<'_>| revocation::next_update(list);
+            let ends: Option<Vec<SystemTime>> = lists.iter().map(read).collect();
+            let ends =
+                ends.with_context(|| format!("{}: a list without its next update", unusable("client-crl", path)))?;
+            until = ends.into_iter().min();
+            for root in &roots.roots {
+                let listed = lists.iter().any(|list| revocation::issuer(list) == Some(&*root.subject));
+                ensure!(
+                    listed,
+                    "http.tls.client-crl: {} holds no list of {}, which http.tls.client-ca names; none of its clients \
+                     would get in",
+                    path.display(),
+                    certificate::name(&root.subject).unwrap_or("an authority without a common name"),
+                );
+            }
+            // Of every authority down to the client; what no list in date speaks of is refused.
+            builder = builder.with_crls(lists).enforce_revocation_expiration();
+        }
+        if self.client_auth == ClientAuth::Optional {
+            builder = builder.allow_unauthenticated();
+        }
+        let named = self.client_crl.as_deref().map_or(("client-ca", ca), |crl| ("client-crl", crl));
+        Ok((builder.build().with_context(|| unusable(named.0, named.1))?, until))
     }
 }
 
@@ -165,13 +224,31 @@ pub struct Loaded {
     files: Files,
     stamp: Stamp,
     config: Arc<ServerConfig>,
+    /// When the first list of revoked certificates is out of date.
+    until: Option<SystemTime>,
+    /// Whether the log says that it is.
+    said: bool,
 }
 
 impl Loaded {
     fn of(files: Files) -> anyhow::Result<Self> {
         // Before they are read: what changes meanwhile is seen the next time.
         let stamp = files.stamp();
-        Ok(Self { config: files.load()?, files, stamp })
+        let (config, until) = files.load()?;
+        Ok(Self { files, stamp, config, until, said: false })
+    }
+
+    /// That a list is out of date, and what to do.
+    fn overdue(&self) -> Option<(String, String)> {
+        let path =
+            self.files.client_crl.as_ref().filter(|_| self.until.is_some_and(|until| until <= SystemTime::now()))?;
+        Some((
+            format!(
+                "http.tls.client-crl: {} holds a list that is out of date; no certificate of its authority is taken",
+                path.display()
+            ),
+            "put the authority's latest list there".into(),
+        ))
     }
 }
 
@@ -203,12 +280,17 @@ impl Tls {
         *self.current.lock().expect("no panic under this lock") = loaded;
     }
 
-    /// Looks whether the files have changed, and takes them if so.
+    /// Looks whether the files have changed, and takes them if so. A list of revoked certificates that is out of date is said
+    /// in the log, once.
     pub fn refresh(&self) -> Refreshed {
         let files = {
             let mut current = self.current.lock().expect("no panic under this lock");
             let stamp = current.files.stamp();
             if stamp == current.stamp {
+                if let Some((what, next)) = current.overdue().filter(|_| !current.said) {
+                    tracing::warn!("{what}; {next}");
+                    current.said = true;
+                }
                 return Refreshed::Same;
             }
             // What can't be used is tried once.
@@ -217,8 +299,11 @@ impl Tls {
         };
         match Loaded::of(files) {
             Ok(loaded) => {
-                tracing::info!(cert = %loaded.files.cert.display(), "new connections get the certificate as it is now");
-                self.put(loaded);
+                let cert = loaded.files.cert.clone();
+                if !self.replace(loaded) {
+                    return Refreshed::Same;
+                }
+                tracing::info!(cert = %cert.display(), "new connections get the certificate as it is now");
                 Refreshed::Changed
             }
             Err(error) => {
@@ -226,6 +311,21 @@ impl Tls {
                 Refreshed::Kept
             }
         }
+    }
+
+    /// False: meanwhile the configuration has come to name other files, which were read then.
+    fn replace(&self, loaded: Loaded) -> bool {
+        let mut current = self.current.lock().expect("no panic under this lock");
+        let same = current.files == loaded.files;
+        if same {
+            *current = loaded;
+        }
+        same
+    }
+
+    /// That a list of revoked certificates is out of date, and what to do.
+    pub fn overdue(&self) -> Option<(String, String)> {
+        self.current.lock().expect("no panic under this lock").overdue()
     }
 
     /// What is not as it should be and no reason to stop, with what to do.
@@ -240,10 +340,15 @@ impl Tls {
 }
 
 fn certificates(what: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    all(what, path, "certificate")
+}
+
+/// All of a kind in a PEM file; at least one.
+fn all<T: PemObject>(what: &str, path: &Path, kind: &str) -> anyhow::Result<Vec<T>> {
     let pem = read(what, path)?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let found = T::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| anyhow::anyhow!("{what}: {} is no PEM: {error}", path.display()))?;
-    ensure!(!found.is_empty(), "{what}: {} holds no certificate in PEM", path.display());
+    ensure!(!found.is_empty(), "{what}: {} holds no {kind} in PEM", path.display());
     Ok(found)
 }
 
@@ -260,6 +365,10 @@ fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
     use super::*;
 
@@ -281,20 +390,21 @@ mod tests {
 
     #[test]
     fn what_belongs_together_is_asked_for_by_key() {
-        let check = |cert: &str, key: &str, client_ca: &str, client_auth| {
-            let (cert, key, client_ca) = (cert.into(), key.into(), client_ca.into());
-            Config { cert, key, client_ca, client_auth }.check()
+        let check = |cert: &str, key: &str, client_ca: &str, client_crl: &str, client_auth| {
+            let [cert, key, client_ca, client_crl] = [cert, key, client_ca, client_crl].map(PathBuf::from);
+            Config { cert, key, client_ca, client_crl, client_auth }.check()
         };
-        for (cert, key, ca, auth, want) in [
-            ("a", "", "", ClientAuth::Optional, "http.tls.key is not"),
-            ("", "a", "", ClientAuth::Optional, "http.tls.cert is not"),
-            ("", "", "a", ClientAuth::Optional, "http.tls.cert is not"),
-            ("a", "a", "", ClientAuth::Required, "http.tls.client-ca is not set"),
+        for (cert, key, ca, crl, auth, want) in [
+            ("a", "", "", "", ClientAuth::Optional, "http.tls.key is not"),
+            ("", "a", "", "", ClientAuth::Optional, "http.tls.cert is not"),
+            ("", "", "a", "", ClientAuth::Optional, "http.tls.cert is not"),
+            ("a", "a", "", "a", ClientAuth::Optional, "http.tls.client-ca is not"),
+            ("a", "a", "", "", ClientAuth::Required, "http.tls.client-ca is not set"),
         ] {
-            let error = check(cert, key, ca, auth).unwrap_err();
+            let error = check(cert, key, ca, crl, auth).unwrap_err();
             assert!(error.contains(want), "{error}");
         }
-        check("a", "a", "a", ClientAuth::Required).unwrap();
+        check("a", "a", "a", "a", ClientAuth::Required).unwrap();
         Config::default().check().unwrap();
         assert!(Tls::open(&Config::default(), Path::new("/")).unwrap().is_none());
     }
@@ -329,6 +439,19 @@ mod tests {
             let error = with(change);
             assert!(error.contains(key) && error.contains(file) && error.contains(why), "{error}");
         }
+        // A certificate of nobody's can be the one that vouches.
+        let mut config = Config { client_ca: "cert.pem".into(), ..config };
+        assert!(Tls::open(&config, dir.path()).unwrap().is_some());
+        let damaged = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+        std::fs::write(at("damaged.pem"), damaged).unwrap();
+        for (file, why) in
+            [("none.pem", "can't read"), ("cert.pem", "no revocation list"), ("damaged.pem", "next update")]
+        {
+            config.client_crl = file.into();
+            let error = Tls::open(&config, dir.path()).map(|_| ()).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(error.contains("http.tls.client-crl") && error.contains(file) && error.contains(why), "{error}");
+        }
     }
 
     #[test]
@@ -358,6 +481,56 @@ mod tests {
         std::fs::remove_file(dir.path().join("key.pem")).unwrap();
         assert!(tls.read(&config).is_err());
         assert_eq!(tls.refresh(), Refreshed::Kept);
+    }
+
+    /// How each of two connections of the same client begins.
+    async fn twice(tls: &Tls, dir: &Path) -> [HandshakeKind; 2] {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificates("", &dir.join("cert.pem")).unwrap().remove(0)).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let connector = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let server = async {
+                let mut stream = tls.acceptor().accept(ours).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let client = async {
+                let mut stream = connector.connect("localhost".try_into().unwrap(), theirs).await.unwrap();
+                // To the end: tickets come after the handshake.
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+                stream.get_ref().1.handshake_kind().unwrap()
+            };
+            kinds.push(tokio::join!(server, client).1);
+        }
+        kinds.try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_clients_show_certificates_every_connection_shows_them_anew() {
+        let (dir, config) = folder();
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        assert_eq!(twice(&tls, dir.path()).await, [HandshakeKind::Full, HandshakeKind::Resumed]);
+        let config = Config { client_ca: "cert.pem".into(), ..config };
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        assert_eq!(twice(&tls, dir.path()).await, [HandshakeKind::Full, HandshakeKind::Full]);
+    }
+
+    #[test]
+    fn what_is_read_anew_does_not_replace_files_that_were_named_meanwhile() {
+        let (dir, config) = folder();
+        let tls = Tls::open(&config, dir.path()).unwrap().unwrap();
+        std::fs::copy(dir.path().join("cert.pem"), dir.path().join("ca.pem")).unwrap();
+        let of = |config: &Config| Loaded::of(config.files(dir.path())).unwrap();
+        let (before, now) = (of(&config), of(&Config { client_ca: "ca.pem".into(), ..config.clone() }));
+        let files = now.files.clone();
+        tls.put(now);
+        assert!(!tls.replace(before));
+        assert_eq!(tls.current.lock().unwrap().files, files);
+        assert!(tls.replace(of(&Config { client_ca: "ca.pem".into(), ..config })));
     }
 
     #[test]

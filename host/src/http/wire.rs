@@ -87,7 +87,7 @@ pub(super) async fn serve<S>(
             // Its own clock makes no difference between a head and the time before it.
             builder.timer(TokioTimer::new()).header_read_timeout(None);
             builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
-            let connection = builder.serve_connection(stream, service);
+            let connection = Box::pin(builder.serve_connection(stream, service));
             drive(&host, &pace, connection, http1::Connection::graceful_shutdown).await;
         }
         Version::Two => {
@@ -96,19 +96,18 @@ pub(super) async fn serve<S>(
             builder.max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEADER_LIST);
             builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
             builder.max_pending_accept_reset_streams(MAX_RESET_STREAMS).max_send_buf_size(SEND_BUFFER);
-            let connection = builder.serve_connection(stream, service);
-            // In a box of its own: it is larger than what most connections need.
-            Box::pin(drive(&host, &pace, connection, http2::Connection::graceful_shutdown)).await;
+            let connection = Box::pin(builder.serve_connection(stream, service));
+            drive(&host, &pace, connection, http2::Connection::graceful_shutdown).await;
         }
     }
 }
 
-/// Polls a connection until it ends, or has to: `leave` lets it finish the requests that it is in.
-async fn drive<C>(host: &Host, pace: &Pace, connection: C, leave: fn(Pin<&mut C>))
+/// Polls a connection until it ends, or has to: `leave` lets it finish the requests that it is in. The connection is in a box,
+/// because a future has room for each place that it was ever moved to.
+async fn drive<C>(host: &Host, pace: &Pace, mut connection: Pin<Box<C>>, leave: fn(Pin<&mut C>))
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    tokio::pin!(connection);
     let sleep = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(sleep);
     let mut watch = Watch::new(pace, sleep);

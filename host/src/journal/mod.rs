@@ -40,7 +40,6 @@ use zeroize::Zeroizing;
 
 pub use fact::{Decision, Fact, MAX_FACT, Outcome};
 use note::{Key, Kind};
-pub use prune::By;
 use queue::{Answer, Job, Queue};
 pub use read::{MAX_PAGE, Page, ReadError};
 pub use summary::Filter;
@@ -114,6 +113,11 @@ impl Wish {
     /// Facts of what is done by `work` say whose wish it was.
     pub fn within<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         WISH.scope(self, work)
+    }
+
+    /// As [`Self::within`], for what blocks.
+    pub fn around<T>(self, work: impl FnOnce() -> T) -> T {
+        WISH.sync_scope(self, work)
     }
 }
 

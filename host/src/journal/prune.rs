@@ -1,7 +1,7 @@
 //! Deleting the oldest entries. Hashes stay, so what is left can be proven, and the log goes on as it was.
 //!
-//! First it is a fact, durably, and the tail gives up what lies in whole bundles; then the host's own note of it (`pruned`) moves; then files go. After a crash in between,
-//! the next time goes on where this one was. Refuses to know how long anything should be kept.
+//! First it is a fact, durably, and the tail gives up what lies in whole bundles; then the host's own note of it (`pruned`)
+//! moves; then files go. After a crash in between, the next time goes on where this one was. Refuses to know how long anything should be kept.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,17 +9,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::tiles::{self, Kind, WIDTH};
-use super::verify::PRUNED;
 use super::{Fact, Journal, pruned_path};
 use crate::files;
 use crate::runtime::Blocking;
-
-/// Who wants it.
-#[derive(Debug, Clone)]
-pub struct By {
-    pub principal: String,
-    pub capsule: String,
-}
 
 /// What the host remembers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,20 +44,17 @@ impl Journal {
         self.shared.first.load(Ordering::Acquire)
     }
 
-    /// Deletes whole bundles before index `before` that the last checkpoint covers. The answer is the first index that is
+    /// Deletes whole bundles before index `before` that the last checkpoint covers; `wish` is a fact of [`super::verify::PRUNED`] by whoever
+    /// wants it. The answer is the first index that is
     /// kept. The error says why nothing, or not everything, was deleted; trying again goes on.
-    pub async fn prune(&self, before: u64, by: By, blocking: &Blocking) -> Result<u64, String> {
+    pub async fn prune(&self, before: u64, wish: Fact, blocking: &Blocking) -> Result<u64, String> {
         let _alone = self.pruning.lock().await;
         let first = (before.min(self.signed()) / WIDTH * WIDTH).max(self.first());
         if first > self.first() {
-            let fact = Fact {
-                principal: Some(by.principal),
-                capsule: Some(by.capsule),
-                target: Some(first.to_string()),
-                ..self.fact(PRUNED)
-            };
             self.shared.shorten.store(true, Ordering::Release);
-            self.append_durable(fact).await.map_err(|error| error.to_string())?;
+            self.append_durable(Fact { target: Some(first.to_string()), ..wish })
+                .await
+                .map_err(|error| error.to_string())?;
         }
         let (shared, folder) = (self.shared.clone(), self.tiles.folder().to_owned());
         let deleting = move || {

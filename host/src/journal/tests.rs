@@ -622,12 +622,14 @@ fn some_facts_with_their_proofs_are_checked_without_the_log_and_the_first_that_i
     let found = write(&whole).unwrap();
     assert!(verify::holds_proofs(folder.path()));
     assert_eq!((found.proven, found.redacted, found.checkpoint.size), (4, 1, 703));
-    let edits: [fn(&mut Vec<verify::Proven>); 5] = [
+    let edits: [fn(&mut Vec<verify::Proven>); 7] = [
         |lines| lines[2].fact = lines[2].fact.replace("number", "another"),
         |lines| lines[2].index += 1,
         |lines| lines[2].proof.as_mut().unwrap().swap(0, 1),
         |lines| lines[2] = lines[1].clone(),
         |lines| lines[2].proof = Some(vec!["no".into()]),
+        |lines| lines[2] = verify::Proven { index: 703, proof: None, ..lines[3].clone() },
+        |lines| lines[2] = verify::Proven { index: u64::MAX, proof: None, ..lines[3].clone() },
     ];
     for edit in edits {
         let mut lines = whole.clone();
@@ -744,7 +746,7 @@ fn what_was_pruned_is_gone_by_a_fact_and_everything_else_is_still_proven() {
     let journal = place.open();
     record(&journal, 1900);
     let blocking = crate::runtime::Blocking::new(1);
-    let by = || prune::By { principal: "alice".into(), capsule: "audit".into() };
+    let by = || Fact { capsule: Some("audit".into()), ..journal.fact(verify::PRUNED) };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     while journal.signed() < 1902 {
         std::thread::yield_now();

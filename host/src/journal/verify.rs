@@ -272,6 +272,13 @@ pub fn verify_facts(folder: &Path, key: &Key) -> Result<VerifiedFacts, Differenc
         if proven.index < next {
             return Err(wrong("facts in the order of the log", "one that comes earlier, or again"));
         }
+        let size = found.checkpoint.size;
+        if proven.index >= size {
+            return Err(wrong(
+                &format!("a fact of the {size} that are signed"),
+                &format!("one of index {}", proven.index),
+            ));
+        }
         next = proven.index + 1;
         let Some(proof) = proven.proof else {
             found.redacted += 1;

@@ -362,7 +362,7 @@ pub fn to_wit(message: &Message) -> types::Message {
         id: message.id,
         topic: message.topic.as_str().into(),
         principal: message.principal.as_str().into(),
-        sender: message.sender.to_string(),
+        sender: message.origin.capsule.to_string(),
         target: message.target.as_ref().map(|t| t.as_str().into()),
         remaining_ms: if message.publication { 0 } else { u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX) },
         streams: message.reply.is_some(),

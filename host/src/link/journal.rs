@@ -6,6 +6,7 @@ use super::Call;
 use super::bindings::handler::astrid::journal::{facts, retention};
 use crate::Boxed;
 use crate::journal::tiles::Kind;
+use crate::journal::verify::PRUNED;
 use crate::journal::{self, Filter, Journal, Outcome, ReadError};
 
 impl From<ReadError> for facts::Error {
@@ -125,10 +126,9 @@ impl retention::Host for Call {
             return Ok(Err("this is a rehearsal: nothing is deleted".to_owned()));
         }
         let host = self.host.clone();
-        let by =
-            journal::By { principal: self.turn.sender.principal.to_string(), capsule: self.generation.id.to_string() };
+        let wish = self.fact(PRUNED);
         // A caller that goes away must not leave it half done.
-        let pruning = tokio::spawn(async move { host.journal.prune(before, by, &host.blocking).await });
+        let pruning = tokio::spawn(async move { host.journal.prune(before, wish, &host.blocking).await });
         let outcome = self.turn.waited.around(pruning).await;
         Ok(outcome.unwrap_or_else(|error| Err(error.to_string())))
     }

@@ -209,7 +209,7 @@ impl Call {
             principal: Some(sender.principal.to_string()),
             session: sender.mandate.name().map(str::to_owned),
             capsule: Some(self.generation.id.to_string()),
-            hash: Some(self.generation.hash.clone()),
+            hash: Some(self.generation.origin.hash.clone()),
             cause: sender.cause.as_ref().map(ToString::to_string),
             ..self.host.journal.fact(action)
         }

@@ -67,6 +67,16 @@ impl limit::Host for Call {
 }
 
 impl Call {
+    /// What the host does for this call is done at the wish of whoever it is for.
+    fn wish(&self) -> Wish {
+        let Doing { principal, mandate, cause } = self.turn.doing();
+        Wish {
+            principal: principal.to_string(),
+            session: mandate.name().map(str::to_owned),
+            cause: cause.map(|cause| cause.to_string()),
+        }
+    }
+
     /// Changes what is installed, unless this is a rehearsal. A task of its own: a caller that goes away must not leave it
     /// half done; boxed, because a change calls capsules, whose calls hold this one's type again.
     fn change<T, F>(&self, change: impl FnOnce(Arc<Host>) -> F) -> Boxed<'static, Result<T, host::InstallError>>
@@ -75,12 +85,7 @@ impl Call {
         F: Future<Output = Result<T, InstallError>> + Send + 'static,
     {
         let rehearsal = self.turn.sender.rehearsal;
-        let Doing { principal, mandate, cause } = self.turn.doing();
-        let wish = Wish {
-            principal: principal.to_string(),
-            session: mandate.name().map(str::to_owned),
-            cause: cause.map(|cause| cause.to_string()),
-        };
+        let wish = self.wish();
         let changing: Option<Boxed<'static, _>> =
             (!rehearsal).then(|| Box::pin(wish.within(change(self.host.clone()))) as _);
         let waited = self.turn.waited.clone();
@@ -217,8 +222,8 @@ impl host::Host for Call {
         if self.turn.sender.rehearsal {
             return Ok(Err("this is a rehearsal: nothing is changed".into()));
         }
-        let host = self.host.clone();
-        let reloading = self.host.blocking.run(move || crate::reload::reload(&host));
+        let (host, wish) = (self.host.clone(), self.wish());
+        let reloading = self.host.blocking.run(move || wish.around(|| crate::reload::reload(&host)));
         let reloaded = self.turn.waited.around(reloading).await?;
         let change = |c: crate::config::Change| host::Change {
             key: c.key,

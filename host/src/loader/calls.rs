@@ -177,7 +177,8 @@ impl Mounted for Generation {
     fn serve(self: Arc<Self>, exchange: Exchange) -> Boxed<'static, Result<Response<Body>, Failure>> {
         Box::pin(async move {
             let (cause, rehearsal) = (Some(exchange.cause.clone()), exchange.rehearsal);
-            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + self.bounds.timeout) };
+            let time = exchange.time.map_or(self.bounds.timeout, |time| time.min(self.bounds.timeout));
+            let sender = Sender { cause, rehearsal, ..self.nobody(Instant::now() + time) };
             if let Some(export) = self.exports.front_end.clone() {
                 let lane = exchange.lane();
                 let shadowed = if rehearsal { None } else { self.watch.shadow() };
@@ -240,8 +241,8 @@ impl Relayed for Generation {
             let lane = Lane::Principal(principal.clone());
             let deadline = Instant::now() + self.bounds.timeout;
             // As deep as the messages: what circles through a relay ends as well.
-            let (capsule, cause) = (self.id.clone(), Some(cause));
-            let sender = Sender { principal, mandate, capsule, deadline, depth, cause, rehearsal: false };
+            let (origin, cause) = (self.origin.clone(), Some(cause));
+            let sender = Sender { principal, mandate, origin, deadline, depth, cause, rehearsal: false };
             let turn = Turn::new(sender, Inbound::default());
             let outcome = self.enter(Rank::Outer, lane, turn, Isolation::Call, |store, instance| {
                 Box::pin(async move {

@@ -117,7 +117,7 @@ impl Loader {
                         Ok(done) => install::about(&done.version, done.previous_version.as_deref(), &done.grants),
                         Err(_) => format!("version {}, from the distribution", found.version),
                     };
-                    facts::changed(host, "capsule.install", &name, &about, &done);
+                    facts::installed(host, &name, &about, &done);
                     match done {
                         Ok(done) if done.previous_version.is_some() => ("upgraded", None),
                         Ok(_) => ("installed", None),

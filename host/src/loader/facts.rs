@@ -1,13 +1,22 @@
 //! What is loaded and changed, as facts: whose code runs is what an audit asks first.
 
-use super::{InstallError, Record};
+use super::{InstallError, Installed, Record};
 use crate::host::Host;
 use crate::journal::{Fact, Outcome};
 
 /// A change of a capsule, or with an empty id of what belongs to several, made or not. Nobody may know the id. `about` says
 /// more.
 pub(super) fn changed<T>(host: &Host, action: &str, id: &str, about: &str, done: &Result<T, InstallError>) {
-    let fact = host.journal.fact(action);
+    record(host, host.journal.fact(action), id, about, done);
+}
+
+/// As [`changed`], with the hash of what is installed now.
+pub(super) fn installed(host: &Host, id: &str, about: &str, done: &Result<Installed, InstallError>) {
+    let hash = done.as_ref().ok().map(|installed| installed.hash.clone());
+    record(host, Fact { hash, ..host.journal.fact("capsule.install") }, id, about, done);
+}
+
+fn record<T>(host: &Host, fact: Fact, id: &str, about: &str, done: &Result<T, InstallError>) {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let (target, detail) = (some(id), some(about));
     host.journal.append(match done {

@@ -23,7 +23,7 @@ use crate::bus::intercept::Interception;
 use crate::bus::stream::Writer;
 use crate::bus::typed::Types;
 use crate::bus::waiting::Place;
-use crate::bus::{Failure, Message, Note, Sender};
+use crate::bus::{Failure, Message, Note, Origin, Sender};
 use crate::host::Host;
 use crate::http::{Connection, Mount, Mounted, Room, Whom};
 use crate::journal::{Fact, Outcome};
@@ -39,7 +39,8 @@ pub struct Generation {
     /// Unique for the life of the process.
     pub serial: u64,
     pub manifest: Manifest,
-    pub hash: String,
+    /// Its id and hash, for what it sends.
+    pub origin: Arc<Origin>,
     grants: Vec<Capability>,
     pub(super) types: Types,
     pub(super) bounds: Bounds,
@@ -144,23 +145,24 @@ impl Generation {
             runtime::Isolation::Manifest => manifest.component.isolation,
             runtime::Isolation::Call => Isolation::Call,
         };
-        let rooms = manifest.http.iter().flat_map(|http| {
-            let room = |mount: &String| Room::new(http.body_bytes(mount), http.concurrent(mount));
-            http.mounts.iter().map(move |mount| (mount.clone(), room(mount)))
-        });
+        let rooms = manifest
+            .http
+            .iter()
+            .flat_map(|http| http.mounts.iter().map(move |mount| (mount.clone(), Room::of(http, mount))));
         let rooms = rooms.collect();
         let tally = host.meter.capsule(&id);
         let types = if host.config.now().bus.strict { Types::new(&manifest, schemas) } else { Types::default() };
         let host = Arc::downgrade(host);
         let engine = component.engine().clone();
         let exports = Exports::new(pre);
+        let origin = Origin::new(id.clone(), hash);
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self {
             id,
             serial,
             manifest,
-            hash,
+            origin,
             grants,
             types,
             bounds,
@@ -248,7 +250,7 @@ impl Generation {
         Sender {
             principal: PrincipalId::anonymous(),
             mandate: Mandate::default(),
-            capsule: self.id.clone(),
+            origin: self.origin.clone(),
             deadline,
             depth: 0,
             cause: None,
@@ -368,7 +370,7 @@ impl Generation {
             principal: Some(doing.principal.to_string()),
             session: doing.mandate.name().map(str::to_owned),
             capsule: Some(self.id.to_string()),
-            hash: Some(self.hash.clone()),
+            hash: Some(self.origin.hash.clone()),
             cause: doing.cause.as_ref().map(ToString::to_string),
             outcome: Outcome::Failed,
             reason: Some(why),
@@ -500,7 +502,7 @@ impl Generation {
         Sender {
             principal: message.principal.clone(),
             mandate: message.mandate.clone(),
-            capsule: self.id.clone(),
+            origin: self.origin.clone(),
             deadline: message.deadline,
             depth: message.depth,
             cause: message.cause.clone(),

@@ -105,7 +105,7 @@ impl Loader {
             Ok(done) => (done.id.as_str(), about(&done.version, done.previous_version.as_deref(), &done.grants)),
             Err(_) => ("", path.display().to_string()),
         };
-        facts::changed(host, "capsule.install", id, &about, &done);
+        facts::installed(host, id, &about, &done);
         done
     }
 
@@ -267,7 +267,7 @@ impl Loader {
             if compared.contains_key(&id) {
                 return Err(busy());
             }
-            compared.insert(id.clone(), candidate.hash.clone());
+            compared.insert(id.clone(), candidate.origin.hash.clone());
         }
         let shadow = Shadow::new(candidate.clone(), calls);
         live.watch.set_shadow(Some(shadow.clone()));
@@ -345,8 +345,8 @@ impl Loader {
         let (host, id, lasts) = (host.clone(), id.to_owned(), host.config.now().loader.rule().lasts);
         tokio::spawn(async move {
             match old.watch.drained(DRAIN).await {
-                0 => tracing::info!(id, hash = old.hash, "the generation before has finished its calls"),
-                left => tracing::warn!(id, hash = old.hash, left, "calls of the generation before still run"),
+                0 => tracing::info!(id, hash = old.origin.hash, "the generation before has finished its calls"),
+                left => tracing::warn!(id, hash = old.origin.hash, left, "calls of the generation before still run"),
             }
             fault::reach(&id, Point::Retired);
             let gone = Arc::downgrade(&old);

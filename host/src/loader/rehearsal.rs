@@ -24,7 +24,7 @@ use super::generation::{Generation, Inbound};
 use crate::authority::Mandate;
 use crate::buckets::{Transaction, counted};
 use crate::bus::cause::Cause;
-use crate::bus::{Failure, Message, RefusalCode, Responder};
+use crate::bus::{Failure, Message, Origin, RefusalCode, Responder};
 use crate::host::Host;
 use crate::http::{Connection, Exchange, Mounted, Whom};
 use crate::link::Turn;
@@ -119,7 +119,7 @@ impl Generation {
             topic,
             principal: PrincipalId::anonymous(),
             mandate: Mandate::default(),
-            sender: "host".into(),
+            origin: Origin::new("host", ""),
             target: None,
             payload: payload.into(),
             deadline: Instant::now() + self.bounds.timeout,
@@ -150,6 +150,7 @@ impl Generation {
             connection: Connection::own(),
             expected: None,
             whom: Whom::default(),
+            time: None,
             rehearsal: true,
         };
         let answer = self.clone().serve(exchange).await.map_err(|failure| format!("fails: {}", failure.kind()))?;

@@ -31,6 +31,22 @@ impl From<Result<Vec<u8>, Failure>> for Reply {
     }
 }
 
+/// A message that the test itself sends: about nobody, with no time left to answer, and the cause of nothing.
+pub(crate) fn from_test(id: u64, topic: &str, principal: &str, payload: Vec<u8>) -> Message {
+    Message {
+        id,
+        topic: topic.into(),
+        principal: principal.into(),
+        sender: "test".into(),
+        target: None,
+        remaining_ms: 0,
+        streams: false,
+        cause: None,
+        traceparent: None,
+        payload,
+    }
+}
+
 /// What comes to a subscription.
 pub(crate) enum Arrival {
     Message(Message),
@@ -211,18 +227,7 @@ mod tests {
 
     #[test]
     fn the_responder_that_was_set_last_answers_and_an_unanswered_topic_says_so() {
-        let message = |topic: &str| Message {
-            id: 1,
-            topic: topic.into(),
-            principal: "alice".into(),
-            sender: "a".into(),
-            target: None,
-            remaining_ms: 1,
-            streams: false,
-            cause: None,
-            traceparent: None,
-            payload: vec![],
-        };
+        let message = |topic: &str| from_test(1, topic, "alice", vec![]);
         let mut bus = Bus::default();
         bus.responders.push((Pattern::parse("a.*").unwrap(), Box::new(|_| Ok(b"first".to_vec()).into())));
         bus.responders.push((Pattern::parse("a.b").unwrap(), Box::new(|_| Ok(b"second".to_vec()).into())));

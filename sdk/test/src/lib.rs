@@ -27,6 +27,7 @@
 
 mod bindings;
 mod bus;
+mod call;
 mod capsule;
 mod engine;
 mod env;
@@ -65,7 +66,8 @@ pub use bindings::exports::astrid::authority::authenticator::{ClientCertificate,
 pub use bindings::exports::astrid::bus::interceptor::Verdict;
 pub use bindings::exports::astrid::capsule::state::Snapshot;
 pub use bindings::exports::astrid::http::relay::{Event, Output};
-pub use capsule::{Call, Capsule, Streamed, Usage};
+pub use call::{Call, Streamed};
+pub use capsule::{Capsule, Usage};
 pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};
 pub use find::packed;

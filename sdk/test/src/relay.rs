@@ -3,23 +3,13 @@
 use astrid_capsule::principal::ANONYMOUS;
 
 use crate::bindings::exports::astrid::http::relay::GuestIndices as RelayExport;
+use crate::bus::from_test;
 use crate::{Call, CallError, Capsule, Event, Output};
 
 impl Event {
     /// A message of `principal`, as its relay's subscription gets it.
     pub fn message(principal: &str, topic: &str, payload: impl Into<Vec<u8>>) -> Self {
-        Self::Message(crate::Message {
-            id: 1,
-            topic: topic.into(),
-            principal: principal.into(),
-            sender: "test".into(),
-            target: None,
-            remaining_ms: 0,
-            streams: false,
-            cause: None,
-            traceparent: None,
-            payload: payload.into(),
-        })
+        Self::Message(from_test(1, topic, principal, payload.into()))
     }
 }
 

@@ -16,7 +16,7 @@ use astrid_capsule::{Pattern, PrincipalId, Topic};
 use astrid_host::Boxed;
 use astrid_host::authority::{Authority, Change, Mandate, Standing};
 use astrid_host::bus::waiting::Place;
-use astrid_host::bus::{Bus, Config, Failure, Message, Outgoing, Responder, Route, Sender};
+use astrid_host::bus::{Bus, Config, Failure, Message, Origin, Outgoing, Responder, Route, Sender};
 use astrid_host::observe;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
@@ -252,7 +252,7 @@ async fn publish(bus: &Bus, topic: &str, principal: &PrincipalId, payload: Bytes
     let sender = Sender {
         principal: principal.clone(),
         mandate: Mandate::default(),
-        capsule: "bench".into(),
+        origin: Origin::new("bench", ""),
         deadline: tokio::time::Instant::now() + Duration::from_secs(10),
         depth: 0,
         cause: None,

@@ -9,7 +9,7 @@ use astrid_capsule::PrincipalId;
 use astrid_capsule::archive::Archive;
 use astrid_capsule::manifest::Isolation;
 use astrid_host::authority::Mandate;
-use astrid_host::bus::{Outgoing, Sender};
+use astrid_host::bus::{Origin, Outgoing, Sender};
 use astrid_host::config::Config;
 use astrid_host::host::{Host, LockedHome};
 use astrid_host::link::bindings::handler::astrid::bus::types::Message;
@@ -47,7 +47,7 @@ pub(crate) async fn ask(host: &Host, principal: &PrincipalId, topic: &str, paylo
     let sender = Sender {
         principal: principal.clone(),
         mandate: Mandate::default(),
-        capsule: "bench".into(),
+        origin: Origin::new("bench", ""),
         deadline: tokio::time::Instant::now() + daemon::PATIENCE,
         depth: 0,
         cause: None,
