@@ -18,7 +18,7 @@ pub const MAX_PROBLEMS: usize = 32;
 const VERSION: &str = "0.1.0";
 
 /// What a capsule may import of `astrid:*`: the world `imports` of `astrid:capsule`, and the types of exports.
-const OFFERED: [&str; 17] = [
+const OFFERED: [&str; 18] = [
     "astrid:authority/held",
     "astrid:authority/registrar",
     "astrid:authority/sessions",
@@ -30,6 +30,7 @@ const OFFERED: [&str; 17] = [
     "astrid:journal/facts",
     "astrid:journal/retention",
     "astrid:keys/keys",
+    "astrid:process/process",
     "astrid:store/kv",
     "astrid:sys/audit",
     "astrid:sys/host",

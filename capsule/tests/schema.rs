@@ -137,13 +137,15 @@ fn what_the_schema_of_manifests_requires_is_what_reading_misses() {
         category = ""
         scope = "both"
         danger = "safe"
+        [[process]]
+        program = "/bin/a"
         [env.NAME]
         type = "string"
         [http]
         mounts = ["/a"]
         [limits]
     "#;
-    misses_what_is_required(&schema("capsule.schema.json"), whole, 13, |text| Manifest::parse(text).is_ok());
+    misses_what_is_required(&schema("capsule.schema.json"), whole, 14, |text| Manifest::parse(text).is_ok());
 }
 
 /// The keys that hold values, with `[]` behind what stands in a list.

@@ -24,6 +24,7 @@ use crate::loader::{Key, Loader, Resident};
 use crate::log::{self, Log};
 use crate::meter::Meter;
 use crate::pool::{Pool, Warm};
+use crate::process::{Processes, jail};
 use crate::runtime::{Blocking, Waits};
 use crate::shutdown::{self, Shutdown};
 use crate::sink::Sinks;
@@ -55,6 +56,8 @@ pub struct Host {
     pub requests: Requests,
     pub limits: Limits,
     pub sinks: Sinks,
+    /// Sandboxed children.
+    pub processes: Processes,
     /// What the TCP listener encrypts with, if it does.
     pub tls: Option<Tls>,
     pub shutdown: Arc<Shutdown>,
@@ -122,6 +125,7 @@ impl Host {
             bus: Arc::new(Bus::new(config.bus.clone(), authority.clone()).recording(journal.clone())),
             meter: Arc::new(Meter::new(authority.clone(), config.runtime.max_concurrent_calls)),
             sinks,
+            processes: Processes::new(home.root(), jail::SELF.as_ref()).context("the room of sandboxed children")?,
             blocking,
             waits: Waits::new(&config.runtime),
             relays: Relays::new(config.http.max_relays),
@@ -227,6 +231,7 @@ async fn serve(host: Arc<Host>, named: Option<PathBuf>, safe_mode: bool) -> anyh
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         host.loader.end_run_loops().await;
+        host.processes.close().await;
     });
     if drained.await.is_err() {
         let (open, lost) = (host.connections.count(), host.bus.pending());

@@ -15,6 +15,7 @@
 //! | [`keys`] | signing keys that no guest sees |
 //! | [`mod@env`] | values of capsules' `[env]` fields, each principal's own, sealed |
 //! | [`http`] | listeners, limits, mounts, `/healthz`, `/metrics` |
+//! | [`process`] | programs of the system that capsules start, each in a jail |
 //! | [`limit`] | the memory of rate limits that capsules set |
 //! | [`loader`] | installed capsules and the change from one generation to the next |
 //! | [`trust`] | who may sign capsules, and what becomes of what nobody vouches for |
@@ -59,6 +60,7 @@ pub mod log;
 pub mod meter;
 pub mod observe;
 pub mod pool;
+pub mod process;
 pub mod reload;
 pub mod runtime;
 pub mod sched;

@@ -77,6 +77,7 @@ pub mod keys;
 pub mod kv;
 pub mod limit;
 pub mod log;
+pub mod process;
 pub mod run;
 pub mod sink;
 

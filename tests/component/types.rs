@@ -65,7 +65,7 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
     let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     let quotas = json!({
         "max_memory_bytes": 1_048_576, "max_timeout_secs": 1, "max_cpu_fuel_per_sec": null, "max_storage_bytes": 1,
-        "max_ipc_throughput_bytes": 1, "max_concurrent_calls": 1,
+        "max_ipc_throughput_bytes": 1, "max_concurrent_calls": 1, "max_background_processes": 1,
     });
     let metadata = json!({ "for": "Bo" });
     let group = json!({ "name": "ops", "capabilities": ["a:b"], "description": "whoever keeps it running", "unsafe_admin": true });
@@ -139,6 +139,8 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
             ("capsule-topics", json!({ "capsule": "a" })),
             ("capsule-show", json!({ "capsule": "a" })),
             ("capsule-rollback", json!({ "capsule": "a" })),
+            ("process-list", json!({})),
+            ("process-stop", json!({ "process": "0123456789abcdef" })),
             ("capsule-swap", json!({ "capsule": "a" })),
             ("capsule-reload", json!({})),
             ("capsule-remove", json!({ "capsule": "a", "purge": true })),

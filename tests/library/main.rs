@@ -1,5 +1,7 @@
 //! The host as a library, where a story can't reach: standings that no route changes, and a clock that is put forward.
 
+mod processes;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -258,7 +258,7 @@ pub fn path(name: &str) -> PathBuf {
 }
 
 /// One of the host's programs, with an empty environment.
-fn program(name: &str) -> Command {
+pub fn program(name: &str) -> Command {
     let mut command = Command::new(path(name));
     command.env_clear();
     command

@@ -68,6 +68,7 @@ mod observation;
 mod openapi;
 mod operations;
 mod people;
+mod processes;
 mod prompts;
 mod quotas;
 mod reach;

@@ -72,7 +72,7 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for label in ["version=\"", "git_sha=\"", "rustc=\"1."] {
         assert!(build.0.contains(label) && build.1 == 1.0, "{build:?}");
     }
-    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "pump", "streamer"]);
+    install_guests(&daemon, &["echo", "spin", "counter", "filter", "hoarder", "live", "pump", "shell", "streamer"]);
     let ada = join(&daemon, "admin", "ada", 1).await;
     daemon.tcp(Request::get("/api/auth/me").bearer("rubbish")).await.refusal(401, "unauthorized");
     daemon.unix(bus("echo.v1.say", &json!(1))).await.expect(200);
@@ -80,6 +80,12 @@ async fn every_series_that_is_described_moves_and_no_other_is_exposed() {
     for _ in 0..2 {
         daemon.unix(bus("hoarder.v1.count", &json!({}))).await.expect(200);
     }
+    // A program, looked at while it runs.
+    let sleeps = json!({ "program": "/bin/sh", "args": ["-c", "sleep 600"], "timeout_ms": 600_000 });
+    let sleeping = keep_sending(&daemon, 1, &bus("shell.v1.run", &sleeps)).await;
+    seen.until_moved(&daemon, &["astrid_processes", "astrid_processes_started_total"]).await;
+    drop(sleeping);
+    seen.until_moved(&daemon, &["astrid_processes_ended_total"]).await;
     seen.scrape(&daemon).await;
     daemon.unix(bus("hoarder.v1.panic", &json!({}))).await.refusal(502, "unavailable");
     // Two bytes in each question, and one a second.

@@ -59,7 +59,11 @@ async fn every_function_of_the_host_that_reaches_outside_leaves_the_fact_that_it
     fs::write(&distro, text).unwrap();
     let file = home.beside().join("facts");
     let daemon = home.start_with(&["--set", &format!("sinks.file.to=file://{}", file.display())]);
-    install_guests(&daemon, &["env", "reader"]);
+    install_guests(&daemon, &["env", "reader", "shell"]);
+    let child = json!({ "program": "/bin/sh", "args": ["-c", "exit"], "timeout_ms": 10_000 });
+    daemon.unix(bus("shell.v1.run", &child)).await.expect(200);
+    let nobodys = Request::post("/api/sys/processes/0123456789abcdef/stop", &json!({}));
+    daemon.unix(nobodys).await.refusal(404, "not_found");
     let newer = pack::repacked(home.beside(), "newer.capsule", "env", |manifest| {
         manifest.package.version = "9.0.0".parse().unwrap();
     });

@@ -25,6 +25,9 @@ pub const INTERCEPT: &str = "bus:intercept";
 /// `bus:receive:<topic>`, dots written as colons: get messages of topics that are not the capsule's own. Derived from
 /// `[[subscribe]]` as [`SEND`] is from `[[publish]]`.
 pub const RECEIVE: &str = "bus:receive";
+/// `process:start:<program>`: start a program of the system. Derived from `[[process]]`, as
+/// [`Process::grant`](super::Process::grant) writes it.
+pub const START: &str = "process:start";
 /// Serve HTTP under the manifest's mounts.
 pub const MOUNT: &str = "http:mount";
 /// Export `astrid:capsule/run-loop`, with `isolation = "run"`.

@@ -10,6 +10,7 @@ pub mod grant;
 mod http;
 mod limits;
 mod package;
+mod process;
 mod text;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::declaration::{Danger, Declaration, Scope};
 pub use self::http::{Http, MountLimits};
 pub use self::limits::Limits;
 pub use self::package::{Component, Isolation, Package};
+pub use self::process::Process;
 pub(crate) use self::text::capabilities;
 use crate::faults::faults;
 pub use crate::probe::{Expect, Probe};
@@ -63,6 +65,9 @@ pub struct Manifest {
     pub env: env::Fields,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
+    /// Programs of the system that the capsule may start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub process: Vec<Process>,
     #[serde(default, skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
     /// What a version must answer before it goes live.
@@ -100,8 +105,8 @@ impl Manifest {
         toml::to_string(&copy).expect("a manifest has no value that TOML can't express")
     }
 
-    /// Everything that the operator must grant: `asks`, and sending to, getting and intercepting what is not the capsule's
-    /// own. A topic is its own when its first segment is the capsule's name.
+    /// Everything that the operator must grant: `asks`, the programs, and sending to, getting and intercepting what is not the
+    /// capsule's own. A topic is its own when its first segment is the capsule's name.
     pub fn asked(&self) -> Vec<Capability> {
         let own =
             |topic: &Pattern| topic.segments().next() == Some(&*self.package.name) && topic.segments().count() > 1;
@@ -114,6 +119,7 @@ impl Manifest {
             let derived = Capability::parse(&format!("{family}:{}", topic.as_str().replace('.', ":")));
             asked.extend(derived.ok().filter(|derived| !self.asks.contains(derived)));
         }
+        asked.extend(self.process.iter().filter_map(Process::grant));
         asked.dedup();
         asked
     }
@@ -152,6 +158,7 @@ impl Manifest {
         tool::check(self)?;
         each(&self.capability, Declaration::check)?;
         self.asks.iter().try_for_each(grant::check)?;
+        each(&self.process, Process::check)?;
         if let Some(http) = &self.http {
             http.check()?;
             if !self.asks.iter().any(|c| c.as_str() == grant::MOUNT) {

@@ -129,7 +129,7 @@ fn anonymously(plan: Plan) -> Result<Response, Problem> {
         Plan::Document => Ok(respond::bytes("application/json", openapi::DOCUMENT.into())),
         Plan::About { .. }
         | Plan::Me
-        | Plan::Listed { .. }
+        | Plan::Nearest { .. }
         | Plan::Bytes { .. }
         | Plan::Events { .. }
         | Plan::Logs { .. }
@@ -157,9 +157,9 @@ fn on_behalf(session: &Session, request: &Request, plan: Plan) -> Result<Respons
             let answer = session.request(plan::ME, b"{}", &Options::default()).map_err(own(plan::ME))?;
             respond::me(&answer, session.expires_at())
         }
-        Plan::Listed { topic, payload } => {
-            let answer = listed(session, topic, &payload).map_err(own(topic))?;
-            Ok(respond::answered(200, answer))
+        Plan::Nearest { topic, payload, success } => {
+            let answer = nearest(session, topic, &payload).map_err(own(topic))?;
+            Ok(respond::answered(success, answer))
         }
         Plan::Bytes { topic, payload, content_type } => {
             let pieces = session.pieces(topic, &payload, &Options::default());
@@ -183,8 +183,8 @@ fn on_behalf(session: &Session, request: &Request, plan: Plan) -> Result<Respons
     }
 }
 
-/// Everything, or, if that is denied, what is about the caller: for that the self form of the capability is enough.
-fn listed(session: &Session, topic: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+/// About everybody, or, if that is denied, about the caller: for that the self form of the capability is enough.
+fn nearest(session: &Session, topic: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
     match session.request(topic, payload, &Options::default()) {
         Err(Failure::Denied(_)) => {
             let options = Options { target: Some(session.principal()), ..Options::default() };

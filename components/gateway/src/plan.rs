@@ -36,9 +36,10 @@ pub enum Plan {
         principal: Option<String>,
     },
     Me,
-    Listed {
+    Nearest {
         topic: &'static str,
         payload: Vec<u8>,
+        success: u16,
     },
     Bytes {
         topic: &'static str,
@@ -92,7 +93,8 @@ pub fn of(matched: &Matched<'_>, request: &Request) -> Result<Plan, Problem> {
             Plan::Request { topic, payload: joined(arguments, body)?, success }
         }
         Action::Me => Plan::Me,
-        Action::Listed(topic) => Plan::Listed { topic, payload: written(arguments) },
+        Action::Listed(topic) => Plan::Nearest { topic, payload: written(arguments), success: 200 },
+        Action::Nearest(topic, success) => Plan::Nearest { topic, payload: joined(arguments, body)?, success },
         Action::Bytes(topic, content_type) => Plan::Bytes { topic, payload: written(arguments), content_type },
         Action::Events => Plan::Events { from: sse::resumed(request)? },
         Action::Logs => match arguments.remove("follow") {

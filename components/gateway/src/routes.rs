@@ -52,6 +52,8 @@ pub enum Action {
     Me,
     /// A list by a request of this topic: everything, or, for whoever may not see that, what is about the caller.
     Listed(&'static str),
+    /// As `Change`; for whoever may not do that to everybody's, to the caller's own.
+    Nearest(&'static str, u16),
     /// As `Topic`, answered with bytes as they are, of this type; the answer may come in pieces.
     Bytes(&'static str, &'static str),
     /// The facts as they are recorded, as server-sent events.
@@ -119,8 +121,8 @@ const fn route(
 }
 
 #[rustfmt::skip]
-pub const ROUTES: [Route; 71] = {
-    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Logs, Me, Presented, Prompt, Topic};
+pub const ROUTES: [Route; 73] = {
+    use Action::{About, BusPublish, BusRequest, Bytes, Change, Document, Events, Listed, Logs, Me, Nearest, Presented, Prompt, Topic};
     use Auth::{Attempt, Bearer, Public};
     use Body::{Json, JsonOrNothing, Nothing};
     [
@@ -166,6 +168,8 @@ pub const ROUTES: [Route; 71] = {
         route("GET",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Nothing,   About("identity.v1.quota.get", 200)),
         route("PUT",    "/api/sys/principals/{principal}/quotas", Bearer, &[], Json,      Change("identity.v1.quota.set", 200)),
         route("GET",    "/api/sys/principals/{principal}/usage",  Bearer, &[], Nothing,   About("system.v1.usage", 200)),
+        route("GET",    "/api/sys/processes",             Bearer, &[],     Nothing,       Listed("system.v1.process.list")),
+        route("POST",   "/api/sys/processes/{process}/stop", Bearer, &[],  JsonOrNothing, Nearest("system.v1.process.stop", 204)),
         route("GET",    "/api/sys/status",                Bearer, &[],     Nothing,       Topic("system.v1.status", 200)),
         route("GET",    "/api/sys/logs",                  Bearer, LOGS,    Nothing,       Logs),
         route("GET",    "/api/sys/audit",                 Bearer, AUDIT,   Nothing,       Topic("audit.v1.query", 200)),

@@ -136,6 +136,7 @@ impl Transaction for Staged {
                 max_ipc_throughput_bytes: standing.quotas.max_ipc_throughput_bytes,
                 max_storage_bytes: standing.quotas.max_storage_bytes,
                 max_concurrent_calls: standing.quotas.max_concurrent_calls,
+                max_background_processes: standing.quotas.max_background_processes,
             },
         };
         registrar::set_principal(&self.0, &standing).map_err(|error| broken("the registrar", error))

@@ -23,9 +23,12 @@ pub struct Quotas {
     /// Bytes that its buckets hold in all capsules.
     pub max_storage_bytes: Option<u64>,
     pub max_concurrent_calls: Option<u64>,
+    /// Sandboxed children at once.
+    pub max_background_processes: Option<u64>,
 }
 
 const MAX_TIMEOUT_SECS: u64 = 86_400;
+const MAX_PROCESSES: u64 = 256;
 
 impl Quotas {
     /// Whether nothing is set.
@@ -65,6 +68,8 @@ struct Update {
     max_storage_bytes: Option<Option<Number>>,
     #[serde(default, deserialize_with = "given")]
     max_concurrent_calls: Option<Option<Number>>,
+    #[serde(default, deserialize_with = "given")]
+    max_background_processes: Option<Option<Number>>,
 }
 
 impl Update {
@@ -75,7 +80,9 @@ impl Update {
         let (bytes, quota) = (&self.max_ipc_throughput_bytes, &mut quotas.max_ipc_throughput_bytes);
         adopt("max_ipc_throughput_bytes", bytes, u64::MAX, quota)?;
         adopt("max_storage_bytes", &self.max_storage_bytes, u64::MAX, &mut quotas.max_storage_bytes)?;
-        adopt("max_concurrent_calls", &self.max_concurrent_calls, u64::MAX, &mut quotas.max_concurrent_calls)
+        adopt("max_concurrent_calls", &self.max_concurrent_calls, u64::MAX, &mut quotas.max_concurrent_calls)?;
+        let (children, quota) = (&self.max_background_processes, &mut quotas.max_background_processes);
+        adopt("max_background_processes", children, MAX_PROCESSES, quota)
     }
 }
 
@@ -155,8 +162,9 @@ mod tests {
             (json!({ "max_cpu_fuel_per_sec": -1 }), "max_cpu_fuel_per_sec = -1 must be 1"),
             (json!({ "max_ipc_throughput_bytes": 1.5 }), "max_ipc_throughput_bytes = 1.5 must be 1"),
             (json!({ "max_storage_bytes": 0 }), "max_storage_bytes = 0 must be 1"),
+            (json!({ "max_background_processes": 257 }), "max_background_processes = 257 must be 1 to 256"),
             (json!({ "max_concurrent_calls": 0, "max_timeout_secs": 5 }), "max_concurrent_calls = 0 must be 1"),
-            (json!({ "max_background_processes": 1 }), "unknown field `max_background_processes`"),
+            (json!({ "max_processes": 1 }), "unknown field `max_processes`"),
             (json!([]), "expected a JSON object"),
         ] {
             let error = change(&fake, quotas).unwrap_err();

@@ -2,11 +2,12 @@
 //!
 //! The host trusts whoever holds the grant `sys:host` with everything; this capsule is the one that holds it, and its
 //! manifest states what each operation requires of the caller. It keeps nothing and decides nothing else: [`desk`],
-//! [`distribution`], [`mod@env`] and [`topics`] say how the host's records read as JSON.
+//! [`distribution`], [`mod@env`], [`processes`] and [`topics`] say how the host's records read as JSON.
 
 pub mod desk;
 pub mod distribution;
 pub mod env;
+pub mod processes;
 pub mod topics;
 
 use astrid_sdk::authority::held;
@@ -17,6 +18,7 @@ use serde_json::json as object;
 use desk::{Collected, History, Install, Logs, Nothing, Remove, RolledBack, Swapped, Which};
 use distribution::{Onboarding, Shown};
 use env::{Clear, Get, Set};
+use processes::{Listed, Stop};
 use topics::Topics;
 
 /// What [`logs`] requires in the manifest.
@@ -227,6 +229,21 @@ fn env_clear(message: Message) -> Answer {
     json(&Nothing {})
 }
 
+fn process_list(message: Message) -> Answer {
+    let Nothing {} = message.object()?;
+    json(&Listed::from(host::processes(message.target.as_deref())))
+}
+
+fn process_stop(message: Message) -> Answer {
+    let Stop { process } = message.object()?;
+    audit::detail(&object!({ "process": shown(&process) }));
+    if !host::stop_process(&process, message.target.as_deref()) {
+        return Err(Refusal::not_found(format!("no process `{}` runs", shown(&process).escape_debug())));
+    }
+    log::info!("{} stopped the process {process}", message.principal);
+    json(&Nothing {})
+}
+
 handlers! {
     "env-get" => env_get,
     "env-set" => env_set,
@@ -253,4 +270,6 @@ handlers! {
     "distribution-show" => distribution_show,
     "distro-apply" => distro_apply,
     "usage" => usage,
+    "process-list" => process_list,
+    "process-stop" => process_stop,
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use astrid_host::host::{Options, run};
+use astrid_host::process;
 use clap::{Args, Parser};
 
 /// Serves capsules in the foreground. Prints one JSON line on standard output when it is ready; SIGTERM drains and
@@ -78,6 +79,12 @@ impl Runtime {
 }
 
 fn main() -> ExitCode {
+    // Before anything else: a jail is this program, started by itself for a child's sake.
+    let jail: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if let Some((_, rest)) = jail.split_first().filter(|(word, _)| *word == process::jail::WORD) {
+        return process::jail::main(rest);
+    }
     let arguments = Arguments::parse();
     let mut sets = arguments.sets;
     sets.extend(arguments.listen.map(|address| format!("http.listen={address}")));

@@ -32,6 +32,7 @@ mod keypair;
 mod keystore;
 mod logs;
 mod policy;
+mod process;
 mod quota;
 mod sessions;
 mod table;
@@ -183,6 +184,9 @@ enum Verb {
     /// List, add and remove the keys whose signatures of capsules count; no host is needed
     #[command(subcommand)]
     Trust(trust::Verb),
+    /// List and stop the sandboxed programs that capsules have started
+    #[command(subcommand)]
+    Process(process::Verb),
     /// Show what a principal may use and has used; change what it may
     #[command(subcommand)]
     Quota(quota::Verb),
@@ -277,6 +281,7 @@ async fn perform(verb: Verb, context: &mut Context<'_>) -> Result<Exit, Failure>
         Verb::Config(verb) => verb.run(context).await,
         Verb::Capsule(verb) => verb.run(context).await,
         Verb::Trust(verb) => verb.run(context),
+        Verb::Process(verb) => verb.run(context).await,
         Verb::Quota(verb) => verb.run(context).await,
         Verb::Env(verb) => verb.run(context).await,
         Verb::Audit(verb) => verb.run(context).await,

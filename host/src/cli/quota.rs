@@ -51,6 +51,8 @@ struct Usage {
     concurrent_calls_limit: u64,
     wall_ms_total: u64,
     timeout_secs_limit: u64,
+    processes_running: u32,
+    processes_limit: u32,
 }
 
 /// `field=value`; none for `default`.
@@ -126,6 +128,7 @@ async fn show(context: &mut Context<'_>, principal: Option<String>) -> Result<Ex
         ),
         row("max_storage_bytes", usage.storage_bytes_limit.to_string(), format!("{} now", usage.storage_bytes_used)),
         row("max_concurrent_calls", usage.concurrent_calls_limit.to_string(), format!("{} in all", usage.calls_total)),
+        row("max_background_processes", usage.processes_limit.to_string(), format!("{} now", usage.processes_running)),
     ];
     let text = format!("{}\n{}", text::shown(&principal), table::table(["QUOTA", "SET", "LIMIT", "USED"], &rows));
     context.console.print(&text)?;
@@ -168,7 +171,7 @@ mod tests {
     const USAGE: &str = r#"{"principal":"ada","cpu_fuel_consumed_total":5,"cpu_fuel_per_sec_limit":7,"exempt":false,
         "memory_bytes_limit_per_instance":1048576,"memory_bytes_peak_total":9,"storage_bytes_used":3,
         "storage_bytes_limit":100,"ipc_bytes_sent_total":4,"ipc_bytes_per_sec_limit":8,"calls_total":2,
-        "concurrent_calls_limit":64,"wall_ms_total":6,"timeout_secs_limit":300}"#;
+        "concurrent_calls_limit":64,"wall_ms_total":6,"timeout_secs_limit":300,"processes_running":1,"processes_limit":8}"#;
     const QUOTAS: &str = r#"{"principal":"ada","quotas":{"max_memory_bytes":1048576,"max_timeout_secs":null}}"#;
 
     fn host() -> Host {

@@ -210,6 +210,7 @@ impl From<registrar::Quotas> for Quotas {
             max_ipc_throughput_bytes: quotas.max_ipc_throughput_bytes,
             max_storage_bytes: quotas.max_storage_bytes,
             max_concurrent_calls: quotas.max_concurrent_calls,
+            max_background_processes: quotas.max_background_processes,
         }
     }
 }

@@ -4,7 +4,7 @@
 /// Imports, and the export of message handlers.
 pub mod handler {
     wasmtime::component::bindgen!({
-        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+        path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/process", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
         world: "astrid:capsule/handler",
         imports: { default: async | trappable },
         exports: { default: async },
@@ -16,6 +16,7 @@ pub mod handler {
             "astrid:store/kv.transaction": crate::link::store::TransactionOfCall,
             "astrid:authority/sessions.session": crate::link::authority::SessionOfCall,
             "astrid:sys/sink.delivery": crate::link::sink::Delivery,
+            "astrid:process/process.child": crate::link::process::ChildOfCall,
         },
     });
 }
@@ -24,7 +25,7 @@ macro_rules! export_world {
     ($name:ident, $world:literal) => {
         pub mod $name {
             wasmtime::component::bindgen!({
-                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
+                path: ["../wit/bus", "../wit/store", "../wit/keys", "../wit/process", "../wit/env", "../wit/journal", "../wit/sys", "../wit/authority", "../wit/http", "../wit/capsule"],
                 world: $world,
                 imports: { default: async | trappable },
                 exports: { default: async },
@@ -33,6 +34,7 @@ macro_rules! export_world {
                     "astrid:bus/bus": super::handler::astrid::bus::bus,
                     "astrid:store/kv": super::handler::astrid::store::kv,
                     "astrid:keys/keys": super::handler::astrid::keys::keys,
+                    "astrid:process/process": super::handler::astrid::process::process,
                     "astrid:env/env": super::handler::astrid::env::env,
                     "astrid:capsule/supervision": super::handler::astrid::capsule::supervision,
                     "astrid:journal/facts": super::handler::astrid::journal::facts,

@@ -28,6 +28,12 @@ pub struct Answer {
 /// The right to act for whoever sent a message.
 pub struct Caller(Sender);
 
+impl Caller {
+    pub(super) fn sender(&self) -> &Sender {
+        &self.0
+    }
+}
+
 /// An open subscription.
 pub struct Subscription {
     pub open: Arc<Open>,

@@ -15,6 +15,7 @@ pub mod http;
 mod journal;
 mod keys;
 mod output;
+pub mod process;
 pub mod sink;
 pub mod store;
 mod sys;
@@ -147,6 +148,7 @@ impl Call {
             end::<bus::Answer>(entry);
             end::<bus::Caller>(entry);
             end::<bus::Subscription>(entry);
+            end::<crate::process::Child>(entry);
         }
         self.turn.inbound = Inbound::default();
     }
@@ -198,7 +200,11 @@ impl Call {
 
     /// A fact of what this call does.
     pub(crate) fn fact(&self, action: &str) -> Fact {
-        let sender = &self.turn.sender;
+        self.fact_of(&self.turn.sender, action)
+    }
+
+    /// A fact of what this call does for somebody.
+    fn fact_of(&self, sender: &Sender, action: &str) -> Fact {
         Fact {
             principal: Some(sender.principal.to_string()),
             session: sender.mandate.name().map(str::to_owned),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use astrid_capsule::PrincipalId;
 use astrid_capsule::distro::Distro;
@@ -12,12 +12,13 @@ use super::bindings::handler::astrid::sys::{audit, host, limit, log};
 use super::{Call, Doing};
 use crate::distro::{Icon, Shown};
 use crate::host::Host;
-use crate::journal::Wish;
+use crate::journal::{Fact, Outcome, Wish};
 use crate::limit::{Rate, Refused};
 use crate::loader::{self, Applied, InstallError, Options, Overlap, Step};
 use crate::log::Query;
 use crate::meter::Usage;
 use crate::meter::ledger::Totals;
+use crate::process::Running;
 use crate::{Boxed, buckets};
 
 impl log::Host for Call {
@@ -170,6 +171,8 @@ impl host::Host for Call {
             timeout_secs_limit: limits.timeout_secs,
             storage_bytes_limit: limits.storage_bytes,
             concurrent_calls_limit: limits.concurrent_calls as u64,
+            processes: u32::try_from(self.host.processes.count(&id)).unwrap_or(u32::MAX),
+            processes_limit: u32::try_from(limits.processes).unwrap_or(u32::MAX),
         }))
     }
 
@@ -385,6 +388,33 @@ impl host::Host for Call {
         principal: String,
     ) -> wasmtime::Result<Result<(), host::EnvError>> {
         Ok(self.env_write(capsule, field, &principal, None).await)
+    }
+
+    async fn processes(&mut self, principal: Option<String>) -> wasmtime::Result<Vec<host::Process>> {
+        let seen = |child: &Running| principal.as_deref().is_none_or(|only| child.principal.as_str() == only);
+        let started = |child: &Running| child.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let row = |child: Running| host::Process {
+            started_ms: u64::try_from(started(&child)).unwrap_or(u64::MAX),
+            id: child.id,
+            principal: child.principal.to_string(),
+            capsule: child.capsule.to_string(),
+            program: child.program,
+        };
+        Ok(self.host.processes.list().into_iter().filter(seen).map(row).collect())
+    }
+
+    async fn stop_process(&mut self, id: String, principal: Option<String>) -> wasmtime::Result<bool> {
+        if self.turn.sender.rehearsal {
+            return Ok(false);
+        }
+        let stopped = self.host.processes.stop(&id, principal.as_deref());
+        let target = Some(crate::log::clean(id.get(..64).unwrap_or(&id)));
+        let fact = Fact { target, ..self.fact("process.stop") };
+        self.record(match &stopped {
+            Some(child) => Fact { detail: Some(format!("{} of {}", child.program, child.principal)), ..fact },
+            None => Fact { outcome: Outcome::Refused, reason: Some("no such child runs".to_owned()), ..fact },
+        });
+        Ok(stopped.is_some())
     }
 
     async fn shutdown(&mut self) -> wasmtime::Result<()> {

@@ -165,6 +165,11 @@ impl Meter {
         Some(Usage { totals, limits: self.defaults.with(&quotas), exempt: self.is_exempt(principal) })
     }
 
+    /// Sandboxed children that a principal may have at once.
+    pub fn children(&self, principal: &PrincipalId) -> usize {
+        self.defaults.with(&self.authority.quotas(principal).unwrap_or_default()).processes
+    }
+
     /// The record of a capsule, the same for all of its generations.
     pub fn capsule(&self, id: &Arc<str>) -> Arc<Tally> {
         let mut capsules = self.capsules.lock().expect("no panic under this lock");

@@ -16,15 +16,21 @@ pub struct Quotas {
     /// Names, keys and values in all of its buckets, in bytes.
     pub max_storage_bytes: Option<u64>,
     pub max_concurrent_calls: Option<u64>,
+    /// Sandboxed children at once (1 to 256).
+    pub max_background_processes: Option<u64>,
 }
 
 const MAX_TIMEOUT_SECS: u64 = 86_400;
+const MAX_PROCESSES: u64 = 256;
 
 impl Quotas {
     /// The error names the field, its value and the bound.
     pub fn check(&self) -> Result<(), String> {
         if let Some(value) = self.max_timeout_secs.filter(|v| !(1..=MAX_TIMEOUT_SECS).contains(v)) {
             return Err(format!("max_timeout_secs = {value} must be 1 to {MAX_TIMEOUT_SECS}"));
+        }
+        if let Some(value) = self.max_background_processes.filter(|v| !(1..=MAX_PROCESSES).contains(v)) {
+            return Err(format!("max_background_processes = {value} must be 1 to {MAX_PROCESSES}"));
         }
         for (field, value) in [
             ("max_memory_bytes", self.max_memory_bytes),
@@ -50,6 +56,7 @@ pub struct Effective {
     pub bus_bytes_per_sec: u64,
     pub storage_bytes: u64,
     pub concurrent_calls: usize,
+    pub processes: usize,
 }
 
 impl Effective {
@@ -62,19 +69,21 @@ impl Effective {
             bus_bytes_per_sec: 10 << 20,
             storage_bytes: 1 << 30,
             concurrent_calls,
+            processes: 8,
         }
     }
 
     /// These, where a quota says nothing else.
     pub fn with(self, quotas: &Quotas) -> Self {
-        let calls = quotas.max_concurrent_calls.map(|calls| usize::try_from(calls).unwrap_or(usize::MAX));
+        let count = |most: Option<u64>| most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
             memory_bytes: quotas.max_memory_bytes.unwrap_or(self.memory_bytes),
             timeout_secs: quotas.max_timeout_secs.unwrap_or(self.timeout_secs),
             fuel_per_sec: quotas.max_cpu_fuel_per_sec.unwrap_or(self.fuel_per_sec),
             bus_bytes_per_sec: quotas.max_ipc_throughput_bytes.unwrap_or(self.bus_bytes_per_sec),
             storage_bytes: quotas.max_storage_bytes.unwrap_or(self.storage_bytes),
-            concurrent_calls: calls.unwrap_or(self.concurrent_calls),
+            concurrent_calls: count(quotas.max_concurrent_calls).unwrap_or(self.concurrent_calls),
+            processes: count(quotas.max_background_processes).unwrap_or(self.processes),
         }
     }
 }
@@ -92,6 +101,10 @@ mod tests {
         for secs in [0, 86_401] {
             let text = error(Quotas { max_timeout_secs: Some(secs), ..none });
             assert_eq!(text, format!("max_timeout_secs = {secs} must be 1 to 86400"));
+        }
+        for many in [0, 257] {
+            let text = error(Quotas { max_background_processes: Some(many), ..none });
+            assert_eq!(text, format!("max_background_processes = {many} must be 1 to 256"));
         }
         let defaults = Effective::defaults(64);
         assert_eq!(defaults.with(&none), defaults);

@@ -70,6 +70,9 @@ pub const SERIES: &[Series] = &[
     counter("astrid_warm_calls_total", "Calls that could meet an instance again, by whether they did (hit) or not (miss)"),
     counter("astrid_warm_dropped_total", "Instances that could have been met again and were dropped, by why"),
     gauge("astrid_pool_degraded", "1 if the machine could not give the configured instance pool"),
+    gauge("astrid_processes", "Sandboxed children that run"),
+    counter("astrid_processes_started_total", "Sandboxed children, by whether they were started (ok) or not (failed)"),
+    counter("astrid_processes_ended_total", "Sandboxed children that have ended, by how"),
     counter("astrid_blocking_jobs_total", "Pieces of blocking work: archives read, components compiled or loaded"),
     counter("astrid_async_io_total", "Commits of guests, by whether they got their turn to wait for the disk"),
     counter("astrid_background_ticks_total", "Rounds of the host's periodic work by task"),
@@ -148,6 +151,7 @@ pub fn render(host: &Host) -> String {
     }
     metrics::gauge!("astrid_pool_in_use").set(host.pool.in_use() as f64);
     metrics::gauge!("astrid_warm_instances").set(host.warm.idle() as f64);
+    metrics::gauge!("astrid_processes").set(host.processes.running() as f64);
     metrics::gauge!("astrid_pool_waiting").set(host.pool.waiting() as f64);
     host.metrics.render() + &process::render()
 }

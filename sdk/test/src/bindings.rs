@@ -2,7 +2,7 @@
 #![allow(unreachable_pub, reason = "generated; only what the tests of capsules need is exported again")]
 
 wasmtime::component::bindgen!({
-    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/env", "../../wit/journal", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
+    path: ["../../wit/bus", "../../wit/store", "../../wit/keys", "../../wit/process", "../../wit/env", "../../wit/journal", "../../wit/sys", "../../wit/authority", "../../wit/http", "../../wit/capsule"],
     inline: "
         package astrid:sdk-test;
         world everything {
@@ -29,5 +29,6 @@ wasmtime::component::bindgen!({
         "astrid:store/kv.transaction": crate::store::Transaction,
         "astrid:authority/sessions.session": crate::sessions::Session,
         "astrid:sys/sink.delivery": crate::sink::Delivery,
+        "astrid:process/process.child": crate::process::Child,
     },
 });

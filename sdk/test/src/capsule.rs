@@ -23,8 +23,9 @@ use crate::bindings::exports::astrid::http::handler::GuestIndices as HttpExport;
 use crate::bus::{Arrival, Reply, from_test};
 use crate::engine::{Caller, Clock, Fakes, State};
 use crate::{
-    Call, CallError, Failure, FakeHost, FakeJournal, FakeSinks, Identified, Logged, MemoryStore, Message, OpenError,
-    Presented, Refusal, Registrar, Rejection, Request, Response, Standing, Verdict, engine, find, keys, usage,
+    Call, CallError, Failure, FakeHost, FakeJournal, FakeProcesses, FakeSinks, Identified, Logged, MemoryStore,
+    Message, OpenError, Presented, Refusal, Registrar, Rejection, Request, Response, Standing, Verdict, engine, find,
+    keys, usage,
 };
 
 /// What one call has used.
@@ -311,6 +312,11 @@ impl Capsule {
     /// What `astrid:journal` answers.
     pub fn journal(&mut self) -> &mut FakeJournal {
         &mut self.fakes.journal
+    }
+
+    /// What `astrid:process` starts.
+    pub fn processes(&mut self) -> &mut FakeProcesses {
+        &mut self.fakes.processes
     }
 
     /// What `astrid:sys/sink` takes.

@@ -19,6 +19,7 @@ use crate::bindings::Everything;
 use crate::bus::Bus;
 use crate::env::Values;
 use crate::journal::FakeJournal;
+use crate::process::FakeProcesses;
 use crate::registrar::Registrar;
 use crate::sessions::Sessions;
 use crate::sink::FakeSinks;
@@ -53,6 +54,7 @@ pub(crate) struct Fakes {
     pub(crate) host: FakeHost,
     pub(crate) journal: FakeJournal,
     pub(crate) sinks: FakeSinks,
+    pub(crate) processes: FakeProcesses,
     /// Whether a run loop has said that it is.
     pub(crate) ready: bool,
     /// When each key of a rate limit will be as if it had never been used, in milliseconds since the Unix epoch.

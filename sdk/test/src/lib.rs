@@ -38,6 +38,7 @@ mod generation;
 mod http;
 mod journal;
 mod keys;
+mod process;
 mod registrar;
 mod relay;
 mod run_loop;
@@ -57,8 +58,8 @@ pub use bindings::astrid::http::types::{Certificate, Connection, Request, Respon
 pub use bindings::astrid::store::kv::Entry;
 pub use bindings::astrid::sys::host::{
     Applied, Branding, Capability, Capsule as CapsuleRow, CapsuleLoad, Change, Direction, Distribution, EnvError,
-    HostStatus, Icon, InstallError, InstallOptions, Installed, Load, LogLine, PrincipalLoad, PrincipalUsage, Setting,
-    Step, Topic, TopicType, Variable,
+    HostStatus, Icon, InstallError, InstallOptions, Installed, Load, LogLine, PrincipalLoad, PrincipalUsage, Process,
+    Setting, Step, Topic, TopicType, Variable,
 };
 pub use bindings::astrid::sys::log::Level;
 pub use bindings::exports::astrid::authority::authenticator::{ClientCertificate, Identified, Presented, UnixPeer};
@@ -71,6 +72,7 @@ pub use engine::DEFAULT_TIME;
 pub use error::{CallError, OpenError};
 pub use find::packed;
 pub use journal::FakeJournal;
+pub use process::{FakeProcesses, FakeProgram, Started};
 pub use registrar::{Ended, Registrar};
 pub use run_loop::Ran;
 pub use sessions::OWNER_UID;

@@ -119,10 +119,15 @@ fn check_standing(standing: &Standing) -> Result<(), String> {
 
 /// The longest that one call may take, in seconds, as the host takes it.
 const MAX_TIMEOUT_SECS: u64 = 86_400;
+/// The most sandboxed children at once, as the host takes them.
+const MAX_PROCESSES: u64 = 256;
 
 fn check_quotas(quotas: &Quotas) -> Result<(), String> {
     if let Some(secs) = quotas.max_timeout_secs.filter(|secs| !(1..=MAX_TIMEOUT_SECS).contains(secs)) {
         return Err(format!("max_timeout_secs = {secs} must be 1 to {MAX_TIMEOUT_SECS}"));
+    }
+    if let Some(most) = quotas.max_background_processes.filter(|most| !(1..=MAX_PROCESSES).contains(most)) {
+        return Err(format!("max_background_processes = {most} must be 1 to {MAX_PROCESSES}"));
     }
     let others = [
         ("max_memory_bytes", quotas.max_memory_bytes),
@@ -208,6 +213,7 @@ mod tests {
                 max_ipc_throughput_bytes: None,
                 max_storage_bytes: None,
                 max_concurrent_calls: None,
+                max_background_processes: None,
             },
         };
         assert_eq!(check_standing(&good), Ok(()));

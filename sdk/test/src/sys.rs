@@ -8,7 +8,7 @@ use crate::bindings::astrid::env::env::Field;
 use crate::bindings::astrid::sys::audit;
 use crate::bindings::astrid::sys::host::{
     self, Applied, Capability, Capsule, Change, Distribution, EnvError, HostStatus, InstallError, InstallOptions,
-    Installed, Load, LogLine, LogQuery, PrincipalUsage, Setting, Step, Topic,
+    Installed, Load, LogLine, LogQuery, PrincipalUsage, Process, Setting, Step, Topic,
 };
 use crate::bindings::astrid::sys::limit;
 use crate::bindings::astrid::sys::log::{self, Level};
@@ -62,6 +62,8 @@ pub struct FakeHost {
     pub env_reads: Vec<(String, String)>,
     /// Capsule, field, principal and value of everything that was set, or without a value cleared, so far.
     pub env_writes: Vec<(String, String, String, Option<String>)>,
+    /// Sandboxed children that run.
+    pub processes: Vec<Process>,
     /// How often a stop was asked for.
     pub shutdowns: u32,
 }
@@ -103,6 +105,7 @@ impl Default for FakeHost {
             env_write: Ok(()),
             env_reads: Vec::new(),
             env_writes: Vec::new(),
+            processes: Vec::new(),
             shutdowns: 0,
         }
     }
@@ -276,6 +279,18 @@ impl host::Host for State {
     fn env_clear(&mut self, capsule: String, field: String, principal: String) -> Wasm<Result<(), EnvError>> {
         self.fakes.host.env_writes.push((capsule, field, principal, None));
         Ok(self.fakes.host.env_write.clone())
+    }
+
+    fn processes(&mut self, principal: Option<String>) -> Wasm<Vec<Process>> {
+        let running = self.fakes.host.processes.iter();
+        Ok(running.filter(|one| principal.as_ref().is_none_or(|only| one.principal == *only)).cloned().collect())
+    }
+
+    fn stop_process(&mut self, id: String, principal: Option<String>) -> Wasm<bool> {
+        let running = &mut self.fakes.host.processes;
+        let before = running.len();
+        running.retain(|one| one.id != id || principal.as_ref().is_some_and(|only| one.principal != *only));
+        Ok(running.len() < before)
     }
 
     fn shutdown(&mut self) -> Wasm<()> {

@@ -38,6 +38,8 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
         timeout_secs_limit: 10,
         storage_bytes_limit: 11,
         concurrent_calls_limit: 12,
+        processes: 13,
+        processes_limit: 14,
     };
     system.host().usage.insert("alice".into(), used);
     system.host().usage.insert("bob".into(), PrincipalUsage { exempt: false, ..used });
@@ -46,6 +48,7 @@ fn usage_is_the_targets_or_the_callers_with_the_limits_in_force() {
         "memory_bytes_limit_per_instance": 9, "memory_bytes_peak_total": 5, "storage_bytes_used": 6,
         "storage_bytes_limit": 11, "ipc_bytes_sent_total": 4, "ipc_bytes_per_sec_limit": 8, "calls_total": 2,
         "concurrent_calls_limit": 12, "wall_ms_total": 3, "timeout_secs_limit": 10,
+        "processes_running": 13, "processes_limit": 14,
     });
     assert_eq!(ask(&mut system, "usage", json!({})), Ok(want));
     let mut about = |target: &str| system.as_principal("alice").with_target(target).handle("usage", json!({})).unwrap();
@@ -143,4 +146,29 @@ fn shutdown_reaches_the_host_once_and_the_log_says_who_asked() {
     assert_eq!(ask(&mut system, "shutdown", json!({})), Ok(json!({})));
     assert_eq!(system.host().shutdowns, 1);
     assert!(system.logs().iter().any(|line| line.message.contains("alice")), "{:?}", system.logs());
+}
+
+#[test]
+fn processes_are_everybodys_or_the_targets_and_one_is_stopped_where_it_is_seen() {
+    let mut system = system();
+    let of = |id: &str, principal: &str| Process {
+        id: id.into(),
+        principal: principal.into(),
+        capsule: "notes".into(),
+        program: "/usr/bin/git".into(),
+        started_ms: 7_999,
+    };
+    system.host().processes = vec![of("a", "alice"), of("b", "bob")];
+    let alices = json!({
+        "id": "a", "principal": "alice", "capsule": "notes", "program": "/usr/bin/git", "started_at": 7,
+    });
+    let all = ask(&mut system, "process-list", json!({})).unwrap();
+    assert_eq!((all["processes"].as_array().map(Vec::len), &all["processes"][0]), (Some(2), &alices));
+    let mut own =
+        |handler: &str, payload| system.as_principal("alice").with_target("alice").handle(handler, payload).unwrap();
+    assert_eq!(own("process-list", json!({})), Ok(json!({ "processes": [alices] })));
+    assert_eq!(own("process-stop", json!({ "process": "b" })).unwrap_err().code, RefusalCode::NotFound);
+    assert_eq!(own("process-stop", json!({ "process": "a" })), Ok(json!({})));
+    assert_eq!(ask(&mut system, "process-stop", json!({ "process": "b" })), Ok(json!({})));
+    assert!(system.host().processes.is_empty());
 }

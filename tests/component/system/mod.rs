@@ -9,12 +9,12 @@ mod requests;
 
 use astrid_sdk_test::{
     Applied, Branding, Capability, Capsule, CapsuleLoad, CapsuleRow, Change, Direction, Distribution, EnvError, Field,
-    HostStatus, Icon, InstallError, Installed, Kind, Load, LogLine, PrincipalLoad, PrincipalUsage, Refusal,
+    HostStatus, Icon, InstallError, Installed, Kind, Load, LogLine, PrincipalLoad, PrincipalUsage, Process, Refusal,
     RefusalCode, Setting, Step, Topic, TopicType, Variable,
 };
 use serde_json::{Value, json};
 
-const HANDLERS: [&str; 24] = [
+const HANDLERS: [&str; 26] = [
     "status",
     "logs",
     "shutdown",
@@ -39,6 +39,8 @@ const HANDLERS: [&str; 24] = [
     "env-set",
     "env-clear",
     "usage",
+    "process-list",
+    "process-stop",
 ];
 
 fn system() -> Capsule {

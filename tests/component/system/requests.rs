@@ -27,6 +27,7 @@ fn an_unknown_field_is_refused_by_its_name() {
             | "capsule-topics" => {
                 json!({ "capsule": "a", "surprise": 1 })
             }
+            "process-stop" => json!({ "process": "a", "surprise": 1 }),
             "env-get" => json!({ "capsule": "a", "surprise": 1 }),
             "env-set" => json!({ "capsule": "a", "field": "A", "value": 1, "surprise": 1 }),
             "env-clear" => json!({ "capsule": "a", "field": "A", "surprise": 1 }),

@@ -17,6 +17,7 @@ fn topic_of(action: Action) -> Option<(&'static str, u16)> {
         Action::Topic(topic, status)
         | Action::About(topic, status)
         | Action::Change(topic, status)
+        | Action::Nearest(topic, status)
         | Action::Presented(topic, status) => Some((topic, status)),
         Action::Listed(topic) | Action::Bytes(topic, _) => Some((topic, 200)),
         Action::Logs => Some((logs::LOGS, 200)),
@@ -146,6 +147,7 @@ fn own_parameter(name: &str) -> (Value, &'static str, Option<Value>) {
         "capsule" => {
             (json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]*$", "maxLength": 64 }), "The id of a capsule.", None)
         }
+        "process" => (pattern("^[0-9a-f]{16}$"), "The id of a process.", None),
         "field" => (json!({ "type": "string" }), "A field of its environment.", None),
         "follow" => (
             json!({ "type": "boolean" }),
@@ -165,7 +167,7 @@ fn description(route: &Route, about: &Operation, topic: Option<&Topic>) -> Strin
         (Auth::Bearer, "") if about.notes.contains("Requires `") => String::new(),
         (Auth::Bearer, "") => "For everybody with a session.".into(),
         (Auth::Bearer, required) => match route.action {
-            Action::About(..) | Action::Listed(_) => {
+            Action::About(..) | Action::Listed(_) | Action::Nearest(..) => {
                 format!("Requires `{required}`; about oneself `self:{required}` is enough.")
             }
             _ => format!("Requires `{required}`."),

@@ -2,11 +2,31 @@
 
 use serde_json::json;
 
-use super::Answers::Json;
+use super::Answers::{Json, Nothing};
 use super::{NOW, Operation, op};
 
 pub(super) fn rows() -> Vec<Operation> {
     vec![
+        op(
+            "GET /api/sys/processes",
+            "listProcesses",
+            "host",
+            "Sandboxed programs that capsules have started",
+            json!({}),
+            Json(json!({ "processes": [{
+                "id": "8f14e45fceea167a", "principal": "ada", "capsule": "notes", "program": "/usr/bin/git", "started_at": NOW,
+            }] })),
+        )
+        .notes("Everybody's, or one's own."),
+        op(
+            "POST /api/sys/processes/{process}/stop",
+            "stopProcess",
+            "host",
+            "End such a program, with everything that it has started",
+            json!({ "process": "8f14e45fceea167a" }),
+            Nothing,
+        )
+        .refuses(&[404]),
         op(
             "GET /api/sys/status",
             "showStatus",

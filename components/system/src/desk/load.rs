@@ -104,6 +104,8 @@ pub struct Usage {
     pub concurrent_calls_limit: u64,
     pub wall_ms_total: u64,
     pub timeout_secs_limit: u64,
+    pub processes_running: u32,
+    pub processes_limit: u32,
 }
 
 impl Usage {
@@ -123,6 +125,8 @@ impl Usage {
             concurrent_calls_limit: usage.concurrent_calls_limit,
             wall_ms_total: usage.wall_ms_total,
             timeout_secs_limit: usage.timeout_secs_limit,
+            processes_running: usage.processes,
+            processes_limit: usage.processes_limit,
         }
     }
 }

@@ -63,6 +63,7 @@ fn start() -> Result<(), String> {
         max_ipc_throughput_bytes: None,
         max_storage_bytes: None,
         max_concurrent_calls: None,
+        max_background_processes: None,
     };
     let standing = registrar::Standing {
         principal: PRINCIPAL.into(),
