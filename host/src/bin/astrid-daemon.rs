@@ -7,6 +7,10 @@ use astrid_host::host::{Options, run};
 use astrid_host::process;
 use clap::{Args, Parser};
 
+/// Ten thousand connections that only wait lie between what requests come and go with: this one keeps sizes apart.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Serves capsules in the foreground. Prints one JSON line on standard output when it is ready; SIGTERM drains and
 /// ends it.
 #[derive(Parser)]

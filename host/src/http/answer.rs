@@ -37,8 +37,7 @@ pub(super) async fn answer(host: Arc<Host>, connection: Arc<Connection>, request
             Served::of(refused, OTHER)
         }
         (None, Some(answer)) => Served::of(answer, if uri.path() == "/metrics" { "/metrics" } else { "/healthz" }),
-        // In a box of its own: hyper keeps room for this future for as long as the connection is open.
-        (None, None) => Box::pin(mounted(&host, connection, head, body, cause.clone())).await,
+        (None, None) => mounted(&host, connection, head, body, cause.clone()).await,
     };
     let answer = &mut served.answer;
     own::harden(answer.headers_mut(), tls);

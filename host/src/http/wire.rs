@@ -76,10 +76,11 @@ pub(super) async fn serve<S>(
     let known = entered.connection.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let (host, known, running) = (host.clone(), known.clone(), pace.begin());
-        async move {
+        // In a box: hyper keeps room for this future for as long as the connection is open.
+        Box::pin(async move {
             let answer: Response<_> = answer(host, known, request).await;
             Ok::<_, Infallible>(answer.map(|body| running.with(body)))
-        }
+        })
     });
     match version {
         Version::One => {
