@@ -179,17 +179,15 @@ fn check_tells_errors_from_warnings_and_strict_does_not() {
 }
 
 #[test]
-fn the_houses_own_components_have_nothing_to_look_at_but_what_is_known() {
+fn there_is_nothing_to_look_at_in_the_houses_own_components() {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for (component, known) in
-        [("gateway", &[][..]), ("identity", &[]), ("system", &["unused-capability"]), ("audit", &[])]
-    {
+    for component in ["gateway", "identity", "system", "audit"] {
         let folder = checkout.join("components").join(component);
         let said = parsed(&succeeds(&mut astrid_build(checkout, &["--json", "check", folder.to_str().unwrap()])));
         let rules = said["findings"].as_array().unwrap().iter().filter_map(|f| f["rule"].as_str());
         // Their own payloads' types are documented field by field where a name does not say it.
         let rules: Vec<&str> = rules.filter(|rule| *rule != "wit").collect();
-        assert_eq!(rules, known, "{component}: {said}");
+        assert!(rules.is_empty(), "{component}: {rules:?}");
     }
 }
 

@@ -129,6 +129,7 @@ fn payloads(capsule: &str) -> Vec<(&'static str, Value)> {
         _ => vec![
             ("status", json!({})),
             ("logs", json!({ "capsule": "a", "level": "warn", "since": 1, "after": 1, "limit": 1 })),
+            ("logs-more", json!({ "capsule": "a", "level": "warn", "since": 1, "after": 1, "limit": 1 })),
             ("shutdown", json!({})),
             ("capabilities", json!({})),
             ("config", json!({})),

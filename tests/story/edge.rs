@@ -165,7 +165,7 @@ async fn a_page_of_an_origin_on_the_list_may_ask_and_read_even_what_is_refused_a
 #[tokio::test]
 async fn what_the_gateway_is_told_and_can_not_use_is_named_with_what_to_write() {
     for (env, wants) in [
-        ("CORS_ORIGINS = \"https://a.example/\"", ["CORS_ORIGINS = `https://a.example/`", "leave the slash"]),
+        ("CORS_ORIGINS = \"https://a.example/\"", ["CORS_ORIGINS = `https://a.example/`", "leave out the slash"]),
         ("CORS_ORIGINS = \"ftp://a.example\"", ["CORS_ORIGINS = `ftp://a.example`", "http or https"]),
         ("PUBLIC_INTERVAL_MS = 0.5", ["PUBLIC_INTERVAL_MS = `0.5`", "write a whole number, 0 to 86400000"]),
         ("PUBLIC_BURST = 0", ["PUBLIC_BURST = `0`", "write a whole number, 1 to 1000000"]),

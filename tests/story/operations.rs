@@ -358,6 +358,9 @@ async fn the_log_is_followed_as_it_is_written_from_where_a_reader_was() {
     let ada = join(&daemon, "agent", "ada", 7).await;
     daemon.tcp(follow(None).bearer(&ada.bearer)).await.refusal(403, "forbidden");
     // That somebody follows is a fact, and each look for more is none.
-    let asked = daemon.unix(Request::get("/api/sys/audit?method=bus.system.v1.logs")).await.expect(200);
+    let asked = until(&daemon, Request::get("/api/sys/audit?method=bus.system.v1.logs"), |answer| {
+        answer.json()["entries"][0]["fact"]["outcome"] == "refused"
+    });
+    let asked = asked.await.json();
     assert_eq!(asked["entries"].as_array().unwrap().len(), 3, "{asked}");
 }

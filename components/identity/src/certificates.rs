@@ -129,6 +129,7 @@ pub fn remove<P: Ports>(ports: &P, id: &str, payload: &[u8]) -> Result<Removed, 
         let unknown = || Refusal::NotFound("the principal has no such certificate".into());
         principal.certificates.remove(found.ok_or_else(unknown)?);
         transaction.delete(Bucket::Certificates, &fingerprint)?;
+        transaction.end_session(id, Some(&session(&fingerprint)), "its certificate is removed")?;
         // With the standing, whose change makes the host forget what it remembers of certificates.
         principals::save(transaction, id, &principal)?;
         Ok(Removed {})
@@ -147,8 +148,13 @@ pub fn authenticate<P: Ports>(ports: &P, fingerprint: &str) -> Result<Option<Ide
         principal: id,
         expires_at: ports.now() + LIFETIME_SECS,
         ceiling: certificate.scope,
-        session: format!("certificate-{}", &fingerprint[..fingerprint.floor_char_boundary(NAMED_BY)]),
+        session: session(fingerprint),
     }))
+}
+
+/// How sessions of a certificate are called.
+fn session(fingerprint: &str) -> String {
+    format!("certificate-{}", &fingerprint[..fingerprint.floor_char_boundary(NAMED_BY)])
 }
 
 #[cfg(test)]
@@ -216,8 +222,10 @@ mod tests {
         assert!(matches!(bound(&fake, "bo", json!({ "fingerprint": print(99) })), Err(Refusal::Conflict(_))));
         assert!(matches!(bound(&fake, "xy", json!({ "fingerprint": print(99) })), Err(Refusal::NotFound(_))));
         assert!(matches!(removed(&fake, "al", 0), Err(Refusal::NotFound(_))));
+        let named = who(&fake, 0).unwrap().session;
         removed(&fake, "bo", 0).unwrap();
         assert_eq!(who(&fake, 0), None);
+        assert_eq!(fake.ended(), [("bo".into(), Some(named), "its certificate is removed".into())]);
         bound(&fake, "al", json!({ "fingerprint": print(0) })).unwrap();
         assert_eq!(who(&fake, 0).unwrap().principal, "al");
     }

@@ -36,10 +36,11 @@ fn logs(message: Message) -> Answer {
 
 /// As [`logs`], for streams: whoever began one has been recorded.
 fn logs_more(message: Message) -> Answer {
+    let query = message.object::<Logs>()?.query()?;
     if !held::holds(READ_LOGS, None) {
         return Err(Refusal::denied(format!("requires {READ_LOGS}")));
     }
-    logs(message)
+    json(&desk::Lines::from(host::logs(&query)))
 }
 
 fn shutdown(message: Message) -> Answer {

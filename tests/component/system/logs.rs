@@ -59,3 +59,16 @@ fn a_log_query_out_of_bounds_names_the_field() {
         assert!(refusal.reason.contains(want), "{query}: {}", refusal.reason);
     }
 }
+
+#[test]
+fn who_may_not_read_the_log_gets_no_more_of_it_than_of_its_beginning() {
+    let mut system = system();
+    system.host().log_lines = vec![line(1, "warn", "host"), line(2, "warn", "host")];
+    let refusal = ask(&mut system, "logs-more", json!({ "after": 1 })).unwrap_err();
+    assert_eq!((refusal.code, refusal.reason.as_str()), (RefusalCode::Denied, "requires system:logs"));
+    system.grant("alice", "system:logs");
+    let answer = ask(&mut system, "logs-more", json!({ "after": 1 })).unwrap();
+    assert_eq!(answer["lines"][0]["sequence"], 2);
+    system.set_session(None, Some(&["self:*"]));
+    assert!(ask(&mut system, "logs-more", json!({})).is_err(), "not within such a session");
+}
