@@ -211,12 +211,12 @@ fn verify_log(context: &mut Context<'_>, log: Log, against: &[PathBuf], witness:
     }
     let verified = verify::verify(&folder, &key, &older).map_err(different)?;
     let Checkpoint { origin, size, root } = verified.checkpoint;
-    let root = Base64::encode_string(&root);
-    let document = json!({ "origin": origin, "facts": size, "root": root, "pruned": verified.pruned });
+    let (root, pruned) = (Base64::encode_string(&root), verified.pruned);
+    let document = json!({ "origin": origin, "facts": size, "root": root, "pruned": pruned });
     let text = table::facts(&[
         ("log", text::shown(&origin)),
         ("facts", format!("{size}, all as they were signed")),
-        ("pruned", format!("the first {}, which a fact says", verified.pruned)),
+        ("pruned", if pruned == 0 { "nothing".to_owned() } else { format!("the first {pruned}, as a fact says") }),
         ("root", root),
     ]);
     print(context, &document, text)
